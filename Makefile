@@ -1,0 +1,31 @@
+# `make` alone lists what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lab clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY)  ## everything that a fresh machine lacks, in .venv; nothing else
+
+$(READY): pyproject.toml deploy/constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "This needs Python 3.11 or newer; %s is %d.%d. Say which one to use: make PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
+	$(BIN)/lakehouse setup
+	@touch $(READY)
+
+run: setup  ## set-up, then the whole pipeline on sample input
+	$(BIN)/lakehouse run --params parameters/default.yml
+
+test: setup  ## set-up, then every test
+	$(BIN)/python -m pytest
+
+lab: setup  ## JupyterLab attached to the warm engine
+	$(BIN)/lakehouse lab
+
+clean:  ## remove the environment and the sample lakehouse
+	rm -rf .venv data .pytest_cache .hypothesis .ruff_cache *.egg-info

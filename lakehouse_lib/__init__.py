@@ -1,0 +1,1 @@
+"""A complete lakehouse layer: landing to bronze, silver and gold Delta tables."""

@@ -1,0 +1,320 @@
+"""One settings object: environment variables, then parameters, then a parameters file, then defaults.
+
+`load` refuses unknown and ill-typed settings before anything starts, and names the nearest word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import secrets
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from lakehouse_lib.errors import ConfigError
+
+FILE_VARIABLE = "LAKEHOUSE_PARAMETERS"
+"""Environment variable that names the parameters file; default: parameters/default.yml."""
+
+Feed = Literal["app_events", "clickstream", "cdc_changes"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FeedSettings(_Part):
+    """How one feed's files are found and read."""
+
+    path: str = Field("", description="folder or URL of the feed; '' = <landing_path>/<feed>")
+    format: Literal["", "json", "csv", "parquet"] = Field("", description="'' = by each file's name")
+    timezone: str = Field("UTC", description="zone of timestamps without an offset")
+    select: dict[str, str] = Field(
+        default_factory=dict, description="our column: Spark SQL expression over the record"
+    )
+
+
+class Replica(_Part):
+    """A source table of the CDC feed that is kept as a current-state silver table."""
+
+    source_table: str = Field(description="table name as the changes carry it")
+    target: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="name of the silver table")
+    keys: list[str] = Field(min_length=1, description="columns of its primary key")
+
+
+class CdcSettings(_Part):
+    """Which source tables of the CDC feed become which tables."""
+
+    users_table: str = Field("users", description="source table behind users_silver")
+    users_key: str = Field("user_id", description="its key column")
+    replicas: list[Replica] = Field(default_factory=list)
+
+
+class SampleSettings(_Part):
+    """The sample input; shares are fractions of the records of their feed."""
+
+    rows: int = Field(0, ge=0, description="events to write where landing is empty; 0 = none")
+    days: int = Field(14, ge=1, le=3650)
+    seed: int = 42
+    users: int = Field(0, ge=0, description="0 = one for each 100 rows")
+    end: date | None = Field(None, description="day after the last one; None = today (UTC)")
+    share_duplicates: float = Field(0.01, ge=0, le=1)
+    share_late: float = Field(0.02, ge=0, le=1, description="delivered one to three days late")
+    share_malformed: float = Field(0.001, ge=0, le=1)
+    share_wrong_type: float = Field(0.001, ge=0, le=1)
+    share_missing: float = Field(0.001, ge=0, le=1, description="a required field is absent")
+    share_out_of_range: float = Field(0.0005, ge=0, le=1, description="impossible timestamps")
+    share_new_fields: float = Field(0.01, ge=0, le=1, description="fields the contract lacks")
+    share_redelivered: float = Field(0.01, ge=0, le=1, description="CDC changes sent again")
+
+
+class SegmentSettings(_Part):
+    """Bounds of the user segments; see `gold.user_segments`."""
+
+    vip_value: float = Field(500.0, gt=0, description="value of the last 90 days")
+    active_days: int = Field(7, ge=1, description="seen within so many days: Active")
+    active_events: int = Field(20, ge=1, description="and with so many events")
+    inactive_days: int = Field(30, ge=1, description="not seen for more days: Inactive")
+
+
+def _plain(name: str) -> AliasChoices:
+    return AliasChoices(name.upper(), name)
+
+
+class Settings(BaseSettings):
+    """Everything a run can be told. Field names are the keys of the parameters files."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LAKEHOUSE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        populate_by_name=True,
+        nested_model_default_partial_update=True,
+    )
+
+    spark_master: str = Field(
+        "", validation_alias=_plain("spark_master"),
+        description="'' = embedded; local[N], spark://host:port, or sc://host:port",
+    )  # fmt: skip
+    lakehouse_base_path: str = Field("./data", validation_alias=_plain("lakehouse_base_path"), min_length=1)
+    landing_path: str = Field("", validation_alias=_plain("landing_path"))
+    bronze_path: str = Field("", validation_alias=_plain("bronze_path"))
+    silver_path: str = Field("", validation_alias=_plain("silver_path"))
+    gold_path: str = Field("", validation_alias=_plain("gold_path"))
+    log_level: Literal["DEBUG", "INFO", "WARN", "WARNING", "ERROR"] = Field(
+        "INFO", validation_alias=_plain("log_level")
+    )
+    enable_delta: bool = Field(True, validation_alias=_plain("enable_delta"))
+    auto_optimize: bool = Field(True, validation_alias=_plain("auto_optimize"))
+    time_travel_retention_days: int = Field(30, ge=0, validation_alias=_plain("time_travel_retention_days"))
+    vacuum_retention_days: int = Field(7, ge=0, validation_alias=_plain("vacuum_retention_days"))
+
+    session_gap_minutes: int = Field(30, ge=1, description="a longer pause begins a new session")
+    active_days: int = Field(30, ge=1, description="users seen within so many days are active")
+    feeds: dict[Feed, FeedSettings] = Field(default_factory=dict)
+    cdc: CdcSettings = Field(default_factory=CdcSettings)
+    segments: SegmentSettings = Field(default_factory=SegmentSettings)
+    sample: SampleSettings = Field(default_factory=SampleSettings)
+
+    driver_memory: str = Field("4g", pattern=r"^\d+[mg]$", description="heap of the engine")
+    engine_idle_minutes: float = Field(30, gt=0, description="the engine stops after so long")
+    shuffle_partitions: int = Field(0, ge=0, description="0 = the number of cores")
+    spark_conf: dict[str, str] = Field(
+        default_factory=dict, description="further settings of the embedded engine"
+    )
+
+    run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="'' = a new one")
+    tables: str = Field("", description="comma-separated; '' = all")
+    full: bool = Field(False, description="rebuild instead of increment")
+    date_from: date | None = Field(None, description="first day to compute again")
+    date_to: date | None = Field(None, description="last day to compute again")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @field_validator("enable_delta", "auto_optimize", "full", mode="before")
+    @classmethod
+    def _strict_bool(cls, value: Any) -> Any:
+        if isinstance(value, bool) or str(value).lower() in ("true", "false"):
+            return value
+        raise ValueError("say true or false")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("date_from", "date_to", mode="before")
+    @classmethod
+    def _no_date(cls, value: Any) -> Any:
+        return value or None
+
+    # Where things are ------------------------------------------------------
+
+    def path(self, *parts: str) -> str:
+        """A path below the base path; a URL stays a URL, a relative path is of the project."""
+        return _join(_absolute(self.lakehouse_base_path), *parts)
+
+    def layer_path(self, layer: str) -> str:
+        """Folder of a layer: ``bronze``, ``silver``, ``gold``, ``quarantine``, ``ops``, …"""
+        own = getattr(self, f"{layer}_path", "")
+        return _absolute(own) if own else self.path(layer)
+
+    def feed(self, name: str) -> FeedSettings:
+        """Settings of a feed, given or default."""
+        return self.feeds.get(name, FeedSettings())
+
+    def feed_path(self, name: str) -> str:
+        """Folder of a feed's landing files."""
+        own = self.feed(name).path
+        return _absolute(own) if own else _join(self.layer_path("landing"), name)
+
+    def local_dir(self, *parts: str) -> Path:
+        """A folder for notebooks and logs, made if missing; local also for object-store bases."""
+        base = self.path()
+        root = project_root() / "data" if "://" in base else Path(base)
+        folder = root.joinpath(*parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def table_names(self) -> list[str]:
+        """The tables that the run was limited to; empty for all."""
+        return [name.strip() for name in self.tables.split(",") if name.strip()]
+
+
+def project_root() -> Path:
+    """The checkout: the nearest folder upwards that holds ``notebooks`` and ``parameters``."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "parameters").is_dir():
+            return folder
+    return here
+
+
+def new_run_id() -> str:
+    """A run id that sorts by time, for example ``20260314T051502-3f9a``."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def load(values: dict[str, Any] | None = None, file: str | Path | None = None) -> Settings:
+    """Settings from the environment, then ``values``, then the parameters file, then defaults.
+
+    Parameters
+    ----------
+    values
+        Settings by name, such as a notebook's parameters; ``""`` counts as not given.
+    file
+        A parameters file; None for the one that ``LAKEHOUSE_PARAMETERS`` names, else
+        ``parameters/default.yml`` where it exists.
+
+    Raises
+    ------
+    ConfigError
+        A file is missing or no YAML, or a setting is unknown or of the wrong type.
+    """
+    given = {key: value for key, value in (values or {}).items() if value != ""}
+    merged = _merge(_read_file(file), given)
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def environment_of(assignment: str) -> tuple[str, str]:
+    """The environment variable and value for one ``--set key=value``.
+
+    Raises
+    ------
+    ConfigError
+        The text has no ``=``, or the key is no setting.
+    """
+    key, equals, value = assignment.partition("=")
+    head, *rest = key.strip().split(".")
+    if not equals or head not in Settings.model_fields:
+        names = difflib.get_close_matches(head, Settings.model_fields, 1)
+        raise ConfigError(
+            f"--set {assignment}: expected a setting's name, '=' and its value"
+            + (f". Did you mean {names[0]}?" if names else "")
+        )
+    alias = Settings.model_fields[head].validation_alias
+    variable = alias.choices[0] if isinstance(alias, AliasChoices) else f"LAKEHOUSE_{head.upper()}"
+    return "__".join([str(variable), *(part.upper() for part in rest)]), value
+
+
+def _absolute(path: str) -> str:
+    if "://" in path:
+        return path.rstrip("/")
+    return str((project_root() / os.path.expanduser(path)).resolve())
+
+
+def _join(base: str, *parts: str) -> str:
+    return "/".join([base, *parts])
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _read_file(file: str | Path | None) -> dict[str, Any]:
+    named = file or os.environ.get(FILE_VARIABLE)
+    path = Path(named) if named else Path("parameters/default.yml")
+    if not path.is_absolute():
+        path = next((p for p in (Path.cwd() / path, project_root() / path) if p.exists()), path)
+    if not path.exists():
+        if named:
+            raise ConfigError(f"There is no parameters file {named}.")
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected `setting: value` lines, found {content!r:.60}.")
+    return {key: value for key, value in content.items() if value not in ("", None)}
+
+
+def _fields_at(location: tuple) -> dict[str, Any]:
+    """The fields that are known where an error was found."""
+    model: Any = Settings
+    for step in location:
+        fields = getattr(model, "model_fields", {})
+        if step in fields:
+            model = fields[step].annotation
+        elif isinstance(step, int) or not fields:
+            pass  # a list index or a dict key: its model is the annotation's last argument
+        for _ in range(2):
+            if not hasattr(model, "model_fields") and get_args(model):
+                model = get_args(model)[-1]
+    return getattr(model, "model_fields", {})
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            word = str(problem["loc"][-1])
+            known = list(_fields_at(problem["loc"][:-1]))
+            near = difflib.get_close_matches(word.lower(), known, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            lines.append(f"{where}: unknown setting; {hint}")
+        else:
+            lines.append(f"{where} = {problem['input']!r}: {problem['msg']}")
+    return "Wrong settings, nothing was started:\n  " + "\n  ".join(lines)

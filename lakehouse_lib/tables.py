@@ -1,0 +1,521 @@
+"""The declarations: every table once. Everything else about a table is derived from here.
+
+A column is declared as in SQL: ``name type [required] -- comment``. ``transform`` names the
+function that makes the table; it receives a `pipeline.Inputs` and returns what should be
+written (see `pipeline`). Adding a table is one `Table` given to `register` and one function.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import pyarrow as pa
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError
+
+LAYERS = ("bronze", "quarantine", "silver", "gold")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Spark SQL type, whether a value is required, and what it means."""
+
+    name: str
+    type: str
+    required: bool
+    comment: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table is. Field names are the words the catalog shows."""
+
+    name: str
+    layer: str
+    description: str
+    grain: str
+    declared: str
+    key: tuple[str, ...]
+    sources: tuple[str, ...]
+    transform: str
+    partition_by: str = ""
+    cluster_by: tuple[str, ...] = ()
+    owner: str = "data-platform"
+    tags: tuple[str, ...] = ()
+    freshness_hours: int = 24
+    retention_days: int = 0
+    checks: dict[str, str] = field(default_factory=dict)
+    """Check name: SQL condition that holds in every row."""
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """All columns in order, the technical ones last."""
+        return _parse(self.declared + _TECHNICAL[self.layer])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all columns."""
+        return [column.name for column in self.columns]
+
+    @property
+    def business(self) -> list[str]:
+        """Names of the columns that the confluence law covers: those without underscore."""
+        return [name for name in self.names if not name.startswith("_")]
+
+    def arrow_schema(self) -> pa.Schema:
+        """The schema as Arrow, comments included."""
+        return pa.schema(
+            pa.field(c.name, arrow_type(c.type), not c.required, {"comment": c.comment}) for c in self.columns
+        )
+
+
+_BRONZE = """
+    _run_id          string     required -- run that loaded the record
+    _ingested_at     timestamp  required -- when it was loaded
+    _source_file     string     required -- file below the feed's landing folder
+    _quality_flags   array<string> required -- what does not fit; empty for a good record
+    _rescued_data    string     -- fields that the contract does not know, as JSON
+    _raw             string     -- the record as it came, where a flag is set
+"""
+_MADE = """
+    _run_id          string     required -- run that wrote the row
+    _processed_at    timestamp  required -- when it was written
+"""
+_TECHNICAL = {
+    "bronze": _BRONZE,
+    "silver": _MADE,
+    "gold": _MADE,
+    "quarantine": _MADE + "    _source_file  string required -- file below the feed's folder\n",
+}
+
+_ARROW = {
+    "string": pa.string(), "boolean": pa.bool_(), "int": pa.int32(), "bigint": pa.int64(),
+    "double": pa.float64(), "date": pa.date32(), "timestamp": pa.timestamp("us", "UTC"),
+}  # fmt: skip
+
+
+def arrow_type(text: str) -> pa.DataType:
+    """The Arrow type of a Spark SQL type such as ``array<struct<a: string, b: int>>``."""
+    text = text.strip()
+    if text in _ARROW:
+        return _ARROW[text]
+    if inner := re.fullmatch(r"array<(.+)>", text):
+        return pa.list_(arrow_type(inner[1]))
+    if inner := re.fullmatch(r"struct<(.+)>", text):
+        parts = (part.split(":", 1) for part in inner[1].split(","))
+        return pa.struct([(name.strip(), arrow_type(kind)) for name, kind in parts])
+    raise ConfigError(f"Unknown column type {text!r}; known: {', '.join(_ARROW)}, array<…>, struct<…>")
+
+
+def _parse(text: str) -> tuple[Column, ...]:
+    columns = []
+    for line in filter(str.strip, text.splitlines()):
+        head, _, comment = line.partition("--")
+        name, kind = head.strip().split(None, 1)
+        required = kind.strip().endswith("required")
+        kind = kind.strip().removesuffix("required").strip()
+        columns.append(Column(name, kind, required, comment.strip()))
+    return tuple(columns)
+
+
+def _bronze(name: str, feed: str, date: str, declared: str, **more) -> Table:
+    return Table(
+        name=name, layer="bronze", grain="a record as it was received",
+        declared=declared, key=(), sources=(),
+        transform="lakehouse_lib.cdc.changes" if "cdc" in feed else f"lakehouse_lib.bronze.{feed}",
+        partition_by=date, retention_days=30, tags=("raw", feed), **more,
+    )  # fmt: skip
+
+
+def _quarantine(bronze: Table) -> Table:
+    return Table(
+        name=f"{bronze.name}_quarantine", layer="quarantine",
+        description=f"Records of {bronze.name} that silver does not take, with the reason",
+        grain="a rejected record", key=(), sources=(bronze.name,),
+        transform="lakehouse_lib.silver.quarantine", partition_by="landed_date",
+        retention_days=90, tags=("quarantine", *bronze.tags[1:]),
+        declared="""
+    reasons          array<string> required -- the flags, as the ledger counts them
+    explanation      string     required -- the same for people
+    record           string     -- the record as it came
+    load_timestamp   timestamp  required -- when its file landed
+    landed_date      date       required -- day on which its file landed
+    """,
+    )  # fmt: skip
+
+
+APP_EVENTS_BRONZE = _bronze(
+    "app_events_bronze", "app_events", "event_date",
+    description="Raw application events from the processing layer",
+    cluster_by=("event_type",), freshness_hours=24,
+    declared="""
+    event_id         string     -- id given by the producer
+    user_id          string     -- user, where signed in
+    session_id       string     -- the app's own session
+    event_type       string     -- what happened
+    app_type         string     -- web, ios, android, …
+    event_timestamp  timestamp  -- when it happened (UTC)
+    event_date       date       -- day of event_timestamp; null where that is unusable
+    event_properties string     -- JSON object: value, duration_ms, page_name, country, error, …
+    device_info      string     -- JSON object: device_type, os, model, app_version
+    source_system    string     -- producer
+    load_timestamp   timestamp  required -- when the file landed
+    """,
+)  # fmt: skip
+
+CLICKSTREAM_BRONZE = _bronze(
+    "clickstream_bronze", "clickstream", "click_date",
+    description="Raw user clicks from the processing layer",
+    cluster_by=("user_id",), freshness_hours=24,
+    declared="""
+    click_id          string    -- id given by the producer
+    user_id           string    -- user, where signed in
+    anonymous_id      string    -- cookie or device id, where not
+    client_session_id string    -- the client's own session
+    page_name         string    -- page or its URL
+    action            string    -- page_view where the producer says nothing
+    element           string    -- what was clicked
+    referrer          string    -- where the visitor came from
+    user_agent        string    -- browser
+    response_time_ms  double    -- time to answer, milliseconds
+    status_code       int       -- HTTP status
+    click_timestamp   timestamp -- when it happened (UTC)
+    click_date        date      -- day of click_timestamp; null where that is unusable
+    load_timestamp    timestamp required -- when the file landed
+    """,
+)  # fmt: skip
+
+CDC_CHANGES_BRONZE = _bronze(
+    "cdc_changes_bronze", "cdc_changes", "change_date",
+    description="Raw changes of source databases: Debezium, Maxwell, Canal or flat",
+    cluster_by=("table_name",), freshness_hours=24,
+    declared="""
+    cdc_id           string     -- id of the change: the source's, else derived from its content
+    table_name       string     -- changed table
+    operation_type   string     -- INSERT, UPDATE, DELETE or TRUNCATE
+    primary_key      string     -- JSON object of the key columns, where the source names them
+    before_values    string     -- JSON object: the row before
+    after_values     string     -- JSON object: the row after
+    change_timestamp timestamp  -- when the source changed it (UTC)
+    change_date      date       -- day of change_timestamp; null where that is unusable
+    sequence         string     -- the source's order (LSN, binlog file and position); sorts as text
+    load_timestamp   timestamp  required -- when the file landed
+    source_system    string     -- connector or database
+    _source_line     bigint     required -- place of the change in its file
+    """,
+)  # fmt: skip
+
+APP_EVENTS_SILVER = Table(
+    name="app_events_silver", layer="silver",
+    description="Cleaned events: one row each, typed, device and value extracted",
+    grain="an event", key=("event_id",), sources=("app_events_bronze",),
+    transform="lakehouse_lib.silver.app_events",
+    partition_by="event_date", cluster_by=("user_id", "event_type"),
+    tags=("events",), retention_days=90,
+    checks={
+        "hour_in_day": "event_hour BETWEEN 0 AND 23",
+        "duration_not_negative": "duration_ms IS NULL OR duration_ms >= 0",
+    },
+    declared="""
+    event_id         string     required -- id given by the producer
+    user_id          string     -- user, where signed in
+    session_id       string     -- the app's own session
+    event_type       string     required -- what happened
+    app_type         string     -- web, ios, android, …
+    event_timestamp  timestamp  required -- when it happened (UTC)
+    event_date       date       required -- day of event_timestamp
+    event_hour       int        required -- hour of event_timestamp, 0–23
+    device_type      string     -- phone, tablet, desktop, …
+    device_os        string     -- operating system
+    device_model     string     -- model
+    app_version      string     -- version of the app
+    country          string     -- ISO code, as the producer says
+    event_value      double     -- value of the event, in the producer's currency
+    duration_ms      bigint     -- how long it took, milliseconds
+    is_error         boolean    required -- an error event, or one with an error property
+    """,
+)  # fmt: skip
+
+CLICKSTREAM_SILVER = Table(
+    name="clickstream_silver", layer="silver",
+    description="Clicks grouped into sessions: a longer pause than session_gap_minutes ends one",
+    grain="a session", key=("session_id",), sources=("clickstream_bronze",),
+    transform="lakehouse_lib.silver.clickstream",
+    partition_by="session_date", cluster_by=("user_id",),
+    tags=("sessions",), retention_days=90,
+    checks={
+        "ends_after_start": "session_end_time >= session_start_time",
+        "has_clicks": "total_clicks >= 1 AND distinct_pages BETWEEN 1 AND total_clicks",
+        "bounce_is_one_click": "is_bounce = (total_clicks = 1)",
+    },
+    declared="""
+    session_id       string     required -- derived from the visitor and the first click
+    user_id          string     -- user; null for an anonymous visitor
+    client_session_id string    -- the client's own session, of the first click that has one
+    session_start_time timestamp required -- first click (UTC)
+    session_end_time timestamp  required -- last click (UTC)
+    session_date     date       required -- day of session_start_time
+    session_duration_seconds double required -- last click minus first, seconds
+    page_sequence    array<string> required -- pages in the order of the clicks
+    total_clicks     bigint     required -- clicks
+    distinct_pages   bigint     required -- different pages
+    entry_page       string     required -- first page
+    exit_page        string     required -- last page
+    is_bounce        boolean    required -- one click only
+    avg_response_time_ms double -- mean time to answer, milliseconds
+    error_count      bigint     required -- clicks answered with status 400 or more
+    _visitor         string     required -- u:<user_id> or a:<anonymous_id>
+    _clicks          array<struct<click_id: string, click_timestamp: timestamp, page_name: string, client_session_id: string, response_time_ms: double, status_code: int>> required -- the clicks; late ones are sorted in among them
+    """,
+)  # fmt: skip
+
+USERS_HISTORY_SILVER = Table(
+    name="users_history_silver", layer="silver",
+    description="Every version of every user, from CDC (slowly changing dimension, type 2)",
+    grain="a version of a user", key=("user_id", "valid_from"), sources=("cdc_changes_bronze",),
+    transform="lakehouse_lib.silver.users_history", cluster_by=("user_id",),
+    tags=("users", "scd2", "pii"), retention_days=0,
+    checks={
+        "valid_in_order": "valid_to IS NULL OR valid_to > valid_from",
+        "open_is_current": "is_current = (valid_to IS NULL)",
+    },
+    declared="""
+    user_id          string     required -- user
+    email            string     -- e-mail address
+    name             string     -- full name
+    country          string     -- ISO code
+    plan             string     -- subscription
+    signup_date      date       -- day of registration
+    attributes       string     -- every other attribute that CDC gives, as JSON
+    operation_type   string     required -- INSERT, UPDATE, DELETE or TRUNCATE
+    valid_from       timestamp  required -- when this version began (UTC)
+    valid_to         timestamp  -- when the next began; null for the last
+    is_current       boolean    required -- the last version
+    _order           string     required -- sorts the versions of a user
+    _changed_at      timestamp  required -- the change's own time
+    """,
+)  # fmt: skip
+
+USERS_SILVER = Table(
+    name="users_silver", layer="silver",
+    description="User dimension: current attributes from CDC, activity from events and sessions",
+    grain="a user", key=("user_id",),
+    sources=("users_history_silver", "app_events_silver", "clickstream_silver"),
+    transform="lakehouse_lib.silver.users", cluster_by=("user_id",),
+    tags=("users", "pii"), retention_days=0,
+    checks={
+        "known_or_seen": "is_known OR first_seen_date IS NOT NULL",
+        "deleted_is_empty": "NOT is_deleted OR (email IS NULL AND name IS NULL)",
+    },
+    declared="""
+    user_id          string     required -- user
+    email            string     -- e-mail address
+    name             string     -- full name
+    country          string     -- ISO code
+    plan             string     -- subscription
+    signup_date      date       -- day of registration
+    attributes       string     -- every other attribute that CDC gives, as JSON
+    is_known         boolean    required -- the source database knows the user
+    is_deleted       boolean    required -- deleted at the source; attributes are emptied
+    deleted_at       timestamp  -- when (UTC)
+    first_seen_date  date       -- first day with an event or session
+    last_seen_date   date       -- last such day
+    total_events     bigint     required -- events
+    total_sessions   bigint     required -- sessions
+    is_active        boolean    required -- seen in the last active_days before the newest day
+    """,
+)  # fmt: skip
+
+EVENT_METRICS_GOLD = Table(
+    name="event_metrics_gold", layer="gold",
+    description="Hourly event metrics by type and app",
+    grain="hour × event_type × app_type",
+    key=("metric_date", "metric_hour", "event_type", "app_type"),
+    sources=("app_events_silver",), transform="lakehouse_lib.gold.event_metrics",
+    partition_by="metric_date", tags=("metrics",), retention_days=365,
+    checks={"users_not_above_events": "unique_users <= total_events"},
+    declared="""
+    metric_date      date       required -- day
+    metric_hour      int        required -- hour, 0–23
+    event_type       string     required -- what happened
+    app_type         string     required -- app; unknown where the event says nothing
+    total_events     bigint     required -- events
+    unique_users     bigint     required -- different users
+    avg_event_value  double     -- mean value of the events that have one
+    min_event_value  double     -- smallest value
+    max_event_value  double     -- largest value
+    sum_event_value  double     -- sum of the values
+    """,
+)  # fmt: skip
+
+HOURLY_METRICS_GOLD = Table(
+    name="hourly_metrics_gold", layer="gold",
+    description="Operational metrics by hour", grain="hour",
+    key=("metric_date", "metric_hour"),
+    sources=(
+        "app_events_silver", "clickstream_silver", "app_events_bronze_quarantine",
+        "clickstream_bronze_quarantine", "cdc_changes_bronze_quarantine",
+    ),
+    transform="lakehouse_lib.gold.hourly_metrics",
+    partition_by="metric_date", tags=("metrics", "operations"), retention_days=365,
+    checks={"error_rate_is_a_share": "error_rate BETWEEN 0 AND 1"},
+    declared="""
+    metric_date      date       required -- day
+    metric_hour      int        required -- hour, 0–23
+    total_events     bigint     required -- events
+    total_clicks     bigint     required -- clicks
+    unique_users     bigint     required -- different signed-in users with an event or a click
+    total_sessions   bigint     required -- sessions that started
+    avg_response_time_ms double -- mean time to answer of the clicks, milliseconds
+    p95_response_time_ms double -- 95th percentile of it, exact
+    error_count      bigint     required -- error events, and clicks with status 400 or more
+    error_rate       double     required -- error_count by events and clicks
+    records_rejected bigint     required -- records quarantined, by the hour their file landed
+    """,
+)  # fmt: skip
+
+DAILY_SUMMARY_GOLD = Table(
+    name="daily_summary_gold", layer="gold",
+    description="Daily key figures: users, sessions, value", grain="day",
+    key=("summary_date",), sources=("app_events_silver", "clickstream_silver"),
+    transform="lakehouse_lib.gold.daily_summary",
+    partition_by="summary_date", tags=("kpi",), retention_days=365,
+    checks={
+        "dau_wau_mau": "total_users <= wau AND wau <= mau",
+        "new_and_returning": "new_users + returning_users = total_users",
+    },
+    declared="""
+    summary_date     date       required -- day
+    total_users      bigint     required -- signed-in users with an event or session (DAU)
+    wau              bigint     required -- the same over 7 days
+    mau              bigint     required -- the same over 30 days
+    stickiness       double     -- DAU / MAU
+    new_users        bigint     required -- users first seen on this day
+    returning_users  bigint     required -- users seen before
+    return_user_percentage double -- returning users, percent of all
+    total_events     bigint     required -- events
+    total_sessions   bigint     required -- sessions that started
+    avg_session_duration double -- mean length, seconds
+    bounce_rate      double     -- share of sessions with one click, 0–1
+    total_value      double     required -- sum of the events' values
+    """,
+)  # fmt: skip
+
+USER_SEGMENTS_GOLD = Table(
+    name="user_segments_gold", layer="gold",
+    description="Behavioural segment of every user that is not deleted", grain="a user",
+    key=("user_id",), sources=("users_silver", "app_events_silver"),
+    transform="lakehouse_lib.gold.user_segments", cluster_by=("segment_name",),
+    tags=("segments", "marketing"), retention_days=0,
+    checks={
+        "segment_known": "segment_name IN ('VIP', 'Active', 'Regular', 'Inactive')",
+        "score_in_range": "engagement_score BETWEEN 0 AND 100 AND risk_of_churn BETWEEN 0 AND 1",
+    },
+    declared="""
+    user_id          string     required -- user
+    segment_date     date       required -- newest day of the data; recency counts back from it
+    segment_name     string     required -- VIP, Active, Regular or Inactive
+    recency_days     int        -- days since last seen; null if never
+    frequency        bigint     required -- events of the last 90 days
+    monetary_value   double     required -- value of the last 90 days
+    lifetime_value   double     required -- value of all days
+    engagement_score double     required -- 0 to 100
+    risk_of_churn    double     required -- 0 to 1
+    recommended_action string   required -- what to do
+    """,
+)  # fmt: skip
+
+_BRONZE_TABLES = (APP_EVENTS_BRONZE, CLICKSTREAM_BRONZE, CDC_CHANGES_BRONZE)
+_DECLARED: dict[str, Table] = {
+    table.name: table
+    for table in (
+        *_BRONZE_TABLES,
+        *(_quarantine(bronze) for bronze in _BRONZE_TABLES),
+        APP_EVENTS_SILVER, CLICKSTREAM_SILVER, USERS_HISTORY_SILVER, USERS_SILVER,
+        EVENT_METRICS_GOLD, HOURLY_METRICS_GOLD, DAILY_SUMMARY_GOLD, USER_SEGMENTS_GOLD,
+    )
+}  # fmt: skip
+
+
+def register(table: Table) -> Table:
+    """Add a table of your own; the next run makes it.
+
+    Raises
+    ------
+    ConfigError
+        Its layer, key, partition or sources do not fit, or another table has the name.
+    """
+    if table.layer not in LAYERS:
+        raise ConfigError(f"{table.name}: layer {table.layer!r} is not one of {', '.join(LAYERS)}")
+    if _DECLARED.get(table.name, table) != table:
+        raise ConfigError(f"There is a table {table.name} already, and it is declared otherwise.")
+    for word in (*table.key, *table.cluster_by, *filter(None, [table.partition_by])):
+        if word not in table.names:
+            raise ConfigError(f"{table.name}: {word} is none of its columns {', '.join(table.names)}")
+    for source in table.sources:
+        if source not in _DECLARED:
+            raise ConfigError(f"{table.name}: {_unknown(source, list(_DECLARED))}")
+    _DECLARED[table.name] = table
+    return table
+
+
+def unregister(name: str) -> None:
+    """Forget a table that was added by `register`; its data stays."""
+    _DECLARED.pop(name, None)
+
+
+def declared(settings: Settings) -> dict[str, Table]:
+    """All tables by name, those of ``cdc.replicas`` included, sources before targets."""
+    tables = dict(_DECLARED)
+    for wanted in settings.cdc.replicas:
+        if wanted.target in tables:
+            raise ConfigError(f"cdc.replicas: {wanted.target} is the name of a table already.")
+        tables[wanted.target] = _replica(wanted.target, wanted.source_table, tuple(wanted.keys))
+    return tables
+
+
+def get(settings: Settings, name: str) -> Table:
+    """One table by name.
+
+    Raises
+    ------
+    ConfigError
+        There is none; the message names the nearest.
+    """
+    tables = declared(settings)
+    if name not in tables:
+        raise ConfigError(_unknown(name, list(tables)))
+    return tables[name]
+
+
+def _replica(name: str, source_table: str, keys: tuple[str, ...]) -> Table:
+    return Table(
+        name=name, layer="silver", grain=f"a row of {source_table}", key=("_key",),
+        description=f"Current state of the source table {source_table}, from CDC",
+        sources=("cdc_changes_bronze",), transform="lakehouse_lib.cdc.replica",
+        tags=("replica", source_table), retention_days=0,
+        declared="""
+    is_deleted       boolean    required -- deleted at the source; attributes are emptied
+    deleted_at       timestamp  -- when (UTC)
+    _key             string     required -- the source's key, as JSON
+    _order           string     required -- order of the change that the row shows
+    _values          string     -- the row as the source gave it, JSON
+    """,
+    )  # fmt: skip
+
+
+def with_columns(table: Table, columns: dict[str, str]) -> Table:
+    """A table with further columns (name: type) in front of its own."""
+    lines = "".join(f"{name} {kind} -- from the source\n" for name, kind in columns.items())
+    return replace(table, declared=lines + table.declared)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"there is no table {name!r}" + (
+        f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+    )

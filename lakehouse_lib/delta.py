@@ -1,0 +1,324 @@
+"""Everything Delta: the only module that knows how tables are stored.
+
+Metadata is read and tables are created by delta-rs, without a JVM; data goes through Spark.
+With ``enable_delta: false`` tables are plain Parquet folders, written whole and swapped in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import TableError
+from lakehouse_lib.tables import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ATTEMPTS = 5
+_TXN = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """How far a write has read one source: an id that a recreated source does not share."""
+
+    app_id: str
+    version: int
+
+
+@dataclass
+class Changes:
+    """What changed in a table between two versions."""
+
+    partitions: set[str | None] = field(default_factory=set)
+    any: bool = False
+    commits: list[dict[str, Any]] = field(default_factory=list)
+    complete: bool = True
+    """False where old log entries are gone, so that only a full read is safe."""
+    rewritten: bool = False
+    """Rows that were there have been replaced."""
+
+
+def table_path(settings: Settings, table: Table) -> str:
+    """Folder of a table."""
+    folder = table.name.removesuffix("_quarantine") if table.layer == "quarantine" else table.name
+    return f"{settings.layer_path(table.layer)}/{folder}"
+
+
+def open_table(path: str) -> DeltaTable | None:
+    """The Delta table in a folder; None where there is none."""
+    try:
+        return DeltaTable(path)
+    except TableNotFoundError:
+        return None
+    except DeltaError as error:
+        raise TableError(f"{path} cannot be opened as a Delta table: {error}") from None
+
+
+def exists(settings: Settings, table: Table) -> bool:
+    """Whether the table has been made."""
+    path = table_path(settings, table)
+    if settings.enable_delta:
+        return open_table(path) is not None
+    return Path(path).is_dir()
+
+
+def ensure(settings: Settings, table: Table) -> None:
+    """Create the table from its declaration, or add the columns that it lacks."""
+    if not settings.enable_delta:
+        return
+    path = table_path(settings, table)
+    found = open_table(path)
+    schema = Schema.from_arrow(table.arrow_schema())
+    if found is None:
+        days = max(settings.time_travel_retention_days, settings.vacuum_retention_days)
+        configuration = {
+            "delta.logRetentionDuration": f"interval {settings.time_travel_retention_days} days",
+            "delta.deletedFileRetentionDuration": f"interval {days} days",
+        }
+        if table.layer == "bronze":
+            configuration["delta.enableChangeDataFeed"] = "true"
+        DeltaTable.create(
+            path, schema=schema, mode="ignore", name=table.name, description=table.description,
+            partition_by=[table.partition_by] if table.partition_by else None,
+            configuration=configuration,
+        )  # fmt: skip
+        return
+    present = {item.name for item in found.schema().fields}
+    if missing := [item for item in schema.fields if item.name not in present]:
+        found.alter.add_columns(missing)
+
+
+def source_id(source: DeltaTable) -> str:
+    """The app id under which targets remember how far they read this table."""
+    return f"source:{source.metadata().id}"
+
+
+def watermark(target: DeltaTable | None, app_id: str) -> int | None:
+    """The last version (or batch) that the target's own commits say it has consumed."""
+    return None if target is None else target.transaction_version(app_id)
+
+
+def changes(path: str, after: int, upto: int) -> Changes:
+    """Data changes in the versions after ``after`` up to ``upto``, from the log alone.
+
+    Compaction and deletion by retention change no data in this sense.
+    """
+    filesystem, root = _filesystem(path)
+    found = Changes()
+    for version in range(after + 1, upto + 1):
+        try:
+            with filesystem.open_input_stream(f"{root}/_delta_log/{version:020d}.json") as stream:
+                actions = [json.loads(line) for line in stream.read().splitlines() if line]
+        except FileNotFoundError:
+            found.complete = False
+            found.any = True
+            continue
+        info = next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
+        adds = [a["add"] for a in actions if "add" in a and a["add"]["dataChange"]]
+        removes = [a["remove"] for a in actions if "remove" in a and a["remove"]["dataChange"]]
+        found.commits.append(info | {"version": version, "adds": adds})
+        if not adds and (not removes or info.get("operation") == "DELETE"):
+            continue
+        found.any = True
+        found.rewritten |= bool(removes) and info.get("operation") != "DELETE"
+        for action in adds + removes:
+            found.partitions.update((action.get("partitionValues") or {}).values())
+    return found
+
+
+def read(spark: SparkSession, settings: Settings, table: Table, version: int | None = None) -> DataFrame:
+    """The table as it is, or as it was at a version."""
+    path = table_path(settings, table)
+    if not settings.enable_delta:
+        return spark.read.parquet(path)
+    reader = spark.read.format("delta")
+    return (reader if version is None else reader.option("versionAsOf", version)).load(path)
+
+
+def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: int, upto: int) -> DataFrame:
+    """Rows that were added to an append-only table after one version, up to another."""
+    feed = (
+        spark.read.format("delta")
+        .option("readChangeFeed", "true")
+        .option("startingVersion", after + 1)
+        .option("endingVersion", upto)
+        .load(table_path(settings, table))
+    )
+    return feed.where("_change_type = 'insert'").drop("_change_type", "_commit_version", "_commit_timestamp")
+
+
+def append(df: DataFrame, settings: Settings, table: Table, consumed: Iterable[Consumed], info: dict) -> None:
+    """Add rows, and remember in the same commit how far the sources were read."""
+    _write(df, settings, table, "append", {}, consumed, info)
+
+
+def overwrite(
+    df: DataFrame,
+    settings: Settings,
+    table: Table,
+    consumed: Iterable[Consumed],
+    info: dict,
+    days: Iterable[date] | None = None,
+    reschema: bool = False,
+) -> None:
+    """Replace the whole table, or only the partitions of some days; ``reschema`` also its columns."""
+    if not settings.enable_delta:
+        _swap_parquet(df, Path(table_path(settings, table)))
+        return
+    options = {"overwriteSchema": "true"} if reschema else {}
+    if days is not None:
+        options["replaceWhere"] = f"{table.partition_by} IN ({_dates(days)})"
+    _write(df, settings, table, "overwrite", options, consumed, info)
+
+
+def merge(
+    spark: SparkSession,
+    changes_view: DataFrame,
+    settings: Settings,
+    table: Table,
+    consumed: Iterable[Consumed],
+    info: dict,
+    partitions: Iterable[date] | None = None,
+) -> None:
+    """Apply rows marked by ``_action`` (insert, update, delete) by the table's key, in one commit.
+
+    ``partitions`` limits the search for existing rows to those days.
+    """
+    first, *others = list(consumed) or [None]
+    view = f"changes_{threading.get_ident()}_{random.getrandbits(32):x}"
+    names = [name for name in changes_view.columns if name != "_action"]
+    on = " AND ".join(f"t.`{key}` = s.`{key}`" for key in table.key)
+    if partitions is not None and table.partition_by:
+        days = _dates(partitions)
+        on += f" AND t.`{table.partition_by}` IN ({days})" if days else " AND false"
+    settable = ", ".join(f"t.`{name}` = s.`{name}`" for name in names)
+    columns, values = (", ".join(f"{p}`{name}`" for name in names) for p in ("", "s."))
+    statement = (
+        f"MERGE INTO delta.`{table_path(settings, table)}` t USING {view} s ON {on} "
+        f"WHEN MATCHED AND s._action = 'delete' THEN DELETE "
+        f"WHEN MATCHED THEN UPDATE SET {settable} "
+        f"WHEN NOT MATCHED AND s._action <> 'delete' THEN INSERT ({columns}) VALUES ({values})"
+    )
+
+    def run() -> None:
+        # These settings would silence every later write of the session with the same numbers:
+        # they stand for one statement, in a session of the table's own.
+        for key, value in zip(_TXN, (first.app_id, first.version) if first else (), strict=False):
+            spark.conf.set(key, str(value))
+        spark.conf.set("spark.databricks.delta.commitInfo.userMetadata", json.dumps(info))
+        try:
+            spark.sql(statement).collect()
+        finally:
+            for key in (*_TXN, "spark.databricks.delta.commitInfo.userMetadata"):
+                spark.conf.unset(key)
+
+    changes_view.createOrReplaceTempView(view)
+    try:
+        _retried(run, table.name)
+    finally:
+        spark.catalog.dropTempView(view)
+    mark(settings, table, others)
+
+
+def mark(settings: Settings, table: Table, consumed: Iterable[Consumed]) -> None:
+    """Remember how far sources were read where no data has to be written."""
+    consumed = list(consumed)
+    if not consumed or not settings.enable_delta:
+        return
+
+    def run() -> None:
+        target = DeltaTable(table_path(settings, table))
+        target.create_write_transaction(
+            [],
+            mode="append",
+            schema=target.schema(),
+            partition_by=target.metadata().partition_columns,
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(item.app_id, item.version) for item in consumed]
+            ),
+        )
+
+    _retried(run, table.name)
+
+
+def write_ops(path: str, rows: pa.Table) -> None:
+    """Append rows to one of the tables under ``ops/``; made when it is first needed."""
+    if rows.num_rows:
+        _retried(lambda: write_deltalake(path, rows, mode="append", schema_mode="merge"), path)
+
+
+def _write(
+    df: DataFrame,
+    settings: Settings,
+    table: Table,
+    mode: str,
+    options: dict[str, str],
+    consumed: Iterable[Consumed],
+    info: dict,
+) -> None:
+    first, *others = list(consumed) or [None]
+    if first:
+        options |= {"txnAppId": first.app_id, "txnVersion": str(first.version)}
+    path = table_path(settings, table)
+
+    def run() -> None:
+        writer = df.select(*table.names).write.format("delta").mode(mode)
+        writer.options(userMetadata=json.dumps(info), **options).save(path)
+
+    _retried(run, table.name)
+    mark(settings, table, others)
+
+
+def _swap_parquet(df: DataFrame, path: Path) -> None:
+    fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    df.write.mode("overwrite").parquet(str(fresh))
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _retried(action: Callable[[], T], what: str) -> T:
+    """Run a write again where another writer was faster."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return action()
+        except Exception as error:
+            conflict = isinstance(error, CommitFailedError) or "DELTA_CONCURRENT" in str(error)
+            if not conflict or attempt == ATTEMPTS:
+                raise
+            log.warning("%s: another writer was faster, attempt %d", what, attempt + 1)
+            time.sleep(random.uniform(0.2, 0.5) * 2**attempt)
+    raise AssertionError
+
+
+def _dates(days: Iterable[date | str]) -> str:
+    return ", ".join(f"DATE'{day}'" for day in sorted({str(day) for day in days}))
+
+
+def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    if "://" in path:
+        return pafs.FileSystem.from_uri(path)
+    return pafs.LocalFileSystem(), path

@@ -1,0 +1,281 @@
+"""Bronze: records as they came, typed by contract; what does not fit is flagged, never dropped.
+
+Each feed's function takes the records of `landing.read` and returns the table's columns except
+``_run_id`` and ``_ingested_at``. Flags are short codes; `explain` puts them into words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import sqlglot
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from lakehouse_lib.config import FeedSettings
+from lakehouse_lib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+EARLIEST = "2000-01-01"
+"""Event times before this day are taken for mistakes."""
+
+ALIASES = {
+    "app_events": {"event_properties": ["properties", "event_properties"]},
+    "clickstream": {
+        "click_timestamp": ["click_timestamp", "event_timestamp", "timestamp"],
+        "page_name": ["page_name", "page_url"],
+        "client_session_id": ["session_id", "client_session_id"],
+    },
+}
+REQUIRED = {
+    "app_events": ["event_id", "event_type", "event_timestamp"],
+    "clickstream": ["click_id", "click_timestamp", "page_name"],
+}
+
+_OFFSET = r"(?i)(Z|UTC|[+-]\d{2}(:?\d{2})?)$"
+_ISO = r"(?i)^\d{4}-\d{2}-\d{2}([T ]\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*(Z|UTC|[+-]\d{2}(:?\d{2})?)?)?$"
+
+
+@dataclass
+class Value:
+    """A typed column of a record, and whether its text did not fit the type."""
+
+    column: Column
+    bad: Column
+
+
+class Fields:
+    """Columns picked from records by contract name, alias or mapping expression."""
+
+    def __init__(self, records: DataFrame, feed: str, settings: FeedSettings):
+        self.aliases = ALIASES.get(feed, {})
+        self.used: set[str] = set()
+        self.mapped: dict[str, str] = {}
+        for target, expression in settings.select.items():
+            records = self._map(records, feed, target, expression)
+        self.records = records
+        self.zone = settings.timezone
+
+    def _map(self, records: DataFrame, feed: str, target: str, expression: str) -> DataFrame:
+        """Evaluate one ``select`` expression; the record's fields are columns of text."""
+        try:
+            parsed = sqlglot.parse_one(expression, dialect="spark")
+        except sqlglot.errors.ParseError as error:
+            raise ConfigError(f"feeds.{feed}.select.{target}: {expression!r}: {error}") from None
+        names = {column.name for column in parsed.find_all(sqlglot.exp.Column)} - {"record"}
+        self.used |= names
+        for name in names - set(records.columns):
+            records = records.withColumn(name, F.col("record")[name])
+        self.mapped[target] = f"_mapped_{target}"
+        return records.withColumn(self.mapped[target], F.expr(expression).cast("string"))
+
+    def text(self, name: str) -> Column:
+        """A field as text; null where it is absent or blank."""
+        if name in self.mapped:
+            return _blank_to_null(F.col(self.mapped[name]))
+        names = self.aliases.get(name, [name])
+        self.used.update(names)
+        return _blank_to_null(F.coalesce(*(F.col("record")[alias] for alias in names)))
+
+    def word(self, name: str) -> Value:
+        """A field that holds one value: an object or an array does not fit."""
+        text = self.text(name)
+        nested = F.coalesce(text.rlike(r"^\s*[\[{]"), F.lit(False))
+        return Value(F.when(~nested, text), nested)
+
+    def number(self, name: str, whole: bool = False) -> Value:
+        """A finite number."""
+        return number(self.text(name), whole)
+
+    def time(self, name: str) -> Value:
+        """A timestamp: ISO-8601, or epoch seconds, milliseconds or microseconds."""
+        return timestamp(self.text(name), self.zone)
+
+    def object(self, name: str) -> Value:
+        """A JSON object, given as such or as text."""
+        text = self.text(name)
+        bad = F.from_json(text, "map<string,string>").isNull() & text.isNotNull()
+        return Value(F.when(~bad, text), bad)
+
+    def rescued(self) -> Column:
+        """Fields that no column took, as JSON; null if there are none."""
+        known = F.array(*(F.lit(name) for name in sorted(self.used)))
+        rest = F.map_filter("record", lambda key, value: ~F.array_contains(known, key))
+        return F.when(F.size(rest) > 0, F.to_json(rest))
+
+
+def number(text: Column, whole: bool = False) -> Value:
+    """Text to a finite double, or to a bigint."""
+    value = text.try_cast("double")
+    finite = ~F.isnan(value) & (F.abs(value) < float("inf"))
+    if whole:
+        finite = finite & (value == F.floor(value)) & (F.abs(value) < 9e15)
+    value = F.when(finite, value)
+    bad = text.isNotNull() & value.isNull()
+    return Value(value.cast("bigint") if whole else value, bad)
+
+
+def timestamp(text: Column, zone: str = "UTC") -> Value:
+    """Text to a UTC timestamp; times without an offset are of the zone."""
+    text = F.trim(text)
+    epoch = text.try_cast("decimal(38,6)")
+    size = F.abs(epoch)
+    micros = (
+        F.when(size < 10**11, epoch * 10**6).when(size < 10**14, epoch * 10**3).when(size < 10**17, epoch)
+    )
+    clean = F.regexp_replace(F.regexp_replace(text, ",", "."), r"([+-]\d{2})(\d{2})$", "$1:$2")
+    # A date alone ends in digits like an offset would.
+    has_offset = text.rlike(_OFFSET) & text.rlike(r"\d{1,2}:\d{2}")
+    naive = F.when(~has_offset, clean).try_cast("timestamp")
+    if zone.upper() != "UTC":
+        naive = F.to_utc_timestamp(naive, zone)
+    iso = F.when(has_offset, clean.try_cast("timestamp")).otherwise(naive)
+    value = F.when(epoch.isNotNull(), F.timestamp_micros(micros.cast("bigint"))).when(text.rlike(_ISO), iso)
+    return Value(value, text.isNotNull() & value.isNull())
+
+
+def app_events(records: DataFrame, settings: FeedSettings, latest: str) -> DataFrame:
+    """Columns of app_events_bronze. ``latest`` is the last plausible event time (ISO)."""
+    fields = Fields(records, "app_events", settings)
+    at = fields.time("event_timestamp")
+    properties, device = fields.object("event_properties"), fields.object("device_info")
+    value = number(F.get_json_object(properties.column, "$.value"))
+    duration = number(F.get_json_object(properties.column, "$.duration_ms"), whole=True)
+    words = {
+        name: fields.word(name)
+        for name in ("event_id", "user_id", "session_id", "event_type", "app_type", "source_system")
+    }
+    flags = {
+        "missing_event_id": words["event_id"].column.isNull() & ~words["event_id"].bad,
+        "missing_event_type": words["event_type"].column.isNull() & ~words["event_type"].bad,
+        "invalid_properties": properties.bad,
+        "invalid_device_info": device.bad,
+        "invalid_properties.value": value.bad,
+        "invalid_properties.duration_ms": duration.bad,
+    }
+    columns = {name: word.column for name, word in words.items()}
+    columns |= {"event_properties": properties.column, "device_info": device.column}
+    return _finish(fields, columns, words, flags, ("event_timestamp", "event_date"), at, latest)
+
+
+def clickstream(records: DataFrame, settings: FeedSettings, latest: str) -> DataFrame:
+    """Columns of clickstream_bronze."""
+    fields = Fields(records, "clickstream", settings)
+    at = fields.time("click_timestamp")
+    words = {
+        name: fields.word(name)
+        for name in (
+            "click_id", "user_id", "anonymous_id", "client_session_id", "page_name", "action",
+            "element", "referrer", "user_agent",
+        )
+    }  # fmt: skip
+    response, status = fields.number("response_time_ms"), fields.number("status_code", whole=True)
+    flags = {
+        "missing_click_id": words["click_id"].column.isNull() & ~words["click_id"].bad,
+        "missing_page_name": words["page_name"].column.isNull() & ~words["page_name"].bad,
+        "missing_user_id": words["user_id"].column.isNull()
+        & words["anonymous_id"].column.isNull()
+        & ~words["user_id"].bad,
+        "invalid_response_time_ms": response.bad,
+        "invalid_status_code": status.bad | (F.abs(status.column) > 999),
+    }
+    columns = {name: word.column for name, word in words.items()}
+    columns["action"] = F.coalesce(columns["action"], F.lit("page_view"))
+    columns["response_time_ms"] = response.column
+    columns["status_code"] = F.when(F.abs(status.column) <= 999, status.column).cast("int")
+    return _finish(fields, columns, words, flags, ("click_timestamp", "click_date"), at, latest)
+
+
+def common_flags(at: Value, name: str, latest: str) -> dict[str, Column]:
+    """Flags of any feed: records that are none, and times that cannot be."""
+    keys = F.map_keys("record")
+    lowered = F.transform(keys, lambda key: F.lower(key))
+    return {
+        "malformed_record": F.col("record").isNull(),
+        "invalid_utf8": ~F.is_valid_utf8("raw"),
+        "ambiguous_fields": F.size(F.array_distinct(lowered)) < F.size(keys),
+        f"missing_{name}": at.column.isNull() & ~at.bad,
+        f"invalid_{name}": at.bad,
+        "timestamp_out_of_range": ~in_range(at.column, latest),
+    }
+
+
+def in_range(at: Column, latest: str) -> Column:
+    """Whether a time is plausible."""
+    return at.between(F.lit(EARLIEST).cast("timestamp"), F.lit(latest).cast("timestamp"))
+
+
+def flag_array(flags: dict[str, Column]) -> Column:
+    """The names of the flags that are set; a record that is none has just that flag."""
+    names = F.array_compact(
+        F.array(*(F.when(F.coalesce(on, F.lit(False)), F.lit(name)) for name, on in flags.items()))
+    )
+    unreadable = F.array_intersect(names, F.array(F.lit("malformed_record"), F.lit("invalid_utf8")))
+    return F.when(F.size(unreadable) > 0, unreadable).otherwise(names)
+
+
+def raw_text() -> Column:
+    """The record as it came; bytes that are no UTF-8 as base64."""
+    encoded = F.concat(F.lit("base64:"), F.base64(F.col("raw").cast("binary")))
+    return F.when(F.is_valid_utf8("raw"), F.col("raw")).otherwise(encoded)
+
+
+def _finish(
+    fields: Fields,
+    columns: dict[str, Column],
+    words: dict[str, Value],
+    flags: dict[str, Column],
+    time_names: tuple[str, str],
+    at: Value,
+    latest: str,
+) -> DataFrame:
+    time_name, date_name = time_names
+    flags = common_flags(at, time_name, latest) | flags
+    flags |= {f"invalid_{name}": word.bad for name, word in words.items()}
+    flagged = fields.records.withColumn("_quality_flags", flag_array(flags))
+    set_flag = F.size("_quality_flags") > 0
+    usable = ~F.array_contains("_quality_flags", "invalid_utf8")
+    made = {name: F.when(usable, column).alias(name) for name, column in columns.items()}
+    made[time_name] = at.column.alias(time_name)
+    made[date_name] = F.when(in_range(at.column, latest), at.column.cast("date")).alias(date_name)
+    return flagged.select(
+        *made.values(),
+        "load_timestamp",
+        "_source_file",
+        "_quality_flags",
+        F.when(usable, fields.rescued()).alias("_rescued_data"),
+        F.when(set_flag, raw_text()).alias("_raw"),
+    )
+
+
+def explain(flags: Column) -> Column:
+    """Flags in words, for the people who look into quarantine."""
+    sentences = {
+        "malformed_record": "the line is no complete record (JSON object or CSV row)",
+        "invalid_utf8": "the line holds bytes that are no UTF-8",
+        "ambiguous_fields": "the same field stands in the record twice, or in two spellings",
+        "timestamp_out_of_range": "the time is before 2000 or more than a day in the future",
+        "not_a_row_change": "the message changes no row (a schema change, tombstone or heartbeat)",
+        "unknown_envelope": "the message is in none of the known change formats",
+        "unknown_operation": "the kind of change is not insert, update, delete or truncate",
+        "missing_row": "the change carries no row",
+        "missing_key": "the key of the changed row is missing",
+    }
+
+    def sentence(flag: Column) -> Column:
+        name = F.regexp_replace(flag, "^(missing|invalid)_", "")
+        other = F.when(flag.startswith("missing_"), F.concat(name, F.lit(" is missing"))).otherwise(
+            F.concat(name, F.lit(" holds a value of the wrong type"))
+        )
+        known = reduce(lambda chain, item: chain.when(flag == item[0], item[1]), sentences.items(), F)
+        return known.otherwise(other)
+
+    return F.array_join(F.transform(flags, sentence), "; ")
+
+
+def _blank_to_null(column: Column) -> Column:
+    return F.when(F.trim(column) != "", column)

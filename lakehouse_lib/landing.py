@@ -1,0 +1,313 @@
+"""The landing zone: find new input files, read any of their formats as records.
+
+Which files a bronze table has loaded is a matter of two facts that cannot disagree: the plan in
+``ops/landing_files`` names the files of a numbered batch before it is loaded, and the bronze
+commit that loads it carries that number. A batch that was planned but not committed is loaded
+again, the very same files, under the same number.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import zstandard
+from deltalake import DeltaTable
+
+from lakehouse_lib import delta
+from lakehouse_lib.config import Settings
+from lakehouse_lib.tables import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+APP_ID = "landing"
+"""Transaction id under which a bronze table remembers its last batch."""
+
+_SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv",
+             ".parquet": "parquet"}  # fmt: skip
+
+_PLAN = pa.schema([
+    ("feed", pa.string()), ("path", pa.string()), ("size", pa.int64()),
+    ("modified", pa.timestamp("us", "UTC")), ("digest", pa.string()), ("records", pa.int64()),
+    ("kind", pa.string()), ("head", pa.string()), ("batch", pa.int64()),
+    ("status", pa.string()), ("run_id", pa.string()),
+    ("planned_at", pa.timestamp("us", "UTC")),
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LandingFile:
+    """One input file. ``head`` is what files that are read together share: header or schema."""
+
+    path: str
+    size: int
+    modified: datetime
+    kind: str = ""
+    digest: str = ""
+    records: int = 0
+    head: str = ""
+
+
+@dataclass
+class Plan:
+    """What is to be loaded for one feed."""
+
+    feed: str
+    batches: dict[int, list[LandingFile]] = field(default_factory=dict)
+    duplicates: list[LandingFile] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[LandingFile]:
+        """All files to load."""
+        return [file for batch in self.batches.values() for file in batch]
+
+
+def list_files(settings: Settings, feed: str) -> list[LandingFile]:
+    """The feed's input files, by path; those being written and foreign ones are left alone."""
+    filesystem, root = delta._filesystem(settings.feed_path(feed))
+    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
+    found = []
+    for info in filesystem.get_file_info(selector):
+        path = info.path[len(root) :].lstrip("/")
+        hidden = any(part.startswith(("_", ".")) for part in path.split("/"))
+        kind = _kind(path, settings.feed(feed).format)
+        if info.is_file and kind and not hidden and not path.endswith(".tmp"):
+            found.append(LandingFile(path, info.size, info.mtime.astimezone(UTC), kind))
+    return sorted(found, key=lambda file: file.path)
+
+
+def pending(settings: Settings, bronze: Table) -> bool:
+    """Whether there is anything to load or to complain about; looks at names and sizes only."""
+    feed = feed_of(bronze)
+    target = delta.open_table(delta.table_path(settings, bronze))
+    done, waiting = _known(settings, feed, target)
+    if waiting:
+        return True
+    return any(not _same(done.get(file.path), file) for file in list_files(settings, feed))
+
+
+def make_plan(settings: Settings, bronze: Table, run_id: str, again: bool = False) -> Plan:
+    """Decide what to load, and write it down before it is loaded.
+
+    ``again`` plans every file of the landing folder, for a full rebuild.
+    """
+    feed = feed_of(bronze)
+    plan = Plan(feed)
+    target = delta.open_table(delta.table_path(settings, bronze))
+    done, waiting = _known(settings, feed, target)
+    listed = {file.path: file for file in list_files(settings, feed)}
+    digests = {file.digest: path for path, file in done.items() if file.digest}
+    next_batch = max([_committed(target), *waiting], default=0) + 1
+    if again:
+        done, waiting, digests = {}, {}, {}
+    for number, files in sorted(waiting.items()):
+        for planned in files:
+            now = listed.get(planned.path)
+            if now is None or (now.size, now.modified) != (planned.size, planned.modified):
+                plan.problems.append(
+                    f"{feed}/{planned.path} was about to be loaded when a run was killed, and is "
+                    f"{'gone' if now is None else 'changed'}. Put the file of {planned.size} bytes "
+                    "back and run again."
+                )
+        if not plan.problems:
+            plan.batches[number] = files
+            digests |= {file.digest: file.path for file in files}
+    planned_paths = {file.path for files in waiting.values() for file in files}
+    fresh = [
+        file for path, file in listed.items()
+        if path not in planned_paths and not _same(done.get(path), file)
+    ]  # fmt: skip
+    rows, batch = [], []
+    with ThreadPoolExecutor(4) as pool:
+        for file, checked in zip(fresh, pool.map(lambda f: _inspect(settings, feed, f), fresh), strict=True):
+            if isinstance(checked, str):
+                plan.problems.append(checked)
+            elif file.path in done:
+                if done[file.path].digest != checked.digest:
+                    plan.problems.append(
+                        f"{feed}/{file.path} changed after it was loaded ({done[file.path].size} "
+                        f"bytes then, {file.size} now). Its new content is not loaded: files in "
+                        "landing never change. Deliver the new content under a new name."
+                    )
+            elif checked.digest in digests:
+                plan.duplicates.append(checked)
+                rows.append((checked, 0, "duplicate"))
+            else:
+                digests[checked.digest] = checked.path
+                batch.append(checked)
+                rows.append((checked, next_batch, "loaded"))
+    if batch:
+        plan.batches[next_batch] = batch
+    now = datetime.now(UTC)
+    columns = list(zip(*(
+        (feed, f.path, f.size, f.modified, f.digest, f.records, f.kind, f.head, number, status,
+         run_id, now) for f, number, status in rows
+    ), strict=True)) or [()] * len(_PLAN)  # fmt: skip
+    delta.write_ops(f"{settings.layer_path('ops')}/landing_files", pa.table(columns, schema=_PLAN))
+    return plan
+
+
+def feed_of(bronze: Table) -> str:
+    """The feed that a bronze table loads."""
+    return bronze.name.removesuffix("_bronze")
+
+
+def read(
+    spark: SparkSession, settings: Settings, feed: str, files: list[LandingFile], lines: bool
+) -> DataFrame:
+    """Records of some files.
+
+    Returns ``raw string`` (the record as it came, null bytes and all), ``record
+    map<string,string>`` (null where it cannot be parsed; nested values are JSON text),
+    ``_source_file string``, ``load_timestamp timestamp``, and with ``lines`` the record's number
+    in its file ``_source_line bigint``.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    root = settings.feed_path(feed)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for file in files:
+        groups.setdefault((file.kind, file.head), []).append(f"{root}/{_escape(file.path)}")
+    parts = []
+    for (kind, head), paths in sorted(groups.items()):
+        where = [
+            F.col("_metadata.file_path").alias("_path"),
+            F.col("_metadata.file_modification_time").alias("load_timestamp"),
+            F.col("_metadata.file_block_start").alias("_block"),
+        ]
+        if kind == "parquet":
+            rows = spark.read.parquet(*paths)
+            raw = F.to_json(F.struct(*(f"`{c}`" for c in rows.columns)), {"ignoreNullFields": "false"})
+            rows = rows.select(raw.alias("raw"), *where)
+        else:
+            text = spark.read.text(paths, lineSep="\n").select(
+                F.regexp_replace("value", "^\ufeff|\r$", "").alias("raw"), *where
+            )
+            rows = text.where(F.col("raw").rlike(r"\S"))
+            if kind == "csv":
+                rows = rows.where(F.col("raw") != F.lit(head))
+        parsed = _csv_record(head) if kind == "csv" else F.from_json("raw", "map<string,string>")
+        row = F.monotonically_increasing_id().alias("_row")
+        parts.append(rows.select("raw", "_path", "load_timestamp", "_block", row, parsed.alias("record")))
+    rows = reduce(lambda a, b: a.unionByName(b), parts)
+    path = F.url_decode(F.regexp_replace("_path", r"\+", "%2B"))
+    start = F.locate(f"{root}/", path) + len(root) + 1
+    rows = rows.withColumn("_source_file", F.substring(path, start, F.length(path)))
+    if lines:
+        # Rows of one block keep their order; blocks are ordered by their start.
+        order = Window.partitionBy("_source_file").orderBy("_block", "_row")
+        rows = rows.withColumn("_source_line", F.row_number().over(order).cast("bigint"))
+    return rows.drop("_path", "_block", "_row")
+
+
+def _csv_record(head: str):
+    from pyspark.sql import functions as F
+
+    names = next(csv.reader([head]))
+    fields = ", ".join(f"c{i} string" for i in range(len(names)))
+    row = F.from_csv("raw", F.lit(f"{fields}, _bad string"), {"columnNameOfCorruptRecord": "_bad"})
+    keys = F.array(*(F.lit(name.strip()) for name in names))
+    values = F.array(*(row[f"c{i}"] for i in range(len(names))))
+    return F.when(row["_bad"].isNull(), F.map_from_arrays(keys, values))
+
+
+def _escape(path: str) -> str:
+    return "".join(f"\\{c}" if c in "[]{}*?\\" else c for c in path)
+
+
+def _kind(path: str, given: str) -> str:
+    name = path.lower().removesuffix(".gz").removesuffix(".zst")
+    by_name = _SUFFIXES.get(name[name.rfind(".") :] if "." in name else "", "")
+    return given or by_name
+
+
+def _committed(target: DeltaTable | None) -> int:
+    return delta.watermark(target, APP_ID) or 0
+
+
+def _known(
+    settings: Settings, feed: str, target: DeltaTable | None
+) -> tuple[dict[str, LandingFile], dict[int, list[LandingFile]]]:
+    """Files that are loaded, by path, and planned batches that were never committed."""
+    plans = delta.open_table(f"{settings.layer_path('ops')}/landing_files")
+    committed = _committed(target)
+    done: dict[str, LandingFile] = {}
+    waiting: dict[int, list[LandingFile]] = {}
+    if plans is not None:
+        rows = plans.to_pyarrow_table(filters=[("feed", "=", feed)]).to_pylist()
+        for row in sorted(rows, key=lambda r: r["planned_at"]):
+            file = LandingFile(**{name: row[name] for name in LandingFile.__dataclass_fields__})
+            if row["status"] == "duplicate" or row["batch"] <= committed:
+                done[file.path] = file
+            else:
+                waiting.setdefault(row["batch"], []).append(file)
+    if not done and committed and target is not None:
+        # The plan was lost: the table itself still says which files it holds.
+        data = target.to_pyarrow_dataset()  # noqa: F841 - named in the query
+        for (path,) in duckdb.sql("SELECT DISTINCT _source_file FROM data").fetchall():
+            done[path] = LandingFile(path, -1, datetime.now(UTC))
+    return done, waiting
+
+
+def _same(known: LandingFile | None, file: LandingFile) -> bool:
+    """Whether a listed file is one that is known, without opening it."""
+    if known is None:
+        return False
+    return known.size == -1 or (known.size, known.modified) == (file.size, file.modified)
+
+
+def _inspect(settings: Settings, feed: str, file: LandingFile) -> LandingFile | str:
+    """Read a file once: digest, number of records, header; or the sentence why it is unreadable."""
+    filesystem, root = delta._filesystem(settings.feed_path(feed))
+    full = f"{root}/{file.path}"
+    try:
+        with filesystem.open_input_file(full) as handle:
+            digest = hashlib.file_digest(handle, "blake2b").hexdigest()[:32]
+        records, head = 0, ""
+        if file.kind == "parquet":
+            with filesystem.open_input_file(full) as handle:
+                parquet = pq.ParquetFile(handle)
+                records, head = parquet.metadata.num_rows, parquet.schema_arrow.to_string()
+        else:
+            with filesystem.open_input_stream(full, compression=None) as handle:
+                for line in _lines(handle, file.path):
+                    if line.isspace() or not line:
+                        continue
+                    if file.kind == "csv" and not head:
+                        head = line.decode("utf-8-sig", "replace").rstrip("\r\n")
+                        bare = head.encode()
+                        continue
+                    if file.kind == "csv" and line.rstrip(b"\r\n") == bare:
+                        continue
+                    records += 1
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+        return (
+            f"{feed}/{file.path} cannot be read ({error}); nothing of it is loaded. "
+            "Deliver it again, whole, under a new name, and remove this one."
+        )
+    return LandingFile(file.path, file.size, file.modified, file.kind, digest, records, head)
+
+
+def _lines(handle, path: str) -> Iterator[bytes]:
+    if path.lower().endswith(".gz"):
+        return gzip.GzipFile(fileobj=handle)
+    if path.lower().endswith(".zst"):
+        reader = zstandard.ZstdDecompressor().stream_reader(handle, read_across_frames=True)
+        return io.BufferedReader(reader)
+    return io.BufferedReader(handle)

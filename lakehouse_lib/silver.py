@@ -1,0 +1,345 @@
+"""Silver: cleaned events, sessions, users and their history, quarantine.
+
+The functions named in the declarations take `refresh.Inputs` and say what is to be written; the
+others are plain DataFrame → DataFrame.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+from lakehouse_lib import bronze, cdc
+from lakehouse_lib.refresh import Append, Difference, Inputs, Upsert, first_of, live_rows
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+ATTRIBUTES = ("email", "name", "country", "plan", "signup_date")
+DELETES = ("DELETE", "TRUNCATE")
+
+
+def quarantine(inputs: Inputs) -> Append:
+    """The flagged records of a bronze table."""
+    rows = inputs.new(inputs.table.sources[0])
+    if "table_name" in rows.columns:
+        good = F.size("_quality_flags") == 0
+        lost = good & F.coalesce(cdc.lacks_key(inputs.settings), F.lit(False))
+        change = F.to_json(F.struct("table_name", "operation_type", "before_values", "after_values"))
+        rows = rows.withColumn("_raw", F.when(lost, change).otherwise(F.col("_raw"))).withColumn(
+            "_quality_flags",
+            F.when(lost, F.array(F.lit("missing_key"))).otherwise(F.col("_quality_flags")),
+        )
+    rows = rows.where(F.size("_quality_flags") > 0)
+    return Append(
+        rows.select(
+            F.col("_quality_flags").alias("reasons"),
+            bronze.explain(F.col("_quality_flags")).alias("explanation"),
+            F.coalesce("_raw", F.lit("")).alias("record"),
+            "load_timestamp",
+            F.col("load_timestamp").cast("date").alias("landed_date"),
+            "_source_file",
+        )
+    )
+
+
+def app_events(inputs: Inputs) -> Upsert:
+    """app_events_silver: of several records with one id the earliest stays."""
+    good = inputs.new("app_events_bronze").where(F.size("_quality_flags") == 0)
+    return Upsert(clean_events(good), ["event_timestamp"])
+
+
+def clean_events(events: DataFrame) -> DataFrame:
+    """Typed events from good bronze rows."""
+    prop = lambda name: F.get_json_object("event_properties", f"$.{name}")  # noqa: E731
+    device = lambda name: F.get_json_object("device_info", f"$.{name}")  # noqa: E731
+    failed = ~F.lower(F.coalesce(prop("error"), F.lit("false"))).isin("false", "null", "", "0")
+    return events.select(
+        "event_id", "user_id", "session_id", "event_type", "app_type", "event_timestamp",
+        "event_date",
+        F.hour("event_timestamp").alias("event_hour"),
+        F.coalesce(device("device_type"), device("type")).alias("device_type"),
+        device("os").alias("device_os"),
+        device("model").alias("device_model"),
+        device("app_version").alias("app_version"),
+        prop("country").alias("country"),
+        bronze.number(prop("value")).column.alias("event_value"),
+        bronze.number(prop("duration_ms"), whole=True).column.alias("duration_ms"),
+        (failed | F.lower("event_type").contains("error")).alias("is_error"),
+    )  # fmt: skip
+
+
+# Sessions ------------------------------------------------------------------
+
+_CLICK = ("click_id", "click_timestamp", "page_name", "client_session_id", "response_time_ms",
+          "status_code")  # fmt: skip
+
+
+def clickstream(inputs: Inputs) -> Difference:
+    """clickstream_silver: new clicks sorted in among the sessions that they touch."""
+    good = inputs.new("clickstream_bronze").where(F.size("_quality_flags") == 0)
+    new = visitor_clicks(good).withColumn("_old", F.lit(False))
+    old = None
+    gap = inputs.settings.session_gap_minutes * 60
+    clicks = new
+    if not inputs.full:
+        new = new.persist()
+        old = touched_sessions(inputs.current(), new, gap).persist()
+        clicks = session_clicks(old).withColumn("_old", F.lit(True)).unionByName(new)
+    winners = first_of(clicks, ["click_id"], ["click_timestamp"], prefer="_old")
+    winners = winners.persist()
+    tally = winners.groupBy().agg(
+        F.count_if(~F.col("_old")).alias("records_read"),
+        F.count_if(~F.col("_old") & (F.col("_rank") > 1)).alias("duplicate"),
+        F.count_if(~F.col("_old") & (F.col("_rank") == 1) & F.col("_replaces")).alias("updated"),
+        F.count_if(~F.col("_old") & (F.col("_rank") == 1) & ~F.col("_replaces")).alias("accepted"),
+    )
+    made = sessions(winners.where("_rank = 1"), gap)
+    return Difference(made, old, tally)
+
+
+def visitor_clicks(clicks: DataFrame) -> DataFrame:
+    """Good bronze rows as clicks of visitors."""
+    visitor = F.coalesce(F.concat(F.lit("u:"), "user_id"), F.concat(F.lit("a:"), F.col("anonymous_id")))
+    return clicks.select(visitor.alias("_visitor"), *_CLICK)
+
+
+def session_clicks(sessions: DataFrame) -> DataFrame:
+    """The clicks that sessions consist of."""
+    return sessions.select("_visitor", F.inline("_clicks"))
+
+
+def touched_sessions(sessions: DataFrame, clicks: DataFrame, gap_seconds: int) -> DataFrame:
+    """Sessions that hold one of the clicks' ids, or lie within a gap of one of the clicks."""
+    gap = F.expr(f"INTERVAL {gap_seconds} SECONDS")
+    near = (
+        sessions.join(clicks.select("_visitor", "click_timestamp").distinct(), "_visitor")
+        .where(
+            (F.col("click_timestamp") >= F.col("session_start_time") - gap)
+            & (F.col("click_timestamp") <= F.col("session_end_time") + gap)
+        )
+        .select("session_id")
+    )
+    same = (
+        sessions.select("session_id", F.explode("_clicks.click_id").alias("click_id"))
+        .join(clicks.select("click_id").distinct(), "click_id", "left_semi")
+        .select("session_id")
+    )
+    return sessions.join(near.union(same).distinct(), "session_id", "left_semi")
+
+
+def sessions(clicks: DataFrame, gap_seconds: int) -> DataFrame:
+    """Sessions from clicks: a pause of more than the gap begins a new one.
+
+    ``clicks`` holds ``_visitor string``, ``click_id string``, ``click_timestamp timestamp``,
+    ``page_name string``, ``client_session_id string``, ``response_time_ms double`` and
+    ``status_code int``, each id once.
+    """
+    in_order = Window.partitionBy("_visitor").orderBy("click_timestamp", "click_id")
+    pause = F.unix_micros("click_timestamp") - F.unix_micros(F.lag("click_timestamp").over(in_order))
+    begins = F.coalesce(pause > gap_seconds * 1_000_000, F.lit(True)).cast("int")
+    numbered = clicks.withColumn("_begins", begins).withColumn("_n", F.sum("_begins").over(in_order))
+    click = F.struct("click_timestamp", "click_id", *(c for c in _CLICK if c not in _CLICK[:2]))
+    response = F.col("response_time_ms").cast("decimal(28,6)")
+    grouped = numbered.groupBy("_visitor", "_n").agg(
+        F.sort_array(F.collect_list(click)).alias("c"),
+        (F.sum(response).cast("double") / F.count("response_time_ms")).alias("avg_response_time_ms"),
+        F.count_if(F.col("status_code") >= 400).alias("error_count"),
+    )
+    first, last = F.get("c", F.lit(0)), F.element_at("c", -1)
+    client = F.get(F.filter("c", lambda x: x["client_session_id"].isNotNull()), F.lit(0))
+    start, end = first["click_timestamp"], last["click_timestamp"]
+    identity = F.concat_ws("|", "_visitor", F.unix_micros(start), first["click_id"])
+    pages = F.transform("c", lambda x: x["page_name"])
+    return grouped.select(
+        F.substring(F.sha2(identity, 256), 1, 32).alias("session_id"),
+        F.when(F.col("_visitor").startswith("u:"), F.expr("substring(_visitor, 3)")).alias("user_id"),
+        client["client_session_id"].alias("client_session_id"),
+        start.alias("session_start_time"),
+        end.alias("session_end_time"),
+        start.cast("date").alias("session_date"),
+        ((F.unix_micros(end) - F.unix_micros(start)) / 1_000_000).alias("session_duration_seconds"),
+        pages.alias("page_sequence"),
+        F.size("c").cast("bigint").alias("total_clicks"),
+        F.size(F.array_distinct(pages)).cast("bigint").alias("distinct_pages"),
+        first["page_name"].alias("entry_page"),
+        last["page_name"].alias("exit_page"),
+        (F.size("c") == 1).alias("is_bounce"),
+        "avg_response_time_ms",
+        "error_count",
+        "_visitor",
+        F.transform("c", lambda x: F.struct(*(x[name].alias(name) for name in _CLICK))).alias("_clicks"),
+    )
+
+
+# Users ---------------------------------------------------------------------
+
+
+def users_history(inputs: Inputs) -> Difference:
+    """users_history_silver: the versions of the users that new changes touch, in order again."""
+    rules = inputs.settings.cdc
+    source, key = rules.users_table, rules.users_key
+    changes = cdc.ordered(inputs.new("cdc_changes_bronze"), source, [key]).persist()
+    good = changes.where(F.col("_key").isNotNull() & (F.col("operation_type") != "TRUNCATE"))
+    versions = user_versions(good, key).withColumn("_old", F.lit(False))
+    truncates = cdc.ordered(
+        inputs.all("cdc_changes_bronze").where("operation_type = 'TRUNCATE'"), source, [key]
+    ).select(F.col("_order").alias("_at"), F.col("change_timestamp").alias("_t"))
+    old = None
+    if not inputs.full:
+        fresh_truncate = not changes.where("operation_type = 'TRUNCATE'").isEmpty()
+        old = inputs.current()
+        if not fresh_truncate:
+            old = old.join(versions.select("user_id").distinct(), "user_id", "left_semi")
+        old = old.persist()
+        kept = old.where("operation_type <> 'TRUNCATE'").select(
+            *(name for name in versions.columns if name not in ("_old", "_copies")),
+            F.lit(0).alias("_copies"), F.lit(True).alias("_old"),
+        )  # fmt: skip
+        versions = kept.unionByName(versions)
+    place = F.substring_index("_order", "|", 2)
+    versions = versions.withColumn("_place", place)
+    same = ["user_id", "_place", "operation_type", *ATTRIBUTES, "attributes"]
+    unique = first_of(versions, same, ["_order"], prefer=None).persist()
+    rows = scd2(unique.where("_rank = 1").drop("_rank", "_replaces", "_place"), truncates)
+    known = unique.groupBy(*same).agg(
+        F.max("_old").alias("had"), F.sum("_copies").alias("n")
+    ).agg(
+        F.coalesce(F.sum("n"), F.lit(0)).alias("keyed"),
+        F.count_if((F.col("n") > 0) & ~F.col("had")).alias("accepted"),
+    )  # fmt: skip
+    extra = changes.agg(
+        F.coalesce(F.sum("_copies"), F.lit(0)).alias("records_read"),
+        F.coalesce(F.sum(F.when(F.col("operation_type") == "TRUNCATE", F.col("_copies"))), F.lit(0)).alias(
+            "t"
+        ),
+        F.count_if(F.col("operation_type") == "TRUNCATE").alias("t1"),
+        F.coalesce(
+            F.sum(F.when(F.col("_key").isNull() & (F.col("operation_type") != "TRUNCATE"), F.col("_copies"))),
+            F.lit(0),
+        ).alias("quarantined"),
+        F.count_if((F.col("_copies") == 0) & F.col("_key").isNotNull()).alias("moved"),
+    )
+    tally = known.crossJoin(extra).select(
+        "records_read",
+        (F.col("accepted") + F.col("t1")).alias("accepted"),
+        (F.col("keyed") - F.col("accepted") + F.col("t") - F.col("t1")).alias("duplicate"),
+        "quarantined",
+        F.lit("missing_key").alias("reason"),
+    )
+    return Difference(rows, old, tally)
+
+
+def user_versions(changes: DataFrame, key: str) -> DataFrame:
+    """One row per change of a user, attributes in columns, the rest of them as JSON."""
+    row = F.from_json("values", cdc.MAP)
+    taken = F.array(*(F.lit(name) for name in (key, *ATTRIBUTES)))
+    rest = F.map_filter(row, lambda name, _: ~F.array_contains(taken, name))
+    # Debezium counts a date in days since 1970.
+    date = F.coalesce(
+        row["signup_date"].try_cast("date"),
+        F.date_from_unix_date(row["signup_date"].try_cast("int")),
+    )
+    return changes.select(
+        F.from_json("_key", cdc.MAP)[key].alias("user_id"),
+        *(date.alias(name) if name == "signup_date" else row[name].alias(name) for name in ATTRIBUTES),
+        F.when(F.size(rest) > 0, F.to_json(F.map_from_entries(F.array_sort(F.map_entries(rest))))).alias(
+            "attributes"
+        ),
+        "operation_type",
+        "_order",
+        F.col("change_timestamp").alias("_changed_at"),
+        "_copies",
+    )
+
+
+def scd2(versions: DataFrame, truncates: DataFrame) -> DataFrame:
+    """Slowly changing dimension, type 2: validity of each version of each user.
+
+    ``versions`` holds ``user_id``, the attributes, ``operation_type``, ``_order`` and
+    ``_changed_at``; ``truncates`` the ``_at`` (order) and ``_t`` (time) of each truncation. A
+    version begins when it was changed, and at least 1 µs after the one before.
+    """
+    names = [name for name in versions.columns if name not in ("_old", "_copies")]
+    born = versions.groupBy("user_id").agg(F.min("_order").alias("_first"))
+    cleared = born.join(F.broadcast(truncates), F.col("_at") > F.col("_first")).select(
+        "user_id",
+        *(
+            F.lit(None).cast("date" if name == "signup_date" else "string").alias(name)
+            for name in (*ATTRIBUTES, "attributes")
+        ),
+        F.lit("TRUNCATE").alias("operation_type"),
+        F.col("_at").alias("_order"),
+        F.col("_t").alias("_changed_at"),
+    )
+    by_order = Window.partitionBy("user_id").orderBy("_order")
+    number = F.row_number().over(by_order)
+    merged = versions.select(*names).unionByName(cleared)
+    before = F.lag("operation_type").over(by_order)
+    merged = merged.withColumn("_before", before).where(
+        (F.col("operation_type") != "TRUNCATE")
+        | ~F.coalesce(F.col("_before"), F.lit("DELETE")).isin(*DELETES)
+    )
+    # Running maximum of (time - position) plus position: never before the version ahead of it.
+    raised = F.max(F.unix_micros("_changed_at") - number).over(by_order) + number
+    timed = merged.withColumn("valid_from", F.timestamp_micros(raised))
+    following = F.lead("valid_from").over(by_order)
+    return timed.select(
+        "user_id", *ATTRIBUTES, "attributes", "operation_type", "valid_from",
+        following.alias("valid_to"), following.isNull().alias("is_current"), "_order", "_changed_at",
+    )  # fmt: skip
+
+
+def users(inputs: Inputs) -> Difference:
+    """users_silver: what CDC knows of each user, and what the user did."""
+    made = user_dimension(
+        inputs.all("users_history_silver"),
+        inputs.all("app_events_silver"),
+        inputs.all("clickstream_silver"),
+        inputs.settings.active_days,
+    )
+    return Difference(made, live_rows(inputs))
+
+
+def user_dimension(history: DataFrame, events: DataFrame, sessions: DataFrame, active_days: int) -> DataFrame:
+    """One row per user of the history, the events or the sessions."""
+    gone = F.col("operation_type").isin(*DELETES)
+    known = history.where("is_current").select(
+        "user_id", *ATTRIBUTES, "attributes",
+        F.lit(True).alias("is_known"), gone.alias("is_deleted"),
+        F.when(gone, F.col("valid_from")).alias("deleted_at"),
+    )  # fmt: skip
+    seen = reduce(
+        lambda a, b: a.unionByName(b),
+        [
+            events.where("user_id IS NOT NULL").select(
+                "user_id", F.col("event_date").alias("day"),
+                F.lit(1).alias("e"), F.lit(0).alias("s"),
+            ),
+            sessions.where("user_id IS NOT NULL").select(
+                "user_id", F.col("session_date").alias("day"),
+                F.lit(0).alias("e"), F.lit(1).alias("s"),
+            ),
+        ],
+    )  # fmt: skip
+    activity = seen.groupBy("user_id").agg(
+        F.min("day").alias("first_seen_date"),
+        F.max("day").alias("last_seen_date"),
+        F.sum("e").alias("total_events"),
+        F.sum("s").alias("total_sessions"),
+    )
+    newest = activity.agg(F.max("last_seen_date").alias("_newest"))
+    joined = known.join(activity, "user_id", "full_outer").crossJoin(F.broadcast(newest))
+    active = F.col("last_seen_date") > F.date_sub("_newest", active_days)
+    zero = lambda name: F.coalesce(name, F.lit(0).cast("bigint")).alias(name)  # noqa: E731
+    no = lambda column: F.coalesce(column, F.lit(False))  # noqa: E731
+    return joined.select(
+        "user_id", *ATTRIBUTES, "attributes",
+        no(F.col("is_known")).alias("is_known"), no(F.col("is_deleted")).alias("is_deleted"),
+        "deleted_at", "first_seen_date", "last_seen_date",
+        zero("total_events"), zero("total_sessions"),
+        (no(active) & ~no(F.col("is_deleted"))).alias("is_active"),
+    )  # fmt: skip

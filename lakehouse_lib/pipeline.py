@@ -1,0 +1,473 @@
+"""Run the tables in order: what is new, which go side by side, and what became of each record."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lakehouse_lib import delta, landing, refresh, session, tables
+from lakehouse_lib.config import Settings, new_run_id
+from lakehouse_lib.errors import LakehouseError, LandingError, LedgerError, LockedError
+from lakehouse_lib.refresh import COUNTS, Inputs
+from lakehouse_lib.tables import Table
+
+log = logging.getLogger(__name__)
+
+SIDE_BY_SIDE = 3
+_LOCK_VARIABLE = "LAKEHOUSE_LOCK"
+_CLOCK_AHEAD = timedelta(days=1)
+
+_TIME = pa.timestamp("us", "UTC")
+_LEDGER = pa.schema(
+    [("run_id", pa.string()), ("target", pa.string()), ("version", pa.int64())]
+    + [(name, pa.int64()) for name in COUNTS]
+    + [("reasons", pa.string()), ("recorded_at", _TIME)]
+)
+_RUNS = pa.schema([
+    ("run_id", pa.string()), ("target", pa.string()), ("state", pa.string()),
+    ("message", pa.string()), ("rows", pa.int64()), ("version", pa.int64()),
+    ("seconds", pa.float64()), ("started_at", _TIME),
+])  # fmt: skip
+_LINEAGE = pa.schema([
+    ("run_id", pa.string()), ("source", pa.string()), ("source_version", pa.int64()),
+    ("target", pa.string()), ("target_version", pa.int64()), ("operation", pa.string()),
+    ("job", pa.string()), ("rows", pa.int64()), ("recorded_at", _TIME),
+])  # fmt: skip
+
+
+@dataclass
+class Step:
+    """What a run did to one table."""
+
+    table: str
+    state: str = "nothing new"
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    seconds: float = 0.0
+    message: str = ""
+    problems: list[str] = field(default_factory=list)
+    version: int = -1
+    ledger: list[tuple[dict[str, Any], dict[str, int]]] = field(default_factory=list)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def line(self) -> str:
+        """One line for people."""
+        if self.state == "nothing new" and not self.problems:
+            return f"{self.table:<32} nothing new"
+        if self.state == "failed":
+            return f"{self.table:<32} FAILED: {self.message}"
+        parts = [f"{self.counts[name]:,} {_WORDS[name]}" for name in COUNTS if self.counts[name]]
+        return f"{self.table:<32} {' · '.join(parts) or 'no rows changed'}  ({self.seconds:.1f} s)"
+
+
+_WORDS = dict(zip(COUNTS, ("read", "new", "updated", "duplicate", "quarantined", "unchanged"), strict=True))
+
+
+@dataclass
+class RunResult:
+    """What a run did."""
+
+    run_id: str
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that a person has to look at."""
+        found = [problem for step in self.steps for problem in step.problems]
+        return found + [f"{s.table}: {s.message}" for s in self.steps if s.state == "failed"]
+
+    def check(self) -> None:
+        """Raise what went wrong.
+
+        Raises
+        ------
+        LandingError
+            Files that could not be loaded.
+        LakehouseError
+            A table failed.
+        """
+        if self.problems:
+            kind = LakehouseError if any(s.state == "failed" for s in self.steps) else LandingError
+            raise kind("\n".join(self.problems))
+
+
+@contextlib.contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """Hold the lakehouse: one run at a time on this machine.
+
+    Raises
+    ------
+    LockedError
+        Another run holds it.
+    """
+    path = session.state_dir(settings) / "run.lock"
+    if os.environ.get(_LOCK_VARIABLE) == str(path):
+        yield
+        return
+    with session.exclusive(path, wait_seconds=0) as held:
+        if not held:
+            raise LockedError(
+                f"Another run holds the lakehouse {settings.path()}. "
+                "Wait for its end, then run again: nothing was changed."
+            )
+        os.environ[_LOCK_VARIABLE] = str(path)
+        try:
+            yield
+        finally:
+            del os.environ[_LOCK_VARIABLE]
+
+
+def selected(settings: Settings, layer: str | None = None) -> list[Table]:
+    """The tables of a run, sources before targets."""
+    everything = tables.declared(settings)
+    names = settings.table_names()
+    for name in names:
+        tables.get(settings, name)
+    chosen = [t for t in everything.values() if not names or t.name in names]
+    if layer:
+        with_layer = {"bronze": ("bronze", "quarantine")}.get(layer, (layer,))
+        chosen = [t for t in chosen if t.layer in with_layer]
+    return chosen
+
+
+def pending(settings: Settings, layer: str | None = None) -> list[str]:
+    """Tables for which there is something to do, without starting Spark.
+
+    A table downstream of one that is pending is not named unless it has work of its own.
+    """
+    if settings.full or settings.date_from or not settings.enable_delta:
+        return [table.name for table in selected(settings, layer)]
+    return [table.name for table in selected(settings, layer) if _is_pending(settings, table)]
+
+
+def _is_pending(settings: Settings, table: Table) -> bool:
+    if table.layer == "bronze":
+        return landing.pending(settings, table) or not delta.exists(settings, table)
+    if not delta.exists(settings, table):
+        return True
+    if settings.date_from and table.layer == "gold":
+        return True
+    return any(state.changed for state in refresh.source_states(settings, table).values())
+
+
+def run(
+    settings: Settings,
+    layer: str | None = None,
+    progress: Callable[[str], None] = print,
+) -> RunResult:
+    """Bring the tables of a layer (None: of all) up to date, side by side where they may.
+
+    Every table is tried; one that fails stops only what is made from it. What became of each
+    record is in ``ops/ledger``, the steps are in ``ops/runs``, the reads and writes in
+    ``ops/lineage``.
+
+    Raises
+    ------
+    LockedError
+        Another run holds the lakehouse.
+    """
+    result = RunResult(settings.run_id or new_run_id())
+    chosen = {table.name: table for table in selected(settings, layer)}
+    with locked(settings):
+        waiting = dict(chosen)
+        finished: dict[str, Step] = {}
+        settled = _last_versions(settings)
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            running = {}
+            while waiting or running:
+                for name, table in list(waiting.items()):
+                    if all(source in finished for source in table.sources if source in chosen):
+                        failed = [s for s in table.sources
+                                  if s in finished and finished[s].state == "failed"]  # fmt: skip
+                        after = settled.get(name, -1)
+                        running[pool.submit(_step, settings, table, result.run_id, failed, after)] = name
+                        del waiting[name]
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    name = running.pop(future)
+                    finished[name] = future.result()
+                    if finished[name].state != "nothing new":
+                        progress(finished[name].line())
+        result.steps = [finished[name] for name in chosen]
+        if not any(step.state == "updated" or step.problems for step in result.steps):
+            progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
+        _write_down(settings, result)
+    return result
+
+
+def _step(settings: Settings, table: Table, run_id: str, failed: list[str], after: int) -> Step:
+    step = Step(table.name)
+    began = time.monotonic()
+    try:
+        if failed:
+            raise LakehouseError(f"not refreshed, because {', '.join(failed)} failed")
+        if table.layer == "bronze":
+            _load(settings, table, run_id, step)
+        else:
+            _refresh(settings, table, run_id, step)
+        if settings.enable_delta:
+            _settle(settings, table, run_id, step, after)
+    except Exception as error:
+        step.state = "failed"
+        step.message = str(error).strip().split("\n\nJVM stacktrace")[0][:2000] or repr(error)
+        log.error("%s failed", table.name, exc_info=error)
+    step.seconds = time.monotonic() - began
+    return step
+
+
+def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+    """Load the new files of a feed into its bronze table."""
+    feed = landing.feed_of(table)
+    again = settings.full or not settings.enable_delta
+    if again:
+        again = _all_files_there(settings, table, step)
+    elif not landing.pending(settings, table) and delta.exists(settings, table):
+        return
+    delta.ensure(settings, table)
+    plan = landing.make_plan(settings, table, run_id, again)
+    step.problems = plan.problems
+    for number, files in plan.batches.items():
+        spark = session.connect(settings)
+        records = landing.read(spark, settings, feed, files, lines="_source_line" in table.names)
+        latest = (datetime.now(UTC) + _CLOCK_AHEAD).isoformat()
+        rows = _function(table)(records, settings.feed(feed), latest)
+        _check_mapping(feed, rows, records, sum(file.records for file in files))
+        from pyspark.sql import functions as F
+
+        rows = rows.withColumns({"_run_id": F.lit(run_id), "_ingested_at": F.current_timestamp()}).select(
+            *table.names
+        )
+        read = sum(file.records for file in files)
+        says = {"run_id": run_id, "batch": number, "lines": read, "sources": {f"landing/{feed}": number}}
+        consumed = [delta.Consumed(landing.APP_ID, number)]
+        write = delta.overwrite if again else delta.append
+        write(rows, settings, table, consumed, says)
+        step.state = "updated"
+    if plan.duplicates:
+        repeated = sum(file.records for file in plan.duplicates)
+        counts = dict.fromkeys(COUNTS, 0) | {"records_read": repeated, "duplicate": repeated}
+        row = _ledger_row(run_id, table.name, -1, counts, {"file_delivered_again": repeated})
+        step.ledger.append((row, {}))
+        step.counts, step.state = counts, "updated"
+
+
+def _all_files_there(settings: Settings, table: Table, step: Step) -> bool:
+    """Whether a bronze table can be made again from landing without losing anything."""
+    target = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    done, _ = landing._known(settings, landing.feed_of(table), target)
+    listed = {file.path for file in landing.list_files(settings, landing.feed_of(table))}
+    gone = [path for path in done if path not in listed]
+    if gone:
+        step.message = f"kept: {len(gone)} of its files are no longer in landing, e.g. {gone[0]}"
+    return not gone
+
+
+def _check_mapping(feed: str, rows, records, count: int) -> None:
+    """Refuse a load in which a required field is missing everywhere: the mapping is wrong."""
+    from pyspark.sql import functions as F
+
+    from lakehouse_lib.bronze import REQUIRED
+
+    required = REQUIRED.get(feed, [])
+    if count < 10 or not required:
+        return
+    head = rows.limit(200).agg(*(F.count(name).alias(name) for name in required)).first()
+    suspects = [name for name in required if not head[name]]
+    if not suspects:
+        return
+    every = rows.agg(*(F.count(name).alias(name) for name in suspects)).first()
+    missing = [name for name in suspects if not every[name]]
+    if missing:
+        known = records.limit(200).select(F.explode(F.map_keys("record"))).distinct().collect()
+        fields = sorted(row[0] for row in known)
+        raise LandingError(
+            f"no record of feed {feed} has a usable {', '.join(missing)}; the records hold "
+            f"{', '.join(fields) or 'nothing readable'}. Say where it comes from in the parameters: "
+            f"feeds.{feed}.select.{missing[0]}. Nothing of the feed was loaded."
+        )
+
+
+def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+    """Bring a table that is made from tables up to date."""
+    if not settings.full and settings.enable_delta and not _is_pending(settings, table):
+        return
+    delta.ensure(settings, table)
+    states = refresh.source_states(settings, table)
+    if missing := [name for name in table.sources if name not in states]:
+        raise LakehouseError(f"its source {', '.join(missing)} has not been made yet")
+    full = settings.full or not settings.enable_delta
+    full = full or any(state.lost_track for state in states.values())
+    full = full or not delta.open_table(delta.table_path(settings, table)).file_uris()
+    inputs = Inputs(session.connect(settings), settings, table, run_id, states, full)
+    outcome = _function(table)(inputs)
+    if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
+        outcome = refresh.Difference(outcome, refresh.live_rows(inputs))
+    counts = refresh.write(inputs, outcome)
+    counts.pop("reason", None)
+    step.counts, step.state = counts, "updated"
+
+
+def _function(table: Table):
+    module, _, name = table.transform.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+# The ledger ----------------------------------------------------------------
+
+
+def _write_down(settings: Settings, result: RunResult) -> None:
+    now = datetime.now(UTC)
+    ledger, lineage, runs = [], [], []
+    for step in result.steps:
+        table = tables.get(settings, step.table)
+        for row, reads in step.ledger:
+            ledger.append(row)
+            lineage += [
+                {"run_id": row["run_id"], "source": source, "source_version": version,
+                 "target": table.name, "target_version": row["version"],
+                 "operation": {"bronze": "load", "gold": "aggregate"}.get(table.layer, "transform"),
+                 "job": table.transform, "rows": row["accepted"] + row["updated"], "recorded_at": now}
+                for source, version in reads.items()
+            ]  # fmt: skip
+        if step.state != "nothing new" or step.problems:
+            runs.append(
+                {"run_id": result.run_id, "target": step.table, "state": step.state,
+                 "message": "\n".join(filter(None, [step.message, *step.problems])),
+                 "rows": step.counts["accepted"] + step.counts["updated"], "version": step.version,
+                 "seconds": step.seconds, "started_at": step.started_at}
+            )  # fmt: skip
+    for name, rows, schema in (
+        ("ledger", ledger, _LEDGER), ("lineage", lineage, _LINEAGE), ("runs", runs, _RUNS)
+    ):  # fmt: skip
+        delta.write_ops(_ops(settings, name), pa.Table.from_pylist(rows, schema=schema))
+
+
+def _last_versions(settings: Settings) -> dict[str, int]:
+    opened = delta.open_table(_ops(settings, "ledger"))
+    if opened is None:
+        return {}
+    rows = opened.to_pyarrow_table(columns=["target", "version"]).group_by("target")
+    return dict(zip(*rows.aggregate([("version", "max")]).select(["target", "version_max"])
+                    .to_pydict().values(), strict=True))  # fmt: skip
+
+
+def _settle(settings: Settings, table: Table, run_id: str, step: Step, after: int) -> None:
+    """Account for the table's commits that the ledger lacks, also those of runs that were killed.
+
+    Raises
+    ------
+    LedgerError
+        Records do not add up, or the table holds other rows than were meant.
+    """
+    path = delta.table_path(settings, table)
+    opened = delta.open_table(path)
+    step.version = opened.version() if opened else -1
+    for commit in delta.changes(path, after, step.version).commits:
+        try:
+            says = json.loads(commit.get("userMetadata") or "{}")
+        except json.JSONDecodeError:
+            continue
+        if "run_id" not in says:
+            continue
+        if table.layer == "bronze":
+            counts, reasons = _count_bronze(path, table, commit, says)
+        else:
+            counts, reasons = says["ledger"], {}
+            if counts.pop("reason", None) and counts["quarantined"]:
+                reasons = {"missing_key": counts["quarantined"]}
+            _compare(table, commit, says["expected"])
+        if counts["records_read"] != sum(counts[name] for name in COUNTS[1:]):
+            raise LedgerError(
+                f"The ledger of {table.name} version {commit['version']} does not add up (read is "
+                f"not the sum of the others): {', '.join(f'{n} {counts[n]}' for n in COUNTS)}"
+            )
+        row = _ledger_row(says["run_id"], table.name, commit["version"], counts, reasons)
+        step.ledger.append((row, says["sources"]))
+        if table.layer == "bronze" and says["run_id"] == run_id:
+            step.counts = {name: step.counts[name] + counts[name] for name in COUNTS}
+
+
+def _count_bronze(path: str, table: Table, commit: dict, says: dict) -> tuple[dict, dict]:
+    """Count what a load wrote, in its files, against the lines that were counted before it."""
+    filesystem, root = delta._filesystem(path)
+    reasons: Counter[str] = Counter()
+    accepted = quarantined = 0
+    lines = set()
+    with_lines = "_source_line" in table.names
+    for add in commit["adds"]:
+        columns = ["_quality_flags", *(["_source_file", "_source_line"] if with_lines else [])]
+        data = pq.read_table(f"{root}/{unquote(add['path'])}", columns=columns, filesystem=filesystem,
+                             partitioning=None)  # fmt: skip
+        for flags in data["_quality_flags"].to_pylist():
+            quarantined += bool(flags)
+            accepted += not flags
+            reasons.update(flags)
+        if with_lines:
+            places = zip(data["_source_file"].to_pylist(), data["_source_line"].to_pylist(), strict=True)
+            lines |= {(file, place // 100_000) for file, place in places}
+    read = accepted + quarantined
+    if (len(lines) if with_lines else read) != says["lines"]:
+        raise LedgerError(
+            f"{table.name} version {commit['version']}: the files hold {says['lines']} records, "
+            f"{len(lines) if with_lines else read} arrived in the table."
+        )
+    counts = dict.fromkeys(COUNTS, 0)
+    counts |= {"records_read": read, "accepted": accepted, "quarantined": quarantined}
+    return counts, dict(reasons)
+
+
+def _compare(table: Table, commit: dict, expected: dict[str, int]) -> None:
+    """Hold what Delta says it wrote against what was meant to be written."""
+    metrics = commit.get("operationMetrics") or {}
+    if commit.get("operation") == "MERGE":
+        wrote = {
+            "inserted": int(metrics["numTargetRowsInserted"]),
+            "updated": int(metrics["numTargetRowsUpdated"]),
+            "deleted": int(metrics["numTargetRowsDeleted"]),
+        }
+    else:
+        wrote = {"inserted": int(metrics.get("numOutputRows", 0))}
+    meant = {name: expected.get(name, 0) for name in wrote}
+    if wrote != meant:
+        raise LedgerError(f"{table.name} version {commit['version']}: wrote {wrote}, expected {meant}.")
+
+
+def _ledger_row(run_id: str, target: str, version: int, counts: dict, reasons: dict) -> dict[str, Any]:
+    return {"run_id": run_id, "target": target, "version": version, **counts,
+            "reasons": json.dumps(reasons, sort_keys=True), "recorded_at": datetime.now(UTC)}  # fmt: skip
+
+
+def _ops(settings: Settings, name: str) -> str:
+    return f"{settings.layer_path('ops')}/{name}"
+
+
+def report(settings: Settings, run_id: str) -> str:
+    """What a run did, a line for each table."""
+    opened = delta.open_table(_ops(settings, "ledger"))
+    if opened is None:
+        return "nothing was written"
+    rows = opened.to_pyarrow_table(filters=[("run_id", "=", run_id)]).to_pylist()
+    lines = [Step(r["target"], "updated", {n: r[n] for n in COUNTS}).line().rsplit("  (", 1)[0] for r in rows]
+    return "\n".join(lines) or "no rows changed"
+
+
+def problems(settings: Settings, run_id: str) -> list[str]:
+    """What of a run needs a person."""
+    opened = delta.open_table(_ops(settings, "runs"))
+    if opened is None:
+        return []
+    rows = opened.to_pyarrow_table(filters=[("run_id", "=", run_id)]).to_pylist()
+    return [f"{row['target']}: {row['message']}" for row in rows if row["message"]]

@@ -1,0 +1,177 @@
+"""The ``lakehouse`` command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from lakehouse_lib import config
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import LakehouseError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        _environment(options)
+        return options.does(options)
+    except LakehouseError as error:
+        print(f"lakehouse: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("lakehouse: stopped; the next run carries on", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lakehouse", description="The lakehouse in the terminal.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, does, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument("--params", metavar="FILE", help="parameters file")
+        added.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="given")
+        added.set_defaults(does=does)
+        return added
+
+    command("setup", _setup, "fetch what the engine needs: a Java and Delta's jars")
+    run = command("run", _run, "the layers in order, incremental, through the notebooks")
+    run.add_argument("--tables", default="", help="comma-separated; default: all")
+    run.add_argument("--from", dest="date_from", default="", metavar="DAY")
+    run.add_argument("--to", dest="date_to", default="", metavar="DAY")
+    run.add_argument("--full", action="store_true", help="rebuild instead of increment")
+    notebook = command("notebook", _notebook, "execute one notebook")
+    notebook.add_argument("name")
+    sample = command("sample", _sample, "write sample landing files")
+    sample.add_argument("--rows", type=int, required=True)
+    sample.add_argument("--out", required=True)
+    sample.add_argument("--seed", type=int)
+    command("tables", _tables, "the tables and what is in them")
+    command("lab", _lab, "JupyterLab attached to the warm engine")
+    return parser
+
+
+def _environment(options: argparse.Namespace) -> None:
+    """``--set`` and ``--params`` reach the notebooks' kernels as environment variables."""
+    for assignment in options.given:
+        name, value = config.environment_of(assignment)
+        os.environ[name] = value
+    if options.params:
+        os.environ[config.FILE_VARIABLE] = str(Path(options.params).resolve())
+
+
+def _settings(**values) -> Settings:
+    settings = config.load(values)
+    logging.basicConfig(
+        filename=settings.local_dir("logs") / "lakehouse.log",
+        level="WARNING" if settings.log_level == "WARN" else settings.log_level,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        force=True,
+    )
+    return settings
+
+
+def _setup(_: argparse.Namespace) -> int:
+    from lakehouse_lib import toolchain
+    from lakehouse_lib.errors import SetupError
+
+    try:
+        java = toolchain.find_java()
+    except SetupError as error:
+        print(f"{error}\nInstalling one from PyPI …")
+        toolchain.install_java()
+        java = toolchain.find_java()
+    print(f"Java: {java}\nDelta: {toolchain.delta_jars()[0].parent}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from lakehouse_lib import notebooks, pipeline, sample, session
+
+    began = time.monotonic()
+    settings = _settings(tables=options.tables, full=options.full,
+                         date_from=options.date_from, date_to=options.date_to)  # fmt: skip
+    run_id = settings.run_id or config.new_run_id()
+    latest = settings.local_dir("runs") / "latest"
+    with pipeline.locked(settings):
+        if sample.write_if_empty(settings):
+            print(f"Sample input written to {settings.layer_path('landing')}")
+        if not pipeline.pending(settings):
+            print(f"Nothing new: all tables are up to date ({time.monotonic() - began:.1f} s). "
+                  f"The last notebooks: {latest}")  # fmt: skip
+            return 0
+        os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+        print(f"Run {run_id}")
+        given = {"tables": options.tables, "full": options.full,
+                 "date_from": options.date_from, "date_to": options.date_to}  # fmt: skip
+        try:
+            for name in notebooks.ORDER:
+                start = time.monotonic()
+                notebooks.execute(settings, name, run_id, given)
+                print(f"  {name:<28} {time.monotonic() - start:5.1f} s", flush=True)
+        finally:
+            session.release(settings)
+    print(pipeline.report(settings, run_id))
+    problems = pipeline.problems(settings, run_id)
+    print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
+    if problems:
+        raise LakehouseError("The run went through, but needs a person:\n" + "\n".join(problems))
+    return 0
+
+
+def _notebook(options: argparse.Namespace) -> int:
+    from lakehouse_lib import notebooks, session
+
+    settings = _settings()
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    try:
+        print(notebooks.execute(settings, options.name, settings.run_id or config.new_run_id()))
+    finally:
+        session.release(settings)
+    return 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from lakehouse_lib import sample
+
+    rules = _settings().sample
+    if options.seed is not None:
+        rules = rules.model_copy(update={"seed": options.seed})
+    for feed, count in sample.write(rules, Path(options.out), options.rows).items():
+        print(f"{feed:<14} {count:>12,} records")
+    return 0
+
+
+def _tables(_: argparse.Namespace) -> int:
+    from lakehouse_lib import reader, tables
+
+    settings = _settings()
+    for table in tables.declared(settings).values():
+        print(
+            f"{table.layer:<11} {table.name:<32} {reader.count(settings, table.name):>12,}  {table.description}"
+        )
+    return 0
+
+
+def _lab(_: argparse.Namespace) -> int:
+    import subprocess
+
+    from lakehouse_lib import session
+
+    settings = _settings()
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    session.ensure(settings)
+    try:
+        return subprocess.call([sys.executable, "-m", "jupyterlab", str(config.project_root() / "notebooks")])
+    finally:
+        session.release(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

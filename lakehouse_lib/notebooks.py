@@ -1,0 +1,85 @@
+"""Run notebooks headlessly, and what every notebook needs in its first cells."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lakehouse_lib import config
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError, LakehouseError
+
+ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations")
+
+_JUPYTER = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+_known: set[str] | None = None
+
+
+def settings(namespace: dict[str, Any]) -> Settings:
+    """Settings from a notebook's parameters; call it as ``settings(globals())``.
+
+    The first call of a kernel refuses names that are no setting, so that a misspelt parameter is
+    not ignored; later calls leave alone what was defined since.
+
+    Raises
+    ------
+    ConfigError
+        A parameter is unknown or of the wrong type.
+    """
+    global _known
+    plain = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_") and name not in _JUPYTER
+        and isinstance(value, (str, int, float, bool, list, dict))
+    }  # fmt: skip
+    if _known is None:
+        _known = set(plain)
+    return config.load({name: value for name, value in plain.items() if name in _known})
+
+
+def execute(settings: Settings, name: str, run_id: str, parameters: dict[str, Any] | None = None) -> Path:
+    """Execute one notebook into ``runs/<run_id>/`` and export it; returns the executed notebook.
+
+    Raises
+    ------
+    ConfigError
+        There is no such notebook.
+    LakehouseError
+        A cell failed; the message is the cell's own error.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    root = config.project_root() / "notebooks"
+    source = root / f"{name.removesuffix('.ipynb')}.ipynb"
+    if not source.exists():
+        there = ", ".join(sorted(path.stem for path in root.glob("*.ipynb")))
+        raise ConfigError(f"There is no notebook {name}; there are {there}.")
+    folder = settings.local_dir("runs", run_id)
+    target = folder / source.name
+    failure = None
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    try:
+        papermill.execute_notebook(
+            str(source), str(target), parameters={"run_id": run_id} | (parameters or {}),
+            cwd=str(root), kernel_name="python3", progress_bar=False, log_output=False,
+            store_widget_state=False, start_timeout=120,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        failure = LakehouseError(f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
+    _export(target)
+    latest = settings.local_dir("runs") / "latest"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(folder.name)
+    if failure:
+        raise failure
+    return target
+
+
+def _export(notebook: Path) -> None:
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
+    notebook.with_suffix(".html").write_text(body)

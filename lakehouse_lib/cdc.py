@@ -65,7 +65,7 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFram
     )
     # A wrapped message whose payload is null is Debezium's tombstone, as is the line `null`.
     tombstone = (F.trim("raw") == "null") | (
-        F.col("record").isNull() & F.from_json("raw", MAP)["schema"].isNotNull()
+        F.col("record").isNull() & F.map_contains_key(F.from_json("raw", MAP), "payload")
     )
     mapped = F.lit(bool(fields.mapped))
     shape = (

@@ -132,6 +132,8 @@ def make_plan(settings: Settings, bronze: Table, run_id: str, again: bool = Fals
         file for path, file in listed.items()
         if path not in planned_paths and not _same(done.get(path), file)
     ]  # fmt: skip
+    # Of files with one content the first that was delivered counts, also where they are found at once.
+    fresh.sort(key=lambda file: (file.modified, file.path))
     rows, batch = [], []
     with ThreadPoolExecutor(4) as pool:
         for file, checked in zip(fresh, pool.map(lambda f: _inspect(settings, feed, f), fresh), strict=True):
@@ -144,6 +146,8 @@ def make_plan(settings: Settings, bronze: Table, run_id: str, again: bool = Fals
                         f"bytes then, {file.size} now). Its new content is not loaded: files in "
                         "landing never change. Deliver the new content under a new name."
                     )
+                else:
+                    rows.append((checked, 0, "same"))
             elif checked.digest in digests:
                 plan.duplicates.append(checked)
                 rows.append((checked, 0, "duplicate"))
@@ -196,9 +200,10 @@ def read(
             raw = F.to_json(F.struct(*(f"`{c}`" for c in rows.columns)), {"ignoreNullFields": "false"})
             rows = rows.select(raw.alias("raw"), *where)
         else:
-            text = spark.read.text(paths, lineSep="\n").select(
-                F.regexp_replace("value", "^\ufeff|\r$", "").alias("raw"), *where
-            )
+            # A regular expression would mend bytes that are no UTF-8: those stay as they came.
+            trimmed = F.regexp_replace("value", "^\ufeff|\r$", "")
+            raw = F.when(F.is_valid_utf8("value"), trimmed).otherwise(F.col("value"))
+            text = spark.read.text(paths, lineSep="\n").select(raw.alias("raw"), *where)
             rows = text.where(F.col("raw").rlike(r"\S"))
             if kind == "csv":
                 rows = rows.where(F.col("raw") != F.lit(head))
@@ -221,7 +226,7 @@ def _csv_record(head: str):
 
     names = next(csv.reader([head]))
     fields = ", ".join(f"c{i} string" for i in range(len(names)))
-    row = F.from_csv("raw", F.lit(f"{fields}, _bad string"), {"columnNameOfCorruptRecord": "_bad"})
+    row = F.from_csv("raw", F.lit(f"{fields}, _bad string"), {"columnNameOfCorruptRecord": "_bad", "escape": '"'})
     keys = F.array(*(F.lit(name.strip()) for name in names))
     values = F.array(*(row[f"c{i}"] for i in range(len(names))))
     return F.when(row["_bad"].isNull(), F.map_from_arrays(keys, values))
@@ -253,7 +258,7 @@ def _known(
         rows = plans.to_pyarrow_table(filters=[("feed", "=", feed)]).to_pylist()
         for row in sorted(rows, key=lambda r: r["planned_at"]):
             file = LandingFile(**{name: row[name] for name in LandingFile.__dataclass_fields__})
-            if row["status"] == "duplicate" or row["batch"] <= committed:
+            if row["status"] != "loaded" or row["batch"] <= committed:
                 done[file.path] = file
             else:
                 waiting.setdefault(row["batch"], []).append(file)
@@ -308,6 +313,19 @@ def _lines(handle, path: str) -> Iterator[bytes]:
     if path.lower().endswith(".gz"):
         return gzip.GzipFile(fileobj=handle)
     if path.lower().endswith(".zst"):
-        reader = zstandard.ZstdDecompressor().stream_reader(handle, read_across_frames=True)
-        return io.BufferedReader(reader)
+        return _zstd_lines(handle)
     return io.BufferedReader(handle)
+
+
+def _zstd_lines(handle) -> Iterator[bytes]:
+    """Lines of Zstandard frames; the library's own reader takes a frame cut short for its end."""
+    frame, rest = None, b""
+    while chunk := handle.read(1 << 20):
+        while chunk:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            *lines, rest = (rest + frame.decompress(chunk)).split(b"\n")
+            yield from lines
+            chunk, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame:
+        raise EOFError("the compressed file ends before its end marker")
+    yield rest

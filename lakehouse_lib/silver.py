@@ -238,11 +238,12 @@ def user_versions(changes: DataFrame, key: str) -> DataFrame:
     row = F.from_json("values", cdc.MAP)
     taken = F.array(*(F.lit(name) for name in (key, *ATTRIBUTES)))
     rest = F.map_filter(row, lambda name, _: ~F.array_contains(taken, name))
-    # Debezium counts a date in days since 1970.
-    date = F.coalesce(
-        row["signup_date"].try_cast("date"),
-        F.date_from_unix_date(row["signup_date"].try_cast("int")),
+    # Debezium counts a date in days since 1970; as text, that would pass for a year.
+    day = row["signup_date"]
+    date = F.when(day.rlike(r"^-?\d{1,6}$"), F.date_from_unix_date(day.try_cast("int"))).otherwise(
+        day.try_cast("date")
     )
+    date = F.when(F.year(date).between(1, 9999), date)
     return changes.select(
         F.from_json("_key", cdc.MAP)[key].alias("user_id"),
         *(date.alias(name) if name == "signup_date" else row[name].alias(name) for name in ATTRIBUTES),

@@ -1,0 +1,111 @@
+"""One warm engine for the whole test suite; each test gets lakehouses of its own on it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lakehouse_lib import config, session, tables
+from lakehouse_lib.config import Settings
+
+SHARED = Path(__file__).parents[2] / "shared" / "cases"
+"""Published cases; they are no part of the project."""
+
+os.chdir(Path(__file__).parents[1])
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the person who runs the tests are not the tests'."""
+    aliases = ("SPARK_MASTER", "LANDING_PATH", "BRONZE_PATH", "SILVER_PATH", "GOLD_PATH", "LOG_LEVEL")
+    for name in list(os.environ):
+        if name.startswith("LAKEHOUSE_") or name in (*aliases, "ENABLE_DELTA"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the suite's Spark engine."""
+    home = tmp_path_factory.mktemp("engine")
+    settings = Settings(lakehouse_base_path=str(home), engine_idle_minutes=60)
+    plan = session.ensure(settings)
+    yield f"sc://localhost:{plan['port']}/;token={plan['token']}"
+    session.release(settings)
+
+
+@pytest.fixture(scope="session")
+def spark(engine: str):
+    """A session for tests of transformations."""
+    return session.connect(Settings(spark_master=engine))
+
+
+@pytest.fixture
+def lakehouse(tmp_path: Path, engine: str) -> Callable[..., Settings]:
+    """Make the settings of a lakehouse under the test's folder, attached to the engine."""
+
+    def make(name: str = "lake", **values: Any) -> Settings:
+        given = {"lakehouse_base_path": str(tmp_path / name), "spark_master": engine,
+                 "landing_path": str(tmp_path / "landing"), "sample": {"rows": 0}}  # fmt: skip
+        return config.load(given | values)
+
+    return make
+
+
+@pytest.fixture
+def deliver(tmp_path: Path) -> Callable[..., Path]:
+    """Put records (dicts, or lines as they are) into the landing folder as one file."""
+
+    def put(path: str, records: list[dict | str | bytes], landing: Path = tmp_path / "landing") -> Path:
+        lines = [json.dumps(r) if isinstance(r, dict) else r for r in records]
+        data = b"".join(line if isinstance(line, bytes) else f"{line}\n".encode() for line in lines)
+        target = landing / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(gzip.compress(data, mtime=0) if path.endswith(".gz") else data)
+        return target
+
+    return put
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder of the published cases."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the published cases are not here ({SHARED})")
+    return SHARED
+
+
+@pytest.fixture
+def extra_table() -> Iterator[Callable[[tables.Table], tables.Table]]:
+    """Register a table for one test."""
+    names = []
+
+    def add(table: tables.Table) -> tables.Table:
+        names.append(table.name)
+        return tables.register(table)
+
+    yield add
+    for name in names:
+        tables.unregister(name)
+
+
+def event(n: int, at: str = "2026-03-02T10:00:00Z", **fields: Any) -> dict[str, Any]:
+    """A good app event."""
+    return {"event_id": f"e{n}", "event_type": "tap", "event_timestamp": at, "user_id": "ann"} | fields
+
+
+def click(n: int, at: str = "2026-03-02T10:00:00Z", **fields: Any) -> dict[str, Any]:
+    """A good click."""
+    return {"click_id": f"k{n}", "click_timestamp": at, "user_id": "ann", "page_name": "home"} | fields
+
+
+def change(op: str, at: int, before: dict | None, after: dict | None, **source: Any) -> dict[str, Any]:
+    """A Debezium change of the users table; ``at`` is its place in the binlog and its second."""
+    where = {"connector": "mysql", "table": "users", "file": "bin.000001", "pos": at,
+             "ts_ms": 1_772_445_600_000 + at * 1000} | source  # fmt: skip
+    return {"op": op, "before": before, "after": after, "source": where}

@@ -1,0 +1,51 @@
+"""What tests ask of a lakehouse: its rows, its versions, whether two are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deltalake import DeltaTable
+
+from lakehouse_lib import delta, tables
+from lakehouse_lib.config import Settings
+from lakehouse_lib.tables import Table
+
+
+def rows(settings: Settings, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a table, by Delta's log, sorted; by default the columns that the laws cover."""
+    path = delta.table_path(settings, tables.get(settings, name))
+    opened = DeltaTable(path)
+    business = [f.name for f in opened.schema().fields if not f.name.startswith("_")]
+    found = opened.to_pyarrow_table(columns=columns or business).to_pylist()
+    return sorted(found, key=repr)
+
+
+def contents(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """All tables, by name; those that have not been made are left out."""
+    made = (table for table in tables.declared(settings).values() if delta.exists(settings, table))
+    return {table.name: rows(settings, table.name) for table in made}
+
+
+def versions(settings: Settings) -> dict[str, int]:
+    """Version of each table that has been made."""
+    found = {}
+    for table in tables.declared(settings).values():
+        opened = delta.open_table(delta.table_path(settings, table))
+        if opened is not None:
+            found[table.name] = opened.version()
+    return found
+
+
+def assert_same(one: Settings, other: Settings) -> None:
+    """Two lakehouses hold the same rows in every column that the laws cover."""
+    left, right = contents(one), contents(other)
+    assert left.keys() == right.keys()
+    for name in left:
+        missing = [row for row in right[name] if row not in left[name]][:2] if left != right else []
+        extra = [row for row in left[name] if row not in right[name]][:2] if left != right else []
+        assert left[name] == right[name], f"{name}: missing {missing}, extra {extra}"
+
+
+def commits(settings: Settings, table: Table) -> list[dict[str, Any]]:
+    """The table's history, newest first."""
+    return DeltaTable(delta.table_path(settings, table)).history()

@@ -1,0 +1,118 @@
+"""Typed values and flags of single records."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from conftest import click, event
+from pyspark.sql import functions as F
+
+from lakehouse_lib import bronze
+from lakehouse_lib.config import FeedSettings
+from lakehouse_lib.errors import ConfigError
+
+LATEST = "2026-12-01T00:00:00Z"
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+def values(spark, texts, make):
+    frame = spark.createDataFrame([(n, t) for n, t in enumerate(texts)], "n int, t string")
+    value = make(F.col("t"))
+    rows = frame.select("n", value.column.alias("v"), value.bad.alias("bad")).orderBy("n").collect()
+    return [(row["v"], row["bad"]) for row in rows]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_times_in_every_accepted_form(spark, zone):
+    texts = [
+        "2026-03-02T12:00:00Z", "2026-03-02 13:00:00+01:00", "2026-03-02T13:00:00+0100",
+        "2026-03-02T12:00:00.000000Z", "2026-03-02T12:00:00,000Z", "1772452800", "1772452800000",
+        "1772452800000000", "1772452800.0", " 2026-03-02T12:00:00Z ",
+    ]  # fmt: skip
+    found = values(spark, texts, lambda t: bronze.timestamp(t, zone))
+    assert [(v and v.replace(tzinfo=v.tzinfo or UTC), bad) for v, bad in found] == [(NOON, False)] * len(texts)
+
+
+def test_times_without_offset_are_of_the_feeds_zone(spark):
+    found = values(spark, ["2026-03-02T13:00:00", "2026-07-02 14:00"], lambda t: bronze.timestamp(t, "Europe/Berlin"))
+    assert [v.replace(tzinfo=UTC) for v, _ in found] == [NOON, datetime(2026, 7, 2, 12, tzinfo=UTC)]
+    (day, _), = values(spark, ["2026-03-02"], lambda t: bronze.timestamp(t))  # fmt: skip
+    assert day.replace(tzinfo=UTC) == datetime(2026, 3, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "2026-02-30", "12:00", "NaN", "1e99", "{}", "2026"])
+def test_what_is_no_time_is_bad_or_implausible(spark, text):
+    """A bare 2026 is epoch second 2026: a time, but one that the range rule rejects."""
+    ((value, bad),) = values(spark, [text], bronze.timestamp)
+    assert bad or value.year == 1970
+
+
+def test_numbers_are_finite(spark):
+    texts = ["1.5", "-2", "1e3", "NaN", "Infinity", "fast", "1,5", None]
+    found = values(spark, texts, bronze.number)
+    assert found == [(1.5, False), (-2, False), (1000, False), *[(None, True)] * 4, (None, False)]
+    whole = values(spark, ["200", "200.0", "1.5", "1e300"], lambda t: bronze.number(t, whole=True))
+    assert whole == [(200, False), (200, False), (None, True), (None, True)]
+
+
+def flags(spark, feed, lines, settings=None):
+    frame = spark.createDataFrame(
+        [(line, n) for n, line in enumerate(lines)], "raw string, n int"
+    ).select(
+        "raw", F.from_json("raw", "map<string,string>").alias("record"), F.col("n").cast("string").alias("_source_file"),
+        F.current_timestamp().alias("load_timestamp"),
+    )  # fmt: skip
+    made = getattr(bronze, feed)(frame, settings or FeedSettings(), LATEST)
+    return [row.asDict() for row in made.orderBy(F.col("_source_file").cast("int")).collect()]
+
+
+def test_each_defect_has_its_flag(spark):
+    import json
+
+    good = event(1, properties={"value": 3, "duration_ms": 10})
+    cases = {
+        json.dumps(good): [],
+        json.dumps(good | {"properties": '{"value": 3}'}): [],
+        json.dumps(good | {"new_field": 1}): [],
+        '{"event_id": "e1", ': ["malformed_record"],
+        "[1, 2]": ["malformed_record"],
+        json.dumps(event(1, event_id=None)): ["missing_event_id"],
+        json.dumps(event(1, event_id="  ")): ["missing_event_id"],
+        json.dumps(event(1, event_type=["a"])): ["invalid_event_type"],
+        json.dumps(event(1, "soon")): ["invalid_event_timestamp"],
+        json.dumps(event(1, "0001-01-01T00:00:00Z")): ["timestamp_out_of_range"],
+        json.dumps(event(1, "9999-12-31T23:59:59Z")): ["timestamp_out_of_range"],
+        json.dumps(event(1, properties="{broken")): ["invalid_properties"],
+        json.dumps(event(1, properties={"value": "much"})): ["invalid_properties.value"],
+        json.dumps(event(1, properties={"value": "NaN"})): ["invalid_properties.value"],
+        '{"event_id":"e1","Event_ID":"e2","event_type":"t","event_timestamp":"2026-03-02"}': ["ambiguous_fields"],
+    }
+    found = flags(spark, "app_events", list(cases))
+    assert [row["_quality_flags"] for row in found] == list(cases.values())
+    for row, line in zip(found, cases, strict=True):
+        assert row["_raw"] == (line if row["_quality_flags"] else None)
+        assert (row["event_date"] is None) == any("time" in f or "malformed" in f for f in row["_quality_flags"])
+    assert json.loads(found[2]["_rescued_data"]) == {"new_field": "1"}
+    explained = spark.createDataFrame([(sorted({f for c in cases.values() for f in c}),)], "f array<string>")
+    text = explained.select(bronze.explain(F.col("f"))).first()[0]
+    assert "event_id is missing" in text and "properties.value holds a value of the wrong type" in text
+
+
+def test_clicks_take_their_aliases_and_defaults(spark):
+    import json
+
+    one = {"click_id": "k1", "timestamp": 1772452800, "anonymous_id": "x", "page_url": "/a", "session_id": "s"}
+    row, lone = flags(spark, "clickstream", [json.dumps(one), json.dumps(click(2, user_id=None))])
+    assert (row["page_name"], row["action"], row["client_session_id"]) == ("/a", "page_view", "s")
+    assert row["_quality_flags"] == [] and row["_rescued_data"] is None
+    assert lone["_quality_flags"] == ["missing_user_id"]
+
+
+def test_a_mapping_reads_any_shape_and_a_wrong_one_is_refused(spark):
+    shape = FeedSettings(select={"event_id": "concat(user, '-', n)", "event_type": "what",
+                                 "event_timestamp": "at", "user_id": "user"}, timezone="Europe/Berlin")  # fmt: skip
+    (row,) = flags(spark, "app_events", ['{"user":"ann","n":7,"what":"tap","at":"2026-03-02 13:00","x":1}'], shape)
+    assert (row["event_id"], row["_quality_flags"], row["_rescued_data"]) == ("ann-7", [], '{"x":"1"}')
+    with pytest.raises(ConfigError, match=r"feeds.app_events.select.event_id"):
+        flags(spark, "app_events", ["{}"], FeedSettings(select={"event_id": "concat(("}))

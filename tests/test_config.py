@@ -1,0 +1,101 @@
+"""Settings: where they come from, who wins, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lakehouse_lib import config
+from lakehouse_lib.errors import ConfigError
+
+SEED_VARIABLES = {
+    "SPARK_MASTER": ("spark_master", "spark://spark-master:7077", "spark://spark-master:7077"),
+    "LAKEHOUSE_BASE_PATH": ("lakehouse_base_path", "/var/lib/lakehouse", "/var/lib/lakehouse"),
+    "BRONZE_PATH": ("bronze_path", "/b", "/b"),
+    "SILVER_PATH": ("silver_path", "/s", "/s"),
+    "GOLD_PATH": ("gold_path", "/g", "/g"),
+    "LANDING_PATH": ("landing_path", "/l", "/l"),
+    "LOG_LEVEL": ("log_level", "debug", "DEBUG"),
+    "ENABLE_DELTA": ("enable_delta", "false", False),
+    "AUTO_OPTIMIZE": ("auto_optimize", "false", False),
+    "TIME_TRAVEL_RETENTION_DAYS": ("time_travel_retention_days", "60", 60),
+    "VACUUM_RETENTION_DAYS": ("vacuum_retention_days", "14", 14),
+}
+
+
+@pytest.mark.parametrize("variable", SEED_VARIABLES)
+def test_every_environment_variable_wins_over_given_values(variable, monkeypatch):
+    field, text, value = SEED_VARIABLES[variable]
+    monkeypatch.setenv(variable, text)
+    given = {"spark_master": "local[1]", "log_level": "ERROR", "enable_delta": True,
+             "time_travel_retention_days": 1, "vacuum_retention_days": 1, "auto_optimize": True}  # fmt: skip
+    assert getattr(config.load({field: given.get(field, "/elsewhere")}), field) == value
+
+
+def test_given_values_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    file = tmp_path / "p.yml"
+    file.write_text("session_gap_minutes: 10\nsample: {rows: 5, days: 3}\n")
+    settings = config.load({"sample": {"rows": 9}, "tables": ""}, file)
+    assert (settings.session_gap_minutes, settings.sample.rows, settings.sample.days) == (10, 9, 3)
+    assert settings.active_days == 30
+
+
+def test_a_misspelt_setting_is_refused_with_the_nearest_word(tmp_path):
+    file = tmp_path / "p.yml"
+    file.write_text("sesion_gap_minutes: 10\nsample: {row: 5}\nfeeds: {clickstream: {selects: {}}}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load({}, file)
+    text = str(caught.value)
+    assert "sesion_gap_minutes: unknown setting; did you mean session_gap_minutes?" in text
+    assert "sample.row: unknown setting; did you mean rows?" in text
+    assert "feeds.clickstream.selects: unknown setting; did you mean select?" in text
+    assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"full": "yes"}, "full = 'yes'"),
+        ({"session_gap_minutes": "long"}, "session_gap_minutes = 'long'"),
+        ({"vacuum_retention_days": -1}, "vacuum_retention_days = -1"),
+        ({"feeds": {"clicks": {}}}, "feeds.clicks"),
+        ({"date_from": "yesterday"}, "date_from = 'yesterday'"),
+        ({"run_id": "../x"}, "run_id = '../x'"),
+    ],
+)
+def test_an_ill_typed_setting_is_refused_with_its_value(values, words):
+    with pytest.raises(ConfigError, match="nothing was started") as caught:
+        config.load(values)
+    assert words in str(caught.value)
+
+
+def test_the_named_parameters_file_must_be_there_and_be_yaml(tmp_path, monkeypatch):
+    monkeypatch.setenv(config.FILE_VARIABLE, str(tmp_path / "none.yml"))
+    with pytest.raises(ConfigError, match="no parameters file"):
+        config.load()
+    (tmp_path / "none.yml").write_text("a: [1,")
+    with pytest.raises(ConfigError, match="is no YAML"):
+        config.load()
+
+
+def test_set_reaches_nested_settings_through_the_environment(monkeypatch):
+    for assignment in ("sample.rows=7", "landing_path=/in", "session_gap_minutes=5"):
+        monkeypatch.setenv(*config.environment_of(assignment))
+    settings = config.load()
+    assert (settings.sample.rows, settings.layer_path("landing"), settings.session_gap_minutes) == (7, "/in", 5)
+    assert settings.sample.days == 14
+    with pytest.raises(ConfigError, match="Did you mean landing_path"):
+        config.environment_of("landing_paths=/in")
+
+
+def test_paths_follow_the_base_and_each_layer_can_be_elsewhere(tmp_path):
+    settings = config.load({"lakehouse_base_path": str(tmp_path), "gold_path": "s3://bucket/gold/"})
+    assert settings.layer_path("silver") == f"{tmp_path}/silver"
+    assert settings.layer_path("gold") == "s3://bucket/gold"
+    assert settings.feed_path("clickstream") == f"{tmp_path}/landing/clickstream"
+
+
+@pytest.mark.parametrize("file", sorted(Path("parameters").glob("*.yml")), ids=lambda p: p.name)
+def test_every_parameters_file_of_the_project_is_valid(file):
+    config.load({}, file)

@@ -1,0 +1,172 @@
+"""Events, sessions and users: what silver makes of good records."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import pytest
+from conftest import change, click, event
+from lake import rows
+
+from lakehouse_lib import pipeline, silver
+
+START = datetime(2026, 3, 2, 10, tzinfo=UTC)
+GAP = 30 * 60
+
+
+def run(settings):
+    result = pipeline.run(settings, progress=lambda line: None)
+    result.check()
+    return {step.table: step.counts for step in result.steps}
+
+
+def sessions_of(spark, seconds, visitor="u:ann"):
+    """Sizes of the sessions that clicks at some seconds make."""
+    made = [(visitor, f"k{n}", datetime.fromtimestamp(START.timestamp() + s, UTC), "p", None, None, None)
+            for n, s in enumerate(seconds)]  # fmt: skip
+    frame = spark.createDataFrame(
+        made, "_visitor string, click_id string, click_timestamp timestamp, page_name string, "
+        "client_session_id string, response_time_ms double, status_code int",
+    )  # fmt: skip
+    return [r["total_clicks"] for r in silver.sessions(frame, GAP).orderBy("session_start_time").collect()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes"),
+    [
+        ([0], [1]),
+        ([0, GAP], [2]),
+        ([0, GAP + 0.000001], [1, 1]),
+        ([0, GAP - 1, 2 * GAP - 2, 3 * GAP], [3, 1]),
+        ([GAP * 5, 0, GAP], [2, 1]),
+        ([0, 0, 0], [3]),
+    ],
+)
+def test_only_a_pause_of_more_than_the_gap_begins_a_session(spark, seconds, sizes):
+    assert sessions_of(spark, seconds) == sizes
+
+
+def test_a_session_says_what_happened_in_it(lakehouse, deliver):
+    deliver("clickstream/a.json", [
+        click(1, "2026-03-02T23:59:00Z", page_name="home", response_time_ms=100, status_code=200),
+        click(2, "2026-03-03T00:01:00Z", page_name="cart", response_time_ms=50, status_code=500, session_id="c1"),
+        click(3, "2026-03-03T00:02:00Z", page_name="home"),
+        click(4, "2026-03-02T23:59:30Z", user_id=None, anonymous_id="ann"),
+    ])  # fmt: skip
+    lake = lakehouse()
+    run(lake)
+    known, anonymous = sorted(rows(lake, "clickstream_silver"), key=lambda r: r["user_id"] is None)
+    assert anonymous["is_bounce"] and anonymous["total_clicks"] == 1
+    del known["session_id"]
+    assert known == {
+        "user_id": "ann", "client_session_id": "c1", "session_date": date(2026, 3, 2),
+        "session_start_time": datetime(2026, 3, 2, 23, 59, tzinfo=UTC),
+        "session_end_time": datetime(2026, 3, 3, 0, 2, tzinfo=UTC), "session_duration_seconds": 180.0,
+        "page_sequence": ["home", "cart", "home"], "total_clicks": 3, "distinct_pages": 2,
+        "entry_page": "home", "exit_page": "home", "is_bounce": False, "avg_response_time_ms": 75.0,
+        "error_count": 1,
+    }  # fmt: skip
+
+
+def test_a_late_click_joins_two_sessions_and_a_doubled_one_changes_nothing(lakehouse, deliver):
+    deliver("clickstream/a.json", [click(1, "2026-03-02T10:00:00Z"), click(2, "2026-03-02T10:50:00Z"),
+                                   click(3, "2026-03-02T18:00:00Z")])  # fmt: skip
+    lake = lakehouse()
+    run(lake)
+    before = {r["session_start_time"]: r["session_id"] for r in rows(lake, "clickstream_silver")}
+    assert len(before) == 3
+    deliver("clickstream/b.json", [click(4, "2026-03-02T10:25:00Z"), click(2, "2026-03-02T10:50:00Z")])
+    counts = run(lake)["clickstream_silver"]
+    assert (counts["accepted"], counts["duplicate"]) == (1, 1)
+    after = {r["session_start_time"]: (r["session_id"], r["total_clicks"]) for r in rows(lake, "clickstream_silver")}
+    morning, evening = sorted(after)
+    assert after[morning] == (before[morning], 3)
+    assert after[evening] == (before[evening], 1)
+
+
+def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, deliver):
+    deliver("app_events/a.json", [event(1, "2026-03-02T10:00:05Z", app_type="late"), event(2)])
+    lake = lakehouse()
+    run(lake)
+    deliver("app_events/b.json", [event(1, "2026-03-01T09:00:00Z", app_type="early"),
+                                  event(1, "2026-03-02T11:00:00Z", app_type="later")])  # fmt: skip
+    counts = run(lake)["app_events_silver"]
+    assert (counts["records_read"], counts["updated"], counts["duplicate"]) == (2, 1, 1)
+    one, two = rows(lake, "app_events_silver")
+    assert (one["app_type"], str(one["event_date"]), one["event_hour"]) == ("early", "2026-03-01", 9)
+    assert [(r["summary_date"].day, r["total_events"]) for r in rows(lake, "daily_summary_gold")] == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({}, False), ({"event_type": "app_error"}, True), ({"properties": {"error": "E42"}}, True),
+        ({"properties": {"error": False}}, False), ({"properties": {"error": None}}, False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_an_error(spark, fields, error):
+    import json
+
+    record = event(1) | fields
+    frame = spark.createDataFrame(
+        [(record["event_type"], json.dumps(record.get("properties") or {}))], "event_type string, event_properties string"
+    ).selectExpr("*", *(f"CAST(NULL AS string) AS {n}" for n in ("event_id", "user_id", "session_id", "app_type", "device_info")),
+                 "timestamp'2026-03-02' AS event_timestamp", "date'2026-03-02' AS event_date")  # fmt: skip
+    assert silver.clean_events(frame).first()["is_error"] is error
+
+
+def user(n, plan="free", **more):
+    return {"user_id": n, "email": f"{n}@example.com", "name": n, "plan": plan, "signup_date": 20000} | more
+
+
+def test_users_keep_every_version_and_follow_the_sources_order(lakehouse, deliver):
+    """Updates, a delete, a re-insert; the older ones arrive last."""
+    deliver("cdc_changes/b.json", [
+        change("d", 40, user("ann", "pro"), None), change("c", 50, None, user("ann", "basic", city="Ulm")),
+        change("u", 30, user("bob"), user("bob", "pro")),
+    ])  # fmt: skip
+    lake = lakehouse()
+    run(lake)
+    deliver("cdc_changes/a.json", [
+        change("r", 5, None, user("ann"), snapshot="true"), change("u", 20, user("ann"), user("ann", "pro")),
+        change("c", 10, None, user("bob")), change("c", 60, None, user("eve")), change("d", 70, user("eve"), None),
+        change("u", 30, user("bob"), user("bob", "pro")),
+    ])  # fmt: skip
+    counts = run(lake)["users_history_silver"]
+    assert (counts["records_read"], counts["accepted"], counts["duplicate"]) == (6, 5, 1)
+    history = sorted(rows(lake, "users_history_silver"), key=lambda r: (r["user_id"], r["valid_from"]))
+    assert [(r["user_id"], r["operation_type"], r["plan"], r["is_current"]) for r in history] == [
+        ("ann", "INSERT", "free", False), ("ann", "UPDATE", "pro", False), ("ann", "DELETE", None, False),
+        ("ann", "INSERT", "basic", True), ("bob", "INSERT", "free", False), ("bob", "UPDATE", "pro", True),
+        ("eve", "INSERT", "free", False), ("eve", "DELETE", None, True),
+    ]  # fmt: skip
+    for one, following in zip(history, history[1:], strict=False):
+        if one["user_id"] == following["user_id"]:
+            assert one["valid_to"] == following["valid_from"]
+    ann, bob, eve = rows(lake, "users_silver")
+    assert (ann["plan"], ann["attributes"], ann["is_deleted"]) == ("basic", '{"city":"Ulm"}', False)
+    assert ann["signup_date"] == date(2024, 10, 4)
+    assert (bob["plan"], bob["is_known"], bob["first_seen_date"]) == ("pro", True, None)
+    assert (eve["email"], eve["is_deleted"], eve["deleted_at"] is not None) == (None, True, True)
+
+
+def test_a_truncated_source_empties_every_user_of_before(lakehouse, deliver):
+    deliver("cdc_changes/a.json", [change("c", 1, None, user("ann")), change("c", 9, None, user("bob"))])
+    lake = lakehouse()
+    run(lake)
+    deliver("cdc_changes/b.json", [change("t", 5, None, None)])
+    run(lake)
+    ann, bob = rows(lake, "users_silver")
+    assert (ann["is_deleted"], ann["email"]) == (True, None)
+    assert (bob["is_deleted"], bob["email"]) == (False, "bob@example.com")
+
+
+def test_users_are_known_by_what_they_did(lakehouse, deliver):
+    deliver("app_events/a.json", [event(1, "2026-01-01T10:00:00Z"), event(2, "2026-03-02T10:00:00Z", user_id="bob")])
+    deliver("clickstream/a.json", [click(1, "2026-01-05T10:00:00Z")])
+    lake = lakehouse()
+    run(lake)
+    ann, bob = rows(lake, "users_silver")
+    assert (ann["is_known"], ann["total_events"], ann["total_sessions"], ann["is_active"]) == (False, 1, 1, False)
+    assert (str(ann["first_seen_date"]), str(ann["last_seen_date"])) == ("2026-01-01", "2026-01-05")
+    assert bob["is_active"]

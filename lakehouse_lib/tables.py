@@ -447,12 +447,14 @@ def register(table: Table) -> Table:
     Raises
     ------
     ConfigError
-        Its layer, key, partition or sources do not fit, or another table has the name.
+        Its layer, column types, key, partition or sources do not fit, or another table has the
+        name.
     """
     if table.layer not in LAYERS:
         raise ConfigError(f"{table.name}: layer {table.layer!r} is not one of {', '.join(LAYERS)}")
     if _DECLARED.get(table.name, table) != table:
         raise ConfigError(f"There is a table {table.name} already, and it is declared otherwise.")
+    table.arrow_schema()
     for word in (*table.key, *table.cluster_by, *filter(None, [table.partition_by])):
         if word not in table.names:
             raise ConfigError(f"{table.name}: {word} is none of its columns {', '.join(table.names)}")

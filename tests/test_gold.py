@@ -1,0 +1,119 @@
+"""Gold by hand-computed figures."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+import pytest
+from conftest import click, event
+from lake import rows, versions
+
+from lakehouse_lib import delta, gold, pipeline, tables
+from lakehouse_lib.config import SegmentSettings
+
+
+def run(settings):
+    result = pipeline.run(settings, progress=lambda line: None)
+    result.check()
+    return {step.table: step for step in result.steps}
+
+
+def test_each_figure_is_what_its_comment_says(lakehouse, deliver):
+    deliver("app_events/a.json", [
+        event(1, "2026-03-02T10:00:00Z", app_type="ios", properties={"value": 10}),
+        event(2, "2026-03-02T10:59:59.999Z", app_type="ios", properties={"value": 20.5}, user_id="bob"),
+        event(3, "2026-03-02T11:00:00Z", event_type="app_error", user_id=None),
+        event(4, "2026-03-04T09:00:00Z"),
+        "broken",
+    ])  # fmt: skip
+    deliver("clickstream/a.json", [
+        click(1, "2026-03-02T10:50:00Z", response_time_ms=100, status_code=200),
+        click(2, "2026-03-02T11:10:00Z", response_time_ms=200, status_code=404),
+        click(3, "2026-03-02T11:11:00Z", user_id=None, anonymous_id="x"),
+    ])  # fmt: skip
+    lake = lakehouse()
+    run(lake)
+    metrics = {(r["metric_hour"], r["event_type"], r["app_type"]): r for r in rows(lake, "event_metrics_gold")}
+    assert len(metrics) == 3
+    taps = metrics[10, "tap", "ios"]
+    assert (taps["total_events"], taps["unique_users"], taps["sum_event_value"]) == (2, 2, 30.5)
+    assert (taps["avg_event_value"], taps["min_event_value"], taps["max_event_value"]) == (15.25, 10, 20.5)
+    assert metrics[11, "app_error", "unknown"]["avg_event_value"] is None
+
+    hours = {(str(r["metric_date"]), r["metric_hour"]): r for r in rows(lake, "hourly_metrics_gold")}
+    ten, eleven = hours["2026-03-02", 10], hours["2026-03-02", 11]
+    assert (ten["total_events"], ten["total_clicks"], ten["unique_users"], ten["total_sessions"]) == (2, 1, 2, 1)
+    assert (eleven["total_clicks"], eleven["total_sessions"], eleven["error_count"]) == (2, 1, 2)
+    assert (eleven["error_rate"], eleven["avg_response_time_ms"], ten["p95_response_time_ms"]) == (2 / 3, 200, 100)
+    assert sum(r["records_rejected"] for r in hours.values()) == 1
+
+    first, last = rows(lake, "daily_summary_gold")
+    assert (first["total_users"], first["new_users"], first["returning_users"]) == (2, 2, 0)
+    assert (first["total_sessions"], first["avg_session_duration"], first["bounce_rate"]) == (2, 600.0, 0.5)
+    assert (last["total_users"], last["wau"], last["mau"], last["stickiness"]) == (1, 2, 2, 0.5)
+    assert (last["returning_users"], last["return_user_percentage"], last["total_value"]) == (1, 100.0, 0.0)
+    assert first["total_value"] == 30.5
+
+
+def test_only_the_days_that_changed_are_written(lakehouse, deliver):
+    deliver("app_events/a.json", [event(n, f"2026-03-0{n}T10:00:00Z") for n in range(1, 8)])
+    lake = lakehouse()
+    run(lake)
+    deliver("app_events/b.json", [event(9, "2026-03-05T10:00:00Z")])
+    before = versions(lake)
+    run(lake)
+    for name in ("app_events_silver", "event_metrics_gold", "hourly_metrics_gold"):
+        path = delta.table_path(lake, tables.get(lake, name))
+        seen = delta.changes(path, before[name], versions(lake)[name])
+        assert seen.partitions == {"2026-03-05"}, name
+    assert versions(lake)["clickstream_silver"] == before["clickstream_silver"]
+
+
+@pytest.mark.parametrize(
+    ("recency", "events", "value", "segment"),
+    [
+        (0, 20, 0, "Active"), (6, 20, 0, "Active"), (7, 20, 0, "Regular"), (0, 19, 0, "Regular"),
+        (0, 1, 500, "VIP"), (30, 1, 500, "VIP"), (31, 100, 9000, "Inactive"), (30, 1, 0, "Regular"),
+    ],
+)  # fmt: skip
+def test_segment_bounds(spark, recency, events, value, segment):
+    newest = date(2026, 3, 31)
+    seen = date.fromordinal(newest.toordinal() - recency)
+    users = spark.createDataFrame(
+        [("ann", False, seen), ("other", False, newest), ("gone", True, newest), ("never", False, None)],
+        "user_id string, is_deleted boolean, last_seen_date date",
+    )
+    made = [("ann", seen, value / events)] * events
+    frame = spark.createDataFrame(made, "user_id string, event_date date, event_value double")
+    found = {r["user_id"]: r for r in gold.segments(users, frame, SegmentSettings()).collect()}
+    assert set(found) == {"ann", "other", "never"}
+    ann = found["ann"]
+    assert (ann["segment_name"], ann["recency_days"]) == (segment, recency)
+    assert ann["frequency"] == events and ann["monetary_value"] == pytest.approx(value, abs=1e-3)
+    assert 0 <= ann["engagement_score"] <= 100 and 0 <= ann["risk_of_churn"] <= 1
+    assert (found["never"]["segment_name"], found["never"]["risk_of_churn"]) == ("Inactive", 1.0)
+
+
+def test_users_of_seven_and_thirty_days_look_back_exactly_that_far(spark):
+    days = [date.fromordinal(date(2026, 3, 1).toordinal() + n) for n in (0, 6, 7, 29, 30)]
+    made = [(f"u{n}", day, None) for n, day in enumerate(days)]
+    events = spark.createDataFrame(made, "user_id string, event_date date, event_value double")
+    none = spark.createDataFrame(
+        [], "user_id string, session_date date, session_duration_seconds double, is_bounce boolean"
+    )
+    found = {r["summary_date"]: (r["wau"], r["mau"]) for r in gold.daily(events, none).collect()}
+    assert [found[day] for day in days] == [(1, 1), (2, 2), (2, 3), (1, 4), (2, 4)]
+
+
+def test_sums_do_not_depend_on_the_order_of_the_rows(spark):
+    values = [0.1, 0.2, 0.3, 1e9, -1e9, 0.7] * 20
+    at = datetime(2026, 3, 2, 10, tzinfo=UTC)
+    totals = set()
+    for order in (values, values[::-1], sorted(values)):
+        frame = spark.createDataFrame(
+            [(f"u{n}", at, at.date(), 10, "tap", "web", v) for n, v in enumerate(order)],
+            "user_id string, event_timestamp timestamp, event_date date, event_hour int, event_type string, "
+            "app_type string, event_value double",
+        )
+        totals.add(gold.hourly_events(frame.repartition(3)).first()["sum_event_value"])
+    assert [round(total, 6) for total in totals] == [26.0]

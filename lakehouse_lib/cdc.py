@@ -287,9 +287,7 @@ def lacks_key(settings: Settings) -> Column:
     rules = [(settings.cdc.users_table, [settings.cdc.users_key])]
     rules += [(replica.source_table, replica.keys) for replica in settings.cdc.replicas]
     lacking = [
-        (F.col("table_name") == table)
-        & key_of("after_values", keys).isNull()
-        & key_of("before_values", keys).isNull()
+        (F.col("table_name") == table) & key_of("after_values", keys).isNull() & key_of("before_values", keys).isNull()
         for table, keys in rules
     ]
     return reduce(lambda a, b: a | b, lacking) & (F.col("operation_type") != "TRUNCATE")
@@ -337,12 +335,10 @@ def ordered(changes: DataFrame, table: str, keys: list[str]) -> DataFrame:
     # order, the same content at the same time.
     copies = Window.partitionBy(place, content, old_key, new_key)
     first = copies.orderBy("_source_file", "_source_line")
-    unique = own.withColumns(
-        {"_nth": F.row_number().over(first), "_copies": F.count(F.lit(1)).over(copies)}
-    ).where("_nth = 1")
-    full_order = F.concat_ws(
-        "|", place, "_source_file", F.lpad(F.col("_source_line").cast("string"), 20, "0")
+    unique = own.withColumns({"_nth": F.row_number().over(first), "_copies": F.count(F.lit(1)).over(copies)}).where(
+        "_nth = 1"
     )
+    full_order = F.concat_ws("|", place, "_source_file", F.lpad(F.col("_source_line").cast("string"), 20, "0"))
     return unique.select(
         full_order.alias("_order"), "change_timestamp", "_copies", F.posexplode(steps).alias("_n", "s")
     ).select(
@@ -410,9 +406,7 @@ def replica(inputs: Inputs) -> Difference:
 
 def current_rows(state: DataFrame, truncates: DataFrame, types: dict[str, str]) -> DataFrame:
     """The last state of each key; deleted rows stay, without their attributes."""
-    last = state.groupBy("_key").agg(
-        F.max_by(F.struct("_order", "change_timestamp", "_values"), "_order").alias("s")
-    )
+    last = state.groupBy("_key").agg(F.max_by(F.struct("_order", "change_timestamp", "_values"), "_order").alias("s"))
     joined = last.crossJoin(F.broadcast(truncates)).select("_key", "s.*", "t")
     cleared = F.coalesce(F.col("t._order") > F.col("_order"), F.lit(False)) & F.col("_values").isNotNull()
     values = F.when(~cleared, F.col("_values"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lakehouse_lib import config
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import LakehouseError
+from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, SetupError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,18 +110,24 @@ def _run(options: argparse.Namespace) -> int:
         print(f"Run {run_id}")
         given = {"tables": options.tables, "full": options.full,
                  "date_from": options.date_from, "date_to": options.date_to}  # fmt: skip
+        failures = []
         try:
             for name in notebooks.ORDER:
+                print(name, flush=True)
                 start = time.monotonic()
-                notebooks.execute(settings, name, run_id, given)
-                print(f"  {name:<28} {time.monotonic() - start:5.1f} s", flush=True)
+                try:
+                    notebooks.execute(settings, name, run_id, given)
+                except (ConfigError, SetupError, EngineError):
+                    raise
+                except LakehouseError as error:
+                    # What does not depend on it goes on.
+                    failures.append(str(error))
+                print(f"    {time.monotonic() - start:.1f} s")
         finally:
             session.release(settings)
-    print(pipeline.report(settings, run_id))
-    problems = pipeline.problems(settings, run_id)
     print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
-    if problems:
-        raise LakehouseError("The run went through, but needs a person:\n" + "\n".join(problems))
+    if failures:
+        raise LakehouseError("The run needs a person:\n" + "\n".join(failures))
     return 0
 
 
@@ -153,9 +159,7 @@ def _tables(_: argparse.Namespace) -> int:
 
     settings = _settings()
     for table in tables.declared(settings).values():
-        print(
-            f"{table.layer:<11} {table.name:<32} {reader.count(settings, table.name):>12,}  {table.description}"
-        )
+        print(f"{table.layer:<11} {table.name:<32} {reader.count(settings, table.name):>12,}  {table.description}")
     return 0
 
 

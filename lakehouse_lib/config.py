@@ -34,9 +34,7 @@ class FeedSettings(_Part):
     path: str = Field("", description="folder or URL of the feed; '' = <landing_path>/<feed>")
     format: Literal["", "json", "csv", "parquet"] = Field("", description="'' = by each file's name")
     timezone: str = Field("UTC", description="zone of timestamps without an offset")
-    select: dict[str, str] = Field(
-        default_factory=dict, description="our column: Spark SQL expression over the record"
-    )
+    select: dict[str, str] = Field(default_factory=dict, description="our column: Spark SQL expression over the record")
 
 
 class Replica(_Part):
@@ -124,9 +122,7 @@ class Settings(BaseSettings):
     driver_memory: str = Field("4g", pattern=r"^\d+[mg]$", description="heap of the engine")
     engine_idle_minutes: float = Field(30, gt=0, description="the engine stops after so long")
     shuffle_partitions: int = Field(0, ge=0, description="0 = the number of cores")
-    spark_conf: dict[str, str] = Field(
-        default_factory=dict, description="further settings of the embedded engine"
-    )
+    spark_conf: dict[str, str] = Field(default_factory=dict, description="further settings of the embedded engine")
 
     run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="'' = a new one")
     tables: str = Field("", description="comma-separated; '' = all")

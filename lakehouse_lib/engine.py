@@ -44,7 +44,9 @@ def _idle_seconds(jvm) -> float:
     """Seconds since the last query ended; 0 while one runs."""
     service = jvm.org.apache.spark.sql.connect.service.SparkConnectService
     active = service.listActiveExecutions()
-    return 0.0 if active.isRight() else time.time() - active.left().toOption().get() / 1000
+    if active.isRight():
+        return 0.0
+    return (jvm.java.lang.System.nanoTime() - active.left().toOption().get()) / 1e9
 
 
 def main(state: Path) -> None:

@@ -104,9 +104,7 @@ def hourly(events: DataFrame, sessions: DataFrame, rejected: list[DataFrame]) ->
 
     one = F.lit(1)
     clicks = sessions.select("user_id", F.inline("_clicks"))
-    parts = part(
-        events, F.col("event_timestamp"), user_id=F.col("user_id"), event=one, error=F.col("is_error")
-    )
+    parts = part(events, F.col("event_timestamp"), user_id=F.col("user_id"), event=one, error=F.col("is_error"))
     parts = parts.unionByName(
         part(clicks, F.col("click_timestamp"), user_id=F.col("user_id"), click=one,
              ms=F.col("response_time_ms"),
@@ -166,9 +164,7 @@ def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> 
     )
     of_sessions = sessions.groupBy(F.col("session_date").alias("day")).agg(
         F.count(F.lit(1)).alias("total_sessions"),
-        (F.sum(exact("session_duration_seconds")).cast("double") / F.count(F.lit(1))).alias(
-            "avg_session_duration"
-        ),
+        (F.sum(exact("session_duration_seconds")).cast("double") / F.count(F.lit(1))).alias("avg_session_duration"),
         (F.count_if("is_bounce") / F.count(F.lit(1))).alias("bounce_rate"),
     )
     base = of_events.join(of_sessions, "day", "full_outer")

@@ -171,9 +171,7 @@ def feed_of(bronze: Table) -> str:
     return bronze.name.removesuffix("_bronze")
 
 
-def read(
-    spark: SparkSession, settings: Settings, feed: str, files: list[LandingFile], lines: bool
-) -> DataFrame:
+def read(spark: SparkSession, settings: Settings, feed: str, files: list[LandingFile], lines: bool) -> DataFrame:
     """Records of some files.
 
     Returns ``raw string`` (the record as it came, null bytes and all), ``record

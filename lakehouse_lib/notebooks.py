@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
-from lakehouse_lib import config
+from lakehouse_lib import config, errors
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError
 
@@ -51,6 +52,7 @@ def execute(settings: Settings, name: str, run_id: str, parameters: dict[str, An
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     root = config.project_root() / "notebooks"
     source = root / f"{name.removesuffix('.ipynb')}.ipynb"
@@ -65,10 +67,14 @@ def execute(settings: Settings, name: str, run_id: str, parameters: dict[str, An
         papermill.execute_notebook(
             str(source), str(target), parameters={"run_id": run_id} | (parameters or {}),
             cwd=str(root), kernel_name="python3", progress_bar=False, log_output=False,
-            store_widget_state=False, start_timeout=120,
+            store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
+            # Sockets of files instead of ports: nothing to race for, nothing to listen in on.
+            config=Config(KernelManager={"transport": "ipc"}),
         )  # fmt: skip
     except PapermillExecutionError as error:
-        failure = LakehouseError(f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
+        kind = getattr(errors, error.ename, None)
+        text = error.evalue if kind else f"{error.ename}: {error.evalue}"
+        failure = (kind or LakehouseError)(f"{source.name}, cell {error.exec_count}: {text}")
     _export(target)
     latest = settings.local_dir("runs") / "latest"
     latest.unlink(missing_ok=True)
@@ -76,6 +82,15 @@ def execute(settings: Settings, name: str, run_id: str, parameters: dict[str, An
     if failure:
         raise failure
     return target
+
+
+class _Indented(io.TextIOBase):
+    """What a notebook prints, shown in the terminal while it runs."""
+
+    def write(self, text: str) -> int:
+        for line in filter(str.strip, text.splitlines()):
+            print(f"    {line}", flush=True)
+        return len(text)
 
 
 def _export(notebook: Path) -> None:

@@ -33,7 +33,7 @@ _CLOCK_AHEAD = timedelta(days=1)
 
 _TIME = pa.timestamp("us", "UTC")
 _LEDGER = pa.schema(
-    [("run_id", pa.string()), ("target", pa.string()), ("version", pa.int64())]
+    [("run_id", pa.string()), ("target", pa.string()), ("table_id", pa.string()), ("version", pa.int64())]
     + [(name, pa.int64()) for name in COUNTS]
     + [("reasons", pa.string()), ("recorded_at", _TIME)]
 )
@@ -192,8 +192,7 @@ def run(
                     if all(source in finished for source in table.sources if source in chosen):
                         failed = [s for s in table.sources
                                   if s in finished and finished[s].state == "failed"]  # fmt: skip
-                        after = settled.get(name, -1)
-                        running[pool.submit(_step, settings, table, result.run_id, failed, after)] = name
+                        running[pool.submit(_step, settings, table, result.run_id, failed, settled)] = name
                         del waiting[name]
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -208,7 +207,7 @@ def run(
     return result
 
 
-def _step(settings: Settings, table: Table, run_id: str, failed: list[str], after: int) -> Step:
+def _step(settings: Settings, table: Table, run_id: str, failed: list[str], settled: dict[str, int]) -> Step:
     step = Step(table.name)
     began = time.monotonic()
     try:
@@ -219,7 +218,7 @@ def _step(settings: Settings, table: Table, run_id: str, failed: list[str], afte
         else:
             _refresh(settings, table, run_id, step)
         if settings.enable_delta:
-            _settle(settings, table, run_id, step, after)
+            _settle(settings, table, run_id, step, settled)
     except Exception as error:
         step.state = "failed"
         step.message = str(error).strip().split("\n\nJVM stacktrace")[0][:2000] or repr(error)
@@ -247,9 +246,7 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         _check_mapping(feed, rows, records, sum(file.records for file in files))
         from pyspark.sql import functions as F
 
-        rows = rows.withColumns({"_run_id": F.lit(run_id), "_ingested_at": F.current_timestamp()}).select(
-            *table.names
-        )
+        rows = rows.withColumns({"_run_id": F.lit(run_id), "_ingested_at": F.current_timestamp()}).select(*table.names)
         read = sum(file.records for file in files)
         says = {"run_id": run_id, "batch": number, "lines": read, "sources": {f"landing/{feed}": number}}
         consumed = [delta.Consumed(landing.APP_ID, number)]
@@ -259,7 +256,7 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     if plan.duplicates:
         repeated = sum(file.records for file in plan.duplicates)
         counts = dict.fromkeys(COUNTS, 0) | {"records_read": repeated, "duplicate": repeated}
-        row = _ledger_row(run_id, table.name, -1, counts, {"file_delivered_again": repeated})
+        row = _ledger_row(run_id, table.name, "", -1, counts, {"file_delivered_again": repeated})
         step.ledger.append((row, {}))
         step.counts, step.state = counts, "updated"
 
@@ -356,15 +353,16 @@ def _write_down(settings: Settings, result: RunResult) -> None:
 
 
 def _last_versions(settings: Settings) -> dict[str, int]:
+    """The last version of each table, by its id, that the ledger knows."""
     opened = delta.open_table(_ops(settings, "ledger"))
     if opened is None:
         return {}
-    rows = opened.to_pyarrow_table(columns=["target", "version"]).group_by("target")
-    return dict(zip(*rows.aggregate([("version", "max")]).select(["target", "version_max"])
-                    .to_pydict().values(), strict=True))  # fmt: skip
+    rows = opened.to_pyarrow_table(columns=["table_id", "version"]).group_by("table_id")
+    last = rows.aggregate([("version", "max")]).to_pydict()
+    return dict(zip(last["table_id"], last["version_max"], strict=True))
 
 
-def _settle(settings: Settings, table: Table, run_id: str, step: Step, after: int) -> None:
+def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: dict[str, int]) -> None:
     """Account for the table's commits that the ledger lacks, also those of runs that were killed.
 
     Raises
@@ -374,8 +372,10 @@ def _settle(settings: Settings, table: Table, run_id: str, step: Step, after: in
     """
     path = delta.table_path(settings, table)
     opened = delta.open_table(path)
-    step.version = opened.version() if opened else -1
-    for commit in delta.changes(path, after, step.version).commits:
+    if opened is None:
+        return
+    step.version, table_id = opened.version(), opened.metadata().id
+    for commit in delta.changes(path, settled.get(table_id, -1), step.version).commits:
         try:
             says = json.loads(commit.get("userMetadata") or "{}")
         except json.JSONDecodeError:
@@ -394,7 +394,7 @@ def _settle(settings: Settings, table: Table, run_id: str, step: Step, after: in
                 f"The ledger of {table.name} version {commit['version']} does not add up (read is "
                 f"not the sum of the others): {', '.join(f'{n} {counts[n]}' for n in COUNTS)}"
             )
-        row = _ledger_row(says["run_id"], table.name, commit["version"], counts, reasons)
+        row = _ledger_row(says["run_id"], table.name, table_id, commit["version"], counts, reasons)
         step.ledger.append((row, says["sources"]))
         if table.layer == "bronze" and says["run_id"] == run_id:
             step.counts = {name: step.counts[name] + counts[name] for name in COUNTS}
@@ -445,29 +445,10 @@ def _compare(table: Table, commit: dict, expected: dict[str, int]) -> None:
         raise LedgerError(f"{table.name} version {commit['version']}: wrote {wrote}, expected {meant}.")
 
 
-def _ledger_row(run_id: str, target: str, version: int, counts: dict, reasons: dict) -> dict[str, Any]:
-    return {"run_id": run_id, "target": target, "version": version, **counts,
+def _ledger_row(run_id: str, target: str, table_id: str, version: int, counts: dict, reasons: dict) -> dict[str, Any]:
+    return {"run_id": run_id, "target": target, "table_id": table_id, "version": version, **counts,
             "reasons": json.dumps(reasons, sort_keys=True), "recorded_at": datetime.now(UTC)}  # fmt: skip
 
 
 def _ops(settings: Settings, name: str) -> str:
     return f"{settings.layer_path('ops')}/{name}"
-
-
-def report(settings: Settings, run_id: str) -> str:
-    """What a run did, a line for each table."""
-    opened = delta.open_table(_ops(settings, "ledger"))
-    if opened is None:
-        return "nothing was written"
-    rows = opened.to_pyarrow_table(filters=[("run_id", "=", run_id)]).to_pylist()
-    lines = [Step(r["target"], "updated", {n: r[n] for n in COUNTS}).line().rsplit("  (", 1)[0] for r in rows]
-    return "\n".join(lines) or "no rows changed"
-
-
-def problems(settings: Settings, run_id: str) -> list[str]:
-    """What of a run needs a person."""
-    opened = delta.open_table(_ops(settings, "runs"))
-    if opened is None:
-        return []
-    rows = opened.to_pyarrow_table(filters=[("run_id", "=", run_id)]).to_pylist()
-    return [f"{row['target']}: {row['message']}" for row in rows if row["message"]]

@@ -1,6 +1,9 @@
-"""Reads without a JVM: previews and SQL over the lakehouse's tables with DuckDB."""
+"""Reads without a JVM: figures from the Delta logs, SQL over the tables with DuckDB."""
 
 from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
 
 import duckdb
 import pandas as pd
@@ -15,14 +18,24 @@ OPS = ("runs", "ledger", "lineage", "landing_files")
 def query(settings: Settings, sql: str) -> pd.DataFrame:
     """The answer of a DuckDB query over the tables by name; ``ops_<name>`` for those under ops.
 
-    Timestamps are UTC, without a zone. Only tables that the text mentions are opened; nothing
-    else can be reached.
+    ``quarantine`` is all quarantine tables together, with ``table_name``. Timestamps are UTC,
+    without a zone. Only tables that the text mentions are opened; nothing else can be reached.
     """
+    words = set(re.findall(r"\w+", sql))
     connection = duckdb.connect(":memory:")
+    rejected = [name for name in _paths(settings) if name.endswith("_quarantine")]
     for name, path in _paths(settings).items():
-        opened = delta.open_table(path) if name in sql else None
+        wanted = name in words or ("quarantine" in words and name in rejected)
+        opened = delta.open_table(path) if wanted else None
         if opened is not None:
             _register(connection, name, opened.to_pyarrow_dataset())
+    if "quarantine" in words:
+        parts = [
+            f"SELECT *, '{name.removesuffix('_quarantine')}' AS table_name FROM {name}"
+            for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()
+            if name in rejected
+        ]
+        connection.execute(f"CREATE VIEW quarantine AS {' UNION ALL '.join(parts) or 'SELECT 1'}")
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     return connection.execute(sql).df()
 
@@ -33,14 +46,55 @@ def count(settings: Settings, name: str) -> int:
     return 0 if opened is None else opened.count()
 
 
+def overview(settings: Settings) -> pd.DataFrame:
+    """Every table with its rows, the age of its last commit in hours, and whether that is late."""
+    found = []
+    for table in tables.declared(settings).values():
+        opened = delta.open_table(delta.table_path(settings, table))
+        rows, age = 0, None
+        if opened is not None:
+            (last,) = opened.history(1)
+            rows, age = opened.count(), (datetime.now(UTC).timestamp() - last["timestamp"] / 1000) / 3600
+        state = "not made" if age is None else "late" if age > table.freshness_hours else "fresh"
+        found.append((table.layer, table.name, table.grain, rows, age and round(age, 1), state))
+    return pd.DataFrame(found, columns=["layer", "table", "grain", "rows", "age", "freshness"])
+
+
+def ledger(settings: Settings, run_id: str, names: list[str]) -> pd.DataFrame:
+    """What became of the records that a run read, a row for each of some tables."""
+    rows = _ledger_rows(settings, names)
+    own = rows[rows.run_id == run_id].drop(columns=["run_id", "table_id", "version", "recorded_at"])
+    counts = own.groupby("target").sum(numeric_only=True)
+    reasons = own.groupby("target").reasons.agg(lambda texts: " ".join(t for t in texts if t != "{}"))
+    return counts.join(reasons).rename(columns={"records_read": "read"})
+
+
+def recent_runs(settings: Settings, names: list[str] | None = None, limit: int = 5) -> pd.DataFrame:
+    """The last runs: end, tables that moved, records read, duplicate and quarantined."""
+    runs = _ledger_rows(settings, names).groupby("run_id")
+    found = runs.agg(
+        finished=("recorded_at", "max"), tables=("target", "nunique"), read=("records_read", "sum"),
+        duplicate=("duplicate", "sum"), quarantined=("quarantined", "sum"),
+    )  # fmt: skip
+    return found.sort_values("finished", ascending=False).head(limit).rename_axis("run")
+
+
+def _ledger_rows(settings: Settings, names: list[str] | None) -> pd.DataFrame:
+    opened = delta.open_table(_paths(settings)["ops_ledger"])
+    if opened is None:
+        columns = ["run_id", "target", "version", "records_read", "duplicate", "quarantined", "recorded_at"]
+        return pd.DataFrame(columns=[*columns, "reasons"])
+    rows = opened.to_pandas()
+    rows["recorded_at"] = rows.recorded_at.dt.tz_localize(None).dt.floor("s")
+    return rows if names is None else rows[rows.target.isin(names)]
+
+
 def _register(connection: duckdb.DuckDBPyConnection, name: str, dataset) -> None:
     """A view without time zones: DuckDB's functions on those are an extension to download."""
     zoned = [f.name for f in dataset.schema if pa.types.is_timestamp(f.type) and f.type.tz]
     naive = ", ".join(f'"{column}"::TIMESTAMP AS "{column}"' for column in zoned)
     connection.register(f"_{name}", dataset)
-    connection.execute(
-        f'CREATE VIEW "{name}" AS SELECT * {f"REPLACE ({naive})" if naive else ""} FROM "_{name}"'
-    )
+    connection.execute(f'CREATE VIEW "{name}" AS SELECT * {f"REPLACE ({naive})" if naive else ""} FROM "_{name}"')
 
 
 def _paths(settings: Settings) -> dict[str, str]:

@@ -17,12 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import psutil
 
 from lakehouse_lib import toolchain
 from lakehouse_lib.config import Settings
@@ -101,6 +100,8 @@ def connect(settings: Settings) -> SparkSession:
     if not remote.startswith("sc://"):
         plan = ensure(settings)
         remote = f"sc://localhost:{plan['port']}/;token={plan['token']}"
+    # The error below says it better.
+    warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
     try:
         spark = SparkSession.builder.remote(remote).create()
         # The default waits ten minutes for a server that has gone.
@@ -151,8 +152,9 @@ def stop(settings: Settings, wait_seconds: float = 30) -> None:
     if plan is None:
         return
     (state / "stop").touch()
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-        psutil.Process(plan["pid"]).wait(wait_seconds)
+    deadline = time.monotonic() + wait_seconds
+    while process_mark(plan["pid"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
     (state / "stop").unlink(missing_ok=True)
 
 

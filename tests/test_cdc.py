@@ -52,8 +52,9 @@ def test_every_envelope_is_recognised_per_record(lakehouse, deliver):
     row = {"id": 1, "name": "a"}
     maxwell = {"database": "d", "table": "t", "type": "update", "ts": 1772445603, "xid": 5, "xoffset": 0,
                "data": row | {"name": "c"}, "old": {"name": "b"}, "primary_key_columns": ["id"]}  # fmt: skip
-    canal = {"data": [{"id": "2", "name": "x"}, {"id": "3", "name": "y"}], "database": "d", "table": "t", "es": 1772445604000,
-             "id": 9, "isDdl": False, "old": None, "pkNames": ["id"], "type": "INSERT", "ts": 1772445604100}  # fmt: skip
+    canal = {"data": [{"id": "2", "name": "x"}, {"id": "3", "name": "y"}], "database": "d", "table": "t",
+             "es": 1772445604000, "id": 9, "isDdl": False, "old": None, "pkNames": ["id"], "type": "INSERT",
+             "ts": 1772445604100}  # fmt: skip
     flat = {"cdc_id": "f1", "table_name": "t", "operation_type": "DELETE", "primary_key": '{"id": 4}',
             "before_values": {"id": 4}, "timestamp": "2026-03-02T10:00:05Z", "sequence": 7, "extra": 1}  # fmt: skip
     deliver("cdc_changes/a.json", [
@@ -69,13 +70,18 @@ def test_every_envelope_is_recognised_per_record(lakehouse, deliver):
     lake = lakehouse()
     counts = load(lake, LAYERS[:2])["cdc_changes_bronze"]
     assert counts["records_read"] == 12 and counts["quarantined"] == 6  # the Canal message holds two changes
-    good = reader.query(lake, """
+    good = reader.query(
+        lake,
+        """
         SELECT operation_type o, after_values a, before_values b, primary_key k, _rescued_data r
-        FROM cdc_changes_bronze WHERE len(_quality_flags) = 0 ORDER BY change_timestamp, a""")
+        FROM cdc_changes_bronze WHERE len(_quality_flags) = 0 ORDER BY change_timestamp, a""",
+    )
     assert list(good.o) == ["INSERT", "UPDATE", "UPDATE", "INSERT", "INSERT", "DELETE"]
     assert json.loads(good.b[2]) == {"id": "1", "name": "b"} and json.loads(good.k[2]) == {"id": "1"}
     assert json.loads(good.r[5]) == {"extra": "1"}
-    reasons = reader.query(lake, "SELECT reasons[1] r, count(*) n FROM cdc_changes_bronze_quarantine GROUP BY 1 ORDER BY 1")
+    reasons = reader.query(
+        lake, "SELECT reasons[1] r, count(*) n FROM cdc_changes_bronze_quarantine GROUP BY 1 ORDER BY 1"
+    )
     assert dict(zip(reasons.r, reasons.n, strict=True)) == {
         "missing_row": 1, "not_a_row_change": 3, "unknown_envelope": 1, "unknown_operation": 1}  # fmt: skip
 
@@ -89,10 +95,13 @@ def test_replicas_evolve_and_do_not_depend_on_the_order_of_arrival(lakehouse, de
         change("u", 4, {"id": 2, "n": 2}, {"id": 7, "n": 2}, **own),
         change("d", 9, {"id": 8}, None, **own),
     ]
-    third = [change("c", 5, None, {"id": 8, "n": "many"}, **own), change("c", 6, None, {"id": None, "n": 1}, **own)]
+    third = [
+        change("c", 5, None, {"id": 8, "n": "many"}, **own),
+        change("c", 6, None, {"id": None, "n": 1}, **own),
+    ]
     lakes = []
     for name, parts in {"once": [first + second + third], "steps": [third, first, second, second]}.items():
-        lake = replica_of(lambda n, **more: lakehouse(n, landing_path=str(tmp_path / name), **more), "t", name=name)  # noqa: B023
+        lake = replica_of(lambda n, **more: lakehouse(n, landing_path=str(tmp_path / name), **more), "t", name=name)
         for number, part in enumerate(parts):
             deliver(f"cdc_changes/{number}.json", part + ["\n"] * number, tmp_path / name)
             load(lake, LAYERS)

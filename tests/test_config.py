@@ -83,7 +83,11 @@ def test_set_reaches_nested_settings_through_the_environment(monkeypatch):
     for assignment in ("sample.rows=7", "landing_path=/in", "session_gap_minutes=5"):
         monkeypatch.setenv(*config.environment_of(assignment))
     settings = config.load()
-    assert (settings.sample.rows, settings.layer_path("landing"), settings.session_gap_minutes) == (7, "/in", 5)
+    assert (settings.sample.rows, settings.layer_path("landing"), settings.session_gap_minutes) == (
+        7,
+        "/in",
+        5,
+    )
     assert settings.sample.days == 14
     with pytest.raises(ConfigError, match="Did you mean landing_path"):
         config.environment_of("landing_paths=/in")

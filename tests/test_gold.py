@@ -42,9 +42,18 @@ def test_each_figure_is_what_its_comment_says(lakehouse, deliver):
 
     hours = {(str(r["metric_date"]), r["metric_hour"]): r for r in rows(lake, "hourly_metrics_gold")}
     ten, eleven = hours["2026-03-02", 10], hours["2026-03-02", 11]
-    assert (ten["total_events"], ten["total_clicks"], ten["unique_users"], ten["total_sessions"]) == (2, 1, 2, 1)
+    assert (ten["total_events"], ten["total_clicks"], ten["unique_users"], ten["total_sessions"]) == (
+        2,
+        1,
+        2,
+        1,
+    )
     assert (eleven["total_clicks"], eleven["total_sessions"], eleven["error_count"]) == (2, 1, 2)
-    assert (eleven["error_rate"], eleven["avg_response_time_ms"], ten["p95_response_time_ms"]) == (2 / 3, 200, 100)
+    assert (eleven["error_rate"], eleven["avg_response_time_ms"], ten["p95_response_time_ms"]) == (
+        2 / 3,
+        200,
+        100,
+    )
     assert sum(r["records_rejected"] for r in hours.values()) == 1
 
     first, last = rows(lake, "daily_summary_gold")

@@ -39,7 +39,10 @@ def test_every_format_arrives_with_its_columns_by_name(lakehouse, deliver, tmp_p
     made = [event(n, properties=json.dumps({"value": n})) for n in range(14)]
     deliver("app_events/a.json", made[0:2])
     deliver("app_events/deep/er/b.jsonl.gz", made[2:4])
-    deliver("app_events/c.ndjson.zst", [zstandard.compress(b"".join(json.dumps(r).encode() + b"\n" for r in made[4:6]))])
+    deliver(
+        "app_events/c.ndjson.zst",
+        [zstandard.compress(b"".join(json.dumps(r).encode() + b"\n" for r in made[4:6]))],
+    )
     deliver("app_events/d.csv", [as_csv(made[6:8], names)])
     deliver("app_events/e e+%41[1].csv.gz", [as_csv(made[8:10], names[::-1])])
     pq.write_table(pa.Table.from_pylist(made[10:12]), tmp_path / "landing/app_events/f.parquet")
@@ -49,7 +52,11 @@ def test_every_format_arrives_with_its_columns_by_name(lakehouse, deliver, tmp_p
         deliver(f"app_events/{ignored}", ["not for us"])
     lake = lakehouse(**BRONZE)
     load(lake).check()
-    found = rows(lake, "app_events_bronze", ["event_id", "user_id", "event_timestamp", "event_properties", "_quality_flags"])
+    found = rows(
+        lake,
+        "app_events_bronze",
+        ["event_id", "user_id", "event_timestamp", "event_properties", "_quality_flags"],
+    )
     assert [r["event_id"] for r in found] == sorted(r["event_id"] for r in made)
     assert {r["user_id"] for r in found} == {"ann"}
     assert [r for r in found if r["_quality_flags"]] == []
@@ -111,7 +118,7 @@ def test_nothing_of_a_broken_file_is_loaded_and_the_others_are(lakehouse, delive
         load(lake).check()
     assert [r["event_id"] for r in rows(lake, "app_events_bronze")] == ["e1"]
     target.unlink()
-    deliver(f"app_events/again.json", [lines])
+    deliver("app_events/again.json", [lines])
     load(lake).check()
     assert len(rows(lake, "app_events_bronze")) == 3001
 
@@ -119,7 +126,10 @@ def test_nothing_of_a_broken_file_is_loaded_and_the_others_are(lakehouse, delive
 def test_a_required_field_that_is_missing_everywhere_stops_the_feed(lakehouse, deliver):
     deliver("app_events/a.json", [{"id": n, "what": "tap", "event_timestamp": "2026-03-02"} for n in range(20)])
     lake = lakehouse(**BRONZE)
-    with pytest.raises(Exception, match=r"no record .* has a usable event_id, event_type; the records hold event_timestamp, id, what"):
+    with pytest.raises(
+        Exception,
+        match=r"no record .* has a usable event_id, event_type; the records hold event_timestamp, id, what",
+    ):
         load(lake).check()
     assert rows(lake, "app_events_bronze") == []
     mapped = lakehouse(**BRONZE, feeds={"app_events": {"select": {"event_id": "id", "event_type": "what"}}})
@@ -137,7 +147,9 @@ def test_garbage_is_kept_and_explained(lakehouse, deliver):
         b'{"event_id": "c\x01", "event_type": "t", "event_timestamp": 1772445600}': "malformed_record",
         b'{"event_id": "d", "event_type": "t", "event_timestamp": ""}': "missing_event_timestamp",
         b'{"event_id": null, "event_type": "t", "event_timestamp": 1772445600}': "missing_event_id",
-        b'{"event_id": "f", "event_type": "t", "event_timestamp": 1772445600, "properties": {"value": NaN}}': "invalid_properties.value",
+        b'{"event_id": "f", "event_type": "t", "event_timestamp": 1772445600, "properties": {"value": NaN}}': (
+            "invalid_properties.value"
+        ),
         b"null": "malformed_record",
         b"{}": "missing_event_id",
         huge.encode(): "malformed_record",

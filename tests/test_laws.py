@@ -39,7 +39,10 @@ def started(settings: Settings) -> subprocess.Popen:
     values = {name: getattr(settings, name) for name in ("lakehouse_base_path", "landing_path", "spark_master")}
     values["sample"] = {"rows": 0}
     return subprocess.Popen(
-        [sys.executable, "tests/worker.py", json.dumps(values)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "tests/worker.py", json.dumps(values)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -194,7 +197,9 @@ def test_every_record_of_a_dirty_input_is_accounted_for_by_reason(clean_load, di
             assert row.record in open_lines(dirty / feed / row.f)
     broken = [line for path in (dirty / "app_events").rglob("*.gz") for line in open_lines(path) if not parses(line)]
     broken += [line for path in (dirty / "app_events/late").iterdir() for line in open_lines(path) if not parses(line)]
-    kept = reader.query(clean_load, "SELECT record FROM app_events_bronze_quarantine WHERE reasons[1] = 'malformed_record'")
+    kept = reader.query(
+        clean_load, "SELECT record FROM app_events_bronze_quarantine WHERE reasons[1] = 'malformed_record'"
+    )
     assert sorted(kept.record) == sorted(broken) and broken
 
 
@@ -233,9 +238,11 @@ def test_a_ledger_that_does_not_add_up_fails_the_run(clean_load, tmp_path, monke
     settings = clean_load.model_copy(update={"lakehouse_base_path": str(tmp_path / "lake"), "tables": BASES[0]})
     run(settings)
     honest = refresh._counts
-    monkeypatch.setattr(refresh, "_counts", lambda **given: honest(**given | {"duplicate": given.get("duplicate", 0) + 1}))
+    monkeypatch.setattr(
+        refresh, "_counts", lambda **given: honest(**given | {"duplicate": given.get("duplicate", 0) + 1})
+    )
     silver = settings.model_copy(update={"tables": "app_events_silver"})
-    with pytest.raises(Exception, match="The ledger of app_events_silver version .* does not add up"):
+    with pytest.raises(Exception, match=r"The ledger of app_events_silver version .* does not add up"):
         run(silver)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, date, datetime
 
 import pytest
@@ -92,9 +93,12 @@ def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, de
                                   event(1, "2026-03-02T11:00:00Z", app_type="later")])  # fmt: skip
     counts = run(lake)["app_events_silver"]
     assert (counts["records_read"], counts["updated"], counts["duplicate"]) == (2, 1, 1)
-    one, two = rows(lake, "app_events_silver")
+    one, _two = rows(lake, "app_events_silver")
     assert (one["app_type"], str(one["event_date"]), one["event_hour"]) == ("early", "2026-03-01", 9)
-    assert [(r["summary_date"].day, r["total_events"]) for r in rows(lake, "daily_summary_gold")] == [(1, 1), (2, 1)]
+    assert [(r["summary_date"].day, r["total_events"]) for r in rows(lake, "daily_summary_gold")] == [
+        (1, 1),
+        (2, 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -108,10 +112,12 @@ def test_what_counts_as_an_error(spark, fields, error):
     import json
 
     record = event(1) | fields
-    frame = spark.createDataFrame(
-        [(record["event_type"], json.dumps(record.get("properties") or {}))], "event_type string, event_properties string"
-    ).selectExpr("*", *(f"CAST(NULL AS string) AS {n}" for n in ("event_id", "user_id", "session_id", "app_type", "device_info")),
-                 "timestamp'2026-03-02' AS event_timestamp", "date'2026-03-02' AS event_date")  # fmt: skip
+    given = [(record["event_type"], json.dumps(record.get("properties") or {}))]
+    absent = ("event_id", "user_id", "session_id", "app_type", "device_info")
+    frame = spark.createDataFrame(given, "event_type string, event_properties string").selectExpr(
+        "*", *(f"CAST(NULL AS string) AS {name}" for name in absent),
+        "timestamp'2026-03-02' AS event_timestamp", "date'2026-03-02' AS event_date",
+    )  # fmt: skip
     assert silver.clean_events(frame).first()["is_error"] is error
 
 
@@ -140,7 +146,7 @@ def test_users_keep_every_version_and_follow_the_sources_order(lakehouse, delive
         ("ann", "INSERT", "basic", True), ("bob", "INSERT", "free", False), ("bob", "UPDATE", "pro", True),
         ("eve", "INSERT", "free", False), ("eve", "DELETE", None, True),
     ]  # fmt: skip
-    for one, following in zip(history, history[1:], strict=False):
+    for one, following in itertools.pairwise(history):
         if one["user_id"] == following["user_id"]:
             assert one["valid_to"] == following["valid_from"]
     ann, bob, eve = rows(lake, "users_silver")
@@ -162,11 +168,19 @@ def test_a_truncated_source_empties_every_user_of_before(lakehouse, deliver):
 
 
 def test_users_are_known_by_what_they_did(lakehouse, deliver):
-    deliver("app_events/a.json", [event(1, "2026-01-01T10:00:00Z"), event(2, "2026-03-02T10:00:00Z", user_id="bob")])
+    deliver(
+        "app_events/a.json",
+        [event(1, "2026-01-01T10:00:00Z"), event(2, "2026-03-02T10:00:00Z", user_id="bob")],
+    )
     deliver("clickstream/a.json", [click(1, "2026-01-05T10:00:00Z")])
     lake = lakehouse()
     run(lake)
     ann, bob = rows(lake, "users_silver")
-    assert (ann["is_known"], ann["total_events"], ann["total_sessions"], ann["is_active"]) == (False, 1, 1, False)
+    assert (ann["is_known"], ann["total_events"], ann["total_sessions"], ann["is_active"]) == (
+        False,
+        1,
+        1,
+        False,
+    )
     assert (str(ann["first_seen_date"]), str(ann["last_seen_date"])) == ("2026-01-01", "2026-01-05")
     assert bob["is_active"]

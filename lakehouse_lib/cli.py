@@ -16,8 +16,7 @@ from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, Setup
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         _environment(options)
         return options.does(options)
@@ -29,9 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lakehouse", description="The lakehouse in the terminal.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """The command line: every command and its options."""
+    whole = argparse.ArgumentParser(prog="lakehouse", description="The lakehouse in the terminal.")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, does, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int)
     command("tables", _tables, "the tables and what is in them")
     command("lab", _lab, "JupyterLab attached to the warm engine")
-    return parser
+    return whole
 
 
 def _environment(options: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def histogram(values: pd.Series, title: str, x: str, y: str, upper: float | None
 
 def _axes(title: str, x: str, y: str, height: float = 3.0) -> tuple[Figure, plt.Axes]:
     figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
-    axes.set_title(title, loc="left", color=INK)
+    figure.suptitle(title, x=0.01, ha="left", color=INK)
     axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -1,0 +1,127 @@
+"""Notebooks: their form, and the whole of ``lakehouse run`` through Papermill, checked by nbval."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from lake import contents, rows, versions
+
+from lakehouse_lib import notebooks, pipeline, tables
+from lakehouse_lib.errors import ConfigError
+
+SOURCES = sorted(Path("notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_each_notebook_has_the_agreed_form(path):
+    cells = nbformat.read(path, 4).cells
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert all("#" in line for line in tagged[0].source.splitlines())
+    assert cells[0].source.startswith("# ") and "| Reads | Writes | Parameters |" in cells[1].source
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 10
+    assert len(cells) - len(code) >= len(code)
+    links = [word for cell in cells for word in cell.source.split("](")[1:] if ".ipynb" in word.split(")")[0]]
+    assert links and all((path.parent / link.split(")")[0]).exists() for link in links)
+
+
+def test_the_run_executes_every_notebook():
+    assert list(notebooks.ORDER) == [path.stem for path in SOURCES]
+
+
+def test_a_misspelt_parameter_is_refused(monkeypatch):
+    monkeypatch.setattr(notebooks, "_known", None)
+    with pytest.raises(ConfigError, match="tabels: unknown setting; did you mean tables"):
+        notebooks.settings({"tabels": "app_events_bronze", "In": [], "_": 1, "pipeline": pipeline})
+
+
+@pytest.fixture(scope="module")
+def environment(engine, tmp_path_factory) -> dict[str, str]:
+    base = tmp_path_factory.mktemp("run")
+    return os.environ | {
+        "SPARK_MASTER": engine, "LAKEHOUSE_BASE_PATH": str(base), "LAKEHOUSE_SAMPLE__ROWS": "1500",
+        "LAKEHOUSE_SAMPLE__DAYS": "4", "LAKEHOUSE_SAMPLE__END": "2026-03-10",
+    }  # fmt: skip
+
+
+def lakehouse_command(environment, *arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "lakehouse_lib", *arguments], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(environment) -> subprocess.CompletedProcess:
+    return lakehouse_command(environment, "run")
+
+
+@pytest.fixture
+def made(lakehouse, environment, finished):
+    return lakehouse(lakehouse_base_path=environment["LAKEHOUSE_BASE_PATH"], landing_path="")
+
+
+def test_one_command_makes_every_table_and_says_where_to_read_on(finished, environment, made):
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    base = Path(environment["LAKEHOUSE_BASE_PATH"])
+    assert f"Read the notebooks: {base}/runs/latest/" in finished.stdout
+    assert finished.stdout.count("It adds up.") == 3
+    for name in notebooks.ORDER:
+        page = (base / f"runs/latest/{name}.html").read_text()
+        executed = nbformat.read(base / f"runs/latest/{name}.ipynb", 4)
+        assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code"), name
+        assert "stderr" not in {out.get("name") for c in executed.cells for out in c.get("outputs", [])}, name
+        assert page.count("<figure><img alt=") == {"10": 2, "20": 2, "30": 3}.get(name[:2], 0)
+    assert set(contents(made)) == set(tables.declared(made))
+    assert all(rows(made, name) for name in contents(made) if not name.endswith("_quarantine"))
+
+
+def test_the_second_run_adds_no_commit_and_starts_nothing(finished, environment, made):
+    before = versions(made)
+    again = lakehouse_command(environment | {"SPARK_MASTER": "sc://localhost:1"}, "run")
+    assert again.returncode == 0 and "Nothing new" in again.stdout
+    assert versions(made) == before
+
+
+def test_outputs_are_the_same_when_the_notebooks_run_again(finished, environment, made):
+    """nbval executes the executed notebooks once more and compares the cells that are tagged for it."""
+    latest = Path(environment["LAKEHOUSE_BASE_PATH"]) / "runs/latest"
+    executed = [str(latest / f"{name}.ipynb") for name in notebooks.ORDER[1:]]
+    compared = [c for path in executed for c in nbformat.read(path, 4).cells
+                if "nbval-check-output" in c.metadata.get("tags", [])]  # fmt: skip
+    assert len(compared) >= 8
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", *executed],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " failed" not in done.stdout and "passed" in done.stdout
+
+
+def test_a_broken_file_fails_its_notebook_loudly_and_stops_nothing_else(finished, environment, made):
+    landing = Path(environment["LAKEHOUSE_BASE_PATH"]) / "landing/app_events"
+    (landing / "cut.json.gz").write_bytes(b"\x1f\x8b\x08\x00cut")
+    (landing / "new.json").write_text(
+        '{"event_id": "x1", "event_type": "t", "event_timestamp": "2026-03-09T10:00:00Z"}\n'
+    )
+    done = lakehouse_command(environment, "run")
+    (landing / "cut.json.gz").unlink()
+    assert done.returncode == 1
+    assert "app_events/cut.json.gz cannot be read" in done.stderr and "Traceback" not in done.stderr
+    assert any(row["event_id"] == "x1" for row in rows(made, "app_events_silver"))
+    assert lakehouse_command(environment, "run").returncode == 0
+
+
+def test_wrong_commands_end_with_two_and_the_right_word(environment):
+    wrong = lakehouse_command(environment, "run", "--set", "landing_pth=/in")
+    assert (wrong.returncode, "Did you mean landing_path?" in wrong.stderr) == (2, True)
+    wrong = lakehouse_command(environment, "run", "--tables", "user_silver")
+    assert (wrong.returncode, "did you mean users_silver?" in wrong.stderr) == (2, True)
+    wrong = lakehouse_command(environment, "notebook", "11_none")
+    assert (wrong.returncode, "there are 00_start_here" in wrong.stderr) == (2, True)

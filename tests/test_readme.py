@@ -1,0 +1,64 @@
+"""What the README says works: its commands, its links, its worked example, its error texts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from deltalake import DeltaTable
+
+from lakehouse_lib import cli, delta, pipeline, tables
+
+TEXT = Path("README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_understood(command):
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        subprocess.run(["make", "--dry-run", *arguments], check=True, capture_output=True)
+    else:
+        assert program == ".venv/bin/lakehouse"
+        assert cli.parser().parse_args(arguments).does
+
+
+def test_each_link_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert Path(target).exists(), target
+
+
+def test_each_error_of_the_troubleshooting_is_one_that_the_code_says():
+    code = " ".join(path.read_text() for path in Path("lakehouse_lib").glob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", code)
+    for error in re.findall(r"^\| `([^`]+)` \|.*\|$", TEXT.split("## Troubleshooting")[1].split("##")[0], re.M):
+        for part in error.replace("17, 21, 25", "…").split("…"):
+            assert part.strip(" ,") in said, part
+
+
+def test_the_worked_example_finds_the_files_own_sessions(lakehouse, shared, tmp_path):
+    """The shop's CSV: 3,605 sessions, the same clicks together as in the file's own session ids."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+    case = shared / "ecom_retentioneering"
+    (tmp_path / "landing/clickstream").mkdir(parents=True)
+    shutil.copy(case / "ecom.csv.gz", tmp_path / "landing/clickstream")
+    wanted = ("clickstream_bronze", "clickstream_bronze_quarantine", "clickstream_silver")
+    lake = lakehouse(feeds=yaml.safe_load(block)["feeds"], tables=",".join(wanted))
+    result = pipeline.run(lake, progress=lambda line: None)
+    result.check()
+    expected = json.loads((case / "expected.json").read_text())
+    counts = {step.table: step.counts for step in result.steps}
+    assert counts["clickstream_bronze"]["accepted"] == expected["events"]
+    assert counts["clickstream_silver"]["duplicate"] == expected["exact_duplicates_user_session_event_ts"]
+    sessions = DeltaTable(delta.table_path(lake, tables.get(lake, "clickstream_silver"))).to_pyarrow_table().to_pylist()
+    assert len(sessions) == expected["sessions_in_file"] == 3605
+    assert all(len({click["client_session_id"] for click in row["_clicks"]}) == 1 for row in sessions)
+    assert sum(row["total_clicks"] == 1 for row in sessions) >= expected["single_event_sessions"]
+    assert sum(row["session_duration_seconds"] for row in sessions) == expected["sum_duration_s"]
+    assert max(row["session_duration_seconds"] for row in sessions) == expected["max_duration_s"]

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab clean
+.PHONY: help setup run test bench lab clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ run: setup  ## set-up, then the whole pipeline on sample input
 
 test: setup  ## set-up, then every test
 	$(BIN)/python -m pytest
+
+bench: setup  ## what a run costs, side by side with a plain PySpark + Delta start
+	$(BIN)/python tests/bench.py
 
 lab: setup  ## JupyterLab attached to the warm engine
 	$(BIN)/lakehouse lab

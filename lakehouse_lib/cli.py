@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -68,12 +67,7 @@ def _environment(options: argparse.Namespace) -> None:
 
 def _settings(**values) -> Settings:
     settings = config.load(values)
-    logging.basicConfig(
-        filename=settings.local_dir("logs") / "lakehouse.log",
-        level="WARNING" if settings.log_level == "WARN" else settings.log_level,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        force=True,
-    )
+    config.log_to_file(settings)
     return settings
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import secrets
 from datetime import UTC, date, datetime
@@ -227,6 +228,16 @@ def load(values: dict[str, Any] | None = None, file: str | Path | None = None) -
         return Settings(**merged)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def log_to_file(settings: Settings) -> None:
+    """Send the library's log to ``logs/lakehouse.log``, so that none of it stands among outputs."""
+    logging.basicConfig(
+        filename=settings.local_dir("logs") / "lakehouse.log",
+        level="WARNING" if settings.log_level == "WARN" else settings.log_level,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        force=True,
+    )
 
 
 def environment_of(assignment: str) -> tuple[str, str]:

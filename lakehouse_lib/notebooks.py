@@ -37,7 +37,9 @@ def settings(namespace: dict[str, Any]) -> Settings:
     }  # fmt: skip
     if _known is None:
         _known = set(plain)
-    return config.load({name: value for name, value in plain.items() if name in _known})
+    found = config.load({name: value for name, value in plain.items() if name in _known})
+    config.log_to_file(found)
+    return found
 
 
 def execute(settings: Settings, name: str, run_id: str, parameters: dict[str, Any] | None = None) -> Path:

@@ -1,0 +1,85 @@
+"""What a run costs, side by side with the least that plain PySpark + Delta costs: ``make bench``.
+
+The yardstick Y is a new Python process that opens ``configure_spark_with_delta_pip`` with its
+defaults, writes 1,000 rows to Delta and reads them back. Times are of the wall clock; each round
+measures everything once, so that a noisy machine is noisy for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lakehouse_lib import config, sample, toolchain
+
+YARDSTICK = """
+import sys
+from delta import configure_spark_with_delta_pip
+from pyspark.sql import SparkSession
+builder = (
+    SparkSession.builder.config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+    .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+)
+spark = configure_spark_with_delta_pip(builder).getOrCreate()
+spark.range(1000).write.format("delta").save(sys.argv[1])
+assert spark.read.format("delta").load(sys.argv[1]).count() == 1000
+"""
+
+
+def seconds(*command: str, **environment: str) -> float:
+    """Wall time of a command that has to end well."""
+    began = time.perf_counter()
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return time.perf_counter() - began
+
+
+def more_events(base: Path, rows: int) -> None:
+    """One more file in each feed, of the newest day."""
+    rules = config.load().sample.model_copy(update={"seed": 7, "days": 1})
+    sample.write(rules, base / "more", rows)
+    for file in [path for path in (base / "more").rglob("*") if path.is_file() and "cdc" not in str(path)]:
+        target = base / "landing" / file.relative_to(base / "more")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target.with_name("more-" + file.name))
+
+
+def one_round(rows: int) -> dict[str, float]:
+    """Seconds of each measurement."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        lake = {"LAKEHOUSE_BASE_PATH": folder, "LAKEHOUSE_SAMPLE__ROWS": str(rows)}
+        run = (sys.executable, "-m", "lakehouse_lib", "run")
+        found = {"yardstick": seconds(sys.executable, "-c", YARDSTICK, f"{folder}/plain",
+                                      JAVA_HOME=str(toolchain.find_java()))}  # fmt: skip
+        found["run"] = seconds(*run, **lake)
+        found["nothing new"] = seconds(*run, **lake)
+        more_events(base, rows // 100)
+        found["1 % more"] = seconds(*run, **lake)
+        found["rebuilt"] = seconds(*run, "--full", **lake)
+        return found
+
+
+def main() -> None:
+    """Print each round and each figure as a multiple of the yardstick."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--rows", type=int, default=200_000)
+    options.add_argument("--rounds", type=int, default=1)
+    given = options.parse_args()
+    # The first yardstick fetches its jars: that is set-up and not measured.
+    with tempfile.TemporaryDirectory() as folder:
+        seconds(sys.executable, "-c", YARDSTICK, f"{folder}/plain", JAVA_HOME=str(toolchain.find_java()))
+    for number in range(given.rounds):
+        found = one_round(given.rows)
+        for name, value in found.items():
+            print(f"round {number + 1}  {name:<12} {value:7.1f} s  {value / found['yardstick']:5.2f} Y", flush=True)
+
+
+if __name__ == "__main__":
+    main()

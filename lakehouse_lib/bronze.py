@@ -49,16 +49,26 @@ class Value:
 
 
 class Fields:
-    """Columns picked from records by contract name, alias or mapping expression."""
+    """Columns picked from records by contract name, alias or mapping expression.
+
+    What is made of a field becomes a column of its own, in steps that build on each other, so that
+    a record's time is parsed once and not once for each flag that looks at it.
+    """
 
     def __init__(self, records: DataFrame, feed: str, settings: FeedSettings):
         self.aliases = ALIASES.get(feed, {})
         self.used: set[str] = set()
         self.mapped: dict[str, str] = {}
+        self.steps: list[dict[str, Column]] = [{} for _ in range(4)]
         for target, expression in settings.select.items():
             records = self._map(records, feed, target, expression)
-        self.records = records
+        self.given = records
         self.zone = settings.timezone
+
+    @property
+    def records(self) -> DataFrame:
+        """The records with every column that was asked for so far."""
+        return reduce(lambda frame, step: frame.withColumns(step), filter(None, self.steps), self.given)
 
     def _map(self, records: DataFrame, feed: str, target: str, expression: str) -> DataFrame:
         """Evaluate one ``select`` expression; the record's fields are columns of text."""
@@ -76,36 +86,49 @@ class Fields:
     def text(self, name: str) -> Column:
         """A field as text; null where it is absent or blank."""
         if name in self.mapped:
-            return _blank_to_null(F.col(self.mapped[name]))
+            return self._keep(0, name, _blank_to_null(F.col(self.mapped[name])))
         names = self.aliases.get(name, [name])
         self.used.update(names)
-        return _blank_to_null(F.coalesce(*(F.col("record")[alias] for alias in names)))
+        return self._keep(0, name, _blank_to_null(F.coalesce(*(F.col("record")[alias] for alias in names))))
 
     def word(self, name: str) -> Value:
         """A field that holds one value: an object or an array does not fit."""
         text = self.text(name)
-        nested = F.coalesce(text.rlike(r"^\s*[\[{]"), F.lit(False))
-        return Value(F.when(~nested, text), nested)
+        return self._value(1, name, text, F.when(~text.rlike(r"^\s*[\[{]"), text))
 
     def number(self, name: str, whole: bool = False) -> Value:
         """A finite number."""
-        return number(self.text(name), whole)
+        text = self.text(name)
+        return self._value(1, name, text, number(text, whole).column)
+
+    def number_in(self, owner: Value, name: str, whole: bool = False) -> Value:
+        """A finite number in a JSON object that is a field of the record."""
+        text = self._keep(2, name, F.get_json_object(owner.column, f"$.{name}"))
+        return self._value(3, name, text, number(text, whole).column)
 
     def time(self, name: str) -> Value:
         """A timestamp: ISO-8601, or epoch seconds, milliseconds or microseconds."""
-        return timestamp(self.text(name), self.zone)
+        text = self.text(name)
+        return self._value(1, name, text, timestamp(text, self.zone).column)
 
     def object(self, name: str) -> Value:
         """A JSON object, given as such or as text."""
         text = self.text(name)
-        bad = F.from_json(text, "map<string,string>").isNull() & text.isNotNull()
-        return Value(F.when(~bad, text), bad)
+        return self._value(1, name, text, F.when(F.from_json(text, "map<string,string>").isNotNull(), text))
 
     def rescued(self) -> Column:
         """Fields that no column took, as JSON; null if there are none."""
         known = F.array(*(F.lit(name) for name in sorted(self.used)))
         rest = F.map_filter("record", lambda key, value: ~F.array_contains(known, key))
         return F.when(F.size(rest) > 0, F.to_json(rest))
+
+    def _keep(self, step: int, name: str, column: Column, kind: str = "text") -> Column:
+        self.steps[step][f"_{kind}_{name}"] = column
+        return F.col(f"_{kind}_{name}")
+
+    def _value(self, step: int, name: str, text: Column, column: Column) -> Value:
+        value = self._keep(step, name, column, "value")
+        return Value(value, text.isNotNull() & value.isNull())
 
 
 def number(text: Column, whole: bool = False) -> Value:
@@ -122,7 +145,8 @@ def number(text: Column, whole: bool = False) -> Value:
 def timestamp(text: Column, zone: str = "UTC") -> Value:
     """Text to a UTC timestamp; times without an offset are of the zone."""
     text = F.trim(text)
-    epoch = text.try_cast("decimal(38,6)")
+    # Guarded: a cast that fails is a Java exception, and costs as much as ten that do not.
+    epoch = F.when(text.rlike(r"^[+-]?\d+(\.\d+)?$"), text).try_cast("decimal(38,6)")
     size = F.abs(epoch)
     micros = F.when(size < 10**11, epoch * 10**6).when(size < 10**14, epoch * 10**3).when(size < 10**17, epoch)
     clean = F.regexp_replace(F.regexp_replace(text, ",", "."), r"([+-]\d{2})(\d{2})$", "$1:$2")
@@ -141,8 +165,8 @@ def app_events(records: DataFrame, settings: FeedSettings, latest: str) -> DataF
     fields = Fields(records, "app_events", settings)
     at = fields.time("event_timestamp")
     properties, device = fields.object("event_properties"), fields.object("device_info")
-    value = number(F.get_json_object(properties.column, "$.value"))
-    duration = number(F.get_json_object(properties.column, "$.duration_ms"), whole=True)
+    value = fields.number_in(properties, "value")
+    duration = fields.number_in(properties, "duration_ms", whole=True)
     words = {
         name: fields.word(name)
         for name in ("event_id", "user_id", "session_id", "event_type", "app_type", "source_system")

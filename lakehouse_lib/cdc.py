@@ -59,10 +59,10 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFram
     fields = Fields(records, "cdc_changes", settings)
     has = lambda name: F.map_contains_key("record", name)  # noqa: E731 - short and local
     get = lambda name: F.col("record")[name]  # noqa: E731
-    body = fields.records.withColumn(
-        "record",
-        F.when(has("payload") & ~has("op"), F.from_json(get("payload"), MAP)).otherwise(F.col("record")),
-    )
+    unwrapped = F.when(has("payload") & ~has("op"), F.from_json(get("payload"), MAP))
+    fields.given = fields.given.withColumn("record", unwrapped.otherwise(F.col("record")))
+    flat = _flat(fields)
+    body = fields.records
     # A wrapped message whose payload is null is Debezium's tombstone, as is the line `null`.
     tombstone = (F.trim("raw") == "null") | (
         F.col("record").isNull() & F.map_contains_key(F.from_json("raw", MAP), "payload")
@@ -85,7 +85,7 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFram
     )
     body = body.select("*", F.posexplode_outer("_rows").alias("_row_number", "_row"))
     debezium = _debezium()
-    shapes = {"debezium": debezium, "maxwell": _maxwell(), "canal": _canal(), "flat": _flat(fields)}
+    shapes = {"debezium": debezium, "maxwell": _maxwell(), "canal": _canal(), "flat": flat}
 
     def pick(name: str) -> Column:
         chain = F

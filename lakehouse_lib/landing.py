@@ -12,6 +12,7 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 APP_ID = "landing"
 """Transaction id under which a bronze table remembers its last batch."""
 
+SEEN = 200
+"""Records of a file that are looked at to learn its fields."""
+
 _SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv",
              ".parquet": "parquet"}  # fmt: skip
 
@@ -60,6 +64,8 @@ class LandingFile:
     digest: str = ""
     records: int = 0
     head: str = ""
+    fields: frozenset[str] = frozenset()
+    """Fields of its first records; known only to the run that inspected it."""
 
 
 @dataclass
@@ -222,10 +228,10 @@ def read(spark: SparkSession, settings: Settings, feed: str, files: list[Landing
 def _csv_record(head: str):
     from pyspark.sql import functions as F
 
-    names = next(csv.reader([head]))
+    names = _csv_names(head)
     fields = ", ".join(f"c{i} string" for i in range(len(names)))
     row = F.from_csv("raw", F.lit(f"{fields}, _bad string"), {"columnNameOfCorruptRecord": "_bad", "escape": '"'})
-    keys = F.array(*(F.lit(name.strip()) for name in names))
+    keys = F.array(*(F.lit(name) for name in names))
     values = F.array(*(row[f"c{i}"] for i in range(len(names))))
     return F.when(row["_bad"].isNull(), F.map_from_arrays(keys, values))
 
@@ -255,7 +261,7 @@ def _known(
     if plans is not None:
         rows = plans.to_pyarrow_table(filters=[("feed", "=", feed)]).to_pylist()
         for row in sorted(rows, key=lambda r: r["planned_at"]):
-            file = LandingFile(**{name: row[name] for name in LandingFile.__dataclass_fields__})
+            file = LandingFile(**{name: row[name] for name in LandingFile.__dataclass_fields__ if name in row})
             if row["status"] != "loaded" or row["batch"] <= committed:
                 done[file.path] = file
             else:
@@ -283,10 +289,12 @@ def _inspect(settings: Settings, feed: str, file: LandingFile) -> LandingFile | 
         with filesystem.open_input_file(full) as handle:
             digest = hashlib.file_digest(handle, "blake2b").hexdigest()[:32]
         records, head = 0, ""
+        fields: set[str] = set()
         if file.kind == "parquet":
             with filesystem.open_input_file(full) as handle:
                 parquet = pq.ParquetFile(handle)
                 records, head = parquet.metadata.num_rows, parquet.schema_arrow.to_string()
+                fields.update(parquet.schema_arrow.names)
         else:
             with filesystem.open_input_stream(full, compression=None) as handle:
                 for line in _lines(handle, file.path):
@@ -295,16 +303,30 @@ def _inspect(settings: Settings, feed: str, file: LandingFile) -> LandingFile | 
                     if file.kind == "csv" and not head:
                         head = line.decode("utf-8-sig", "replace").rstrip("\r\n")
                         bare = head.encode()
+                        fields.update(_csv_names(head))
                         continue
                     if file.kind == "csv" and line.rstrip(b"\r\n") == bare:
                         continue
                     records += 1
+                    if file.kind == "json" and records <= SEEN:
+                        fields |= _json_names(line)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
         return (
             f"{feed}/{file.path} cannot be read ({error}); nothing of it is loaded. "
             "Deliver it again, whole, under a new name, and remove this one."
         )
-    return LandingFile(file.path, file.size, file.modified, file.kind, digest, records, head)
+    return LandingFile(file.path, file.size, file.modified, file.kind, digest, records, head, frozenset(fields))
+
+
+def _csv_names(head: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([head]))]
+
+
+def _json_names(line: bytes) -> set[str]:
+    try:
+        return set(json.loads(line))
+    except (ValueError, TypeError):
+        return set()
 
 
 def _lines(handle, path: str) -> Iterator[bytes]:

@@ -243,7 +243,7 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         records = landing.read(spark, settings, feed, files, lines="_source_line" in table.names)
         latest = (datetime.now(UTC) + _CLOCK_AHEAD).isoformat()
         rows = _function(table)(records, settings.feed(feed), latest)
-        _check_mapping(feed, rows, records, sum(file.records for file in files))
+        _check_mapping(settings, feed, rows, records, files)
         from pyspark.sql import functions as F
 
         rows = rows.withColumns({"_run_id": F.lit(run_id), "_ingested_at": F.current_timestamp()}).select(*table.names)
@@ -272,15 +272,19 @@ def _all_files_there(settings: Settings, table: Table, step: Step) -> bool:
     return not gone
 
 
-def _check_mapping(feed: str, rows, records, count: int) -> None:
+def _check_mapping(settings: Settings, feed: str, rows, records, files: list[landing.LandingFile]) -> None:
     """Refuse a load in which a required field is missing everywhere: the mapping is wrong."""
-    from pyspark.sql import functions as F
-
-    from lakehouse_lib.bronze import REQUIRED
+    from lakehouse_lib.bronze import ALIASES, REQUIRED
 
     required = REQUIRED.get(feed, [])
-    if count < 10 or not required:
+    if sum(file.records for file in files) < 10 or not required:
         return
+    seen = frozenset().union(*(file.fields for file in files))
+    there = all(seen.intersection(ALIASES.get(feed, {}).get(name, [name])) for name in required)
+    if there and not settings.feed(feed).select:
+        return
+    from pyspark.sql import functions as F
+
     head = rows.limit(200).agg(*(F.count(name).alias(name) for name in required)).first()
     suspects = [name for name in required if not head[name]]
     if not suspects:

@@ -45,7 +45,8 @@ _SESSION_CONF = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
 
-_open: weakref.WeakSet = weakref.WeakSet()
+_open: weakref.WeakKeyDictionary[SparkSession, Path] = weakref.WeakKeyDictionary()
+"""Sessions of this process, and the lakehouse that each is for."""
 
 # They would make the engine's process a client.
 _CLIENT_VARIABLES = ("SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED", "SPARK_API_MODE")
@@ -102,6 +103,7 @@ def connect(settings: Settings) -> SparkSession:
         remote = f"sc://localhost:{plan['port']}/;token={plan['token']}"
     # The error below says it better.
     warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
+    spark = None
     try:
         spark = SparkSession.builder.remote(remote).create()
         # The default waits ten minutes for a server that has gone.
@@ -109,11 +111,15 @@ def connect(settings: Settings) -> SparkSession:
         for key, value in _SESSION_CONF.items():
             spark.conf.set(key, value)
     except Exception as error:
+        if spark is not None:
+            # It would stay the session that pyspark asks for its own settings.
+            with contextlib.suppress(Exception):
+                spark.stop()
         raise EngineError(
             f"The Spark server {remote.split(';')[0]} does not answer ({_first_line(error)}). "
             f"Check SPARK_MASTER and that the server runs; engine log: {engine_log(settings)}"
         ) from error
-    _open.add(spark)
+    _open[spark] = state_dir(settings)
     return spark
 
 
@@ -160,9 +166,9 @@ def stop(settings: Settings, wait_seconds: float = 30) -> None:
 
 def release(settings: Settings) -> None:
     """This process no longer needs the engine; the last owner's release ends it."""
-    for spark in list(_open):
-        spark.stop()
     state = state_dir(settings)
+    for spark in [spark for spark, lakehouse in _open.items() if lakehouse == state]:
+        spark.stop()
     mark = process_mark(os.getpid())
     (state / "owners" / str(mark)).unlink(missing_ok=True)
     if (state / "owners").is_dir() and not live_owners(state):

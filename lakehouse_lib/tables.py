@@ -278,6 +278,16 @@ CLICKSTREAM_SILVER = Table(
     """.replace("CLICK", _CLICK),
 )  # fmt: skip
 
+_USER = """
+    user_id          string     required -- user
+    email            string     -- e-mail address
+    name             string     -- full name
+    country          string     -- ISO code
+    plan             string     -- subscription
+    signup_date      date       -- day of registration
+    attributes       string     -- every other attribute that CDC gives, as JSON
+"""
+
 USERS_HISTORY_SILVER = Table(
     name="users_history_silver", layer="silver",
     description="Every version of every user, from CDC (slowly changing dimension, type 2)",
@@ -288,14 +298,7 @@ USERS_HISTORY_SILVER = Table(
         "valid_in_order": "valid_to IS NULL OR valid_to > valid_from",
         "open_is_current": "is_current = (valid_to IS NULL)",
     },
-    declared="""
-    user_id          string     required -- user
-    email            string     -- e-mail address
-    name             string     -- full name
-    country          string     -- ISO code
-    plan             string     -- subscription
-    signup_date      date       -- day of registration
-    attributes       string     -- every other attribute that CDC gives, as JSON
+    declared=_USER + """
     operation_type   string     required -- INSERT, UPDATE, DELETE or TRUNCATE
     valid_from       timestamp  required -- when this version began (UTC)
     valid_to         timestamp  -- when the next began; null for the last
@@ -316,14 +319,7 @@ USERS_SILVER = Table(
         "known_or_seen": "is_known OR first_seen_date IS NOT NULL",
         "deleted_is_empty": "NOT is_deleted OR (email IS NULL AND name IS NULL)",
     },
-    declared="""
-    user_id          string     required -- user
-    email            string     -- e-mail address
-    name             string     -- full name
-    country          string     -- ISO code
-    plan             string     -- subscription
-    signup_date      date       -- day of registration
-    attributes       string     -- every other attribute that CDC gives, as JSON
+    declared=_USER + """
     is_known         boolean    required -- the source database knows the user
     is_deleted       boolean    required -- deleted at the source; attributes are emptied
     deleted_at       timestamp  -- when (UTC)

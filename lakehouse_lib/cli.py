@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lakehouse_lib import config
@@ -105,6 +106,10 @@ def _run(options: argparse.Namespace) -> int:
         given = {"tables": options.tables, "full": options.full,
                  "date_from": options.date_from, "date_to": options.date_to}  # fmt: skip
         failures = []
+        starter = ThreadPoolExecutor(1)
+        if not settings.spark_master.startswith("sc://"):
+            # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
+            starter.submit(session.ensure, settings)
         try:
             for name in notebooks.ORDER:
                 print(name, flush=True)
@@ -118,6 +123,7 @@ def _run(options: argparse.Namespace) -> int:
                     failures.append(str(error))
                 print(f"    {time.monotonic() - start:.1f} s")
         finally:
+            starter.shutdown()
             session.release(settings)
     print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
     if failures:

@@ -6,6 +6,7 @@ Each feed's function takes the records of `landing.read` and returns the table's
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -101,9 +102,9 @@ class Fields:
         text = self.text(name)
         return self._value(1, name, text, number(text, whole).column)
 
-    def number_in(self, owner: Value, name: str, whole: bool = False) -> Value:
+    def number_in(self, owner: str, name: str, whole: bool = False) -> Value:
         """A finite number in a JSON object that is a field of the record."""
-        text = self._keep(2, name, F.get_json_object(owner.column, f"$.{name}"))
+        text = self._keep(2, name, F.col(f"_map_{owner}")[name])
         return self._value(3, name, text, number(text, whole).column)
 
     def time(self, name: str) -> Value:
@@ -114,13 +115,12 @@ class Fields:
     def object(self, name: str) -> Value:
         """A JSON object, given as such or as text."""
         text = self.text(name)
-        return self._value(1, name, text, F.when(F.from_json(text, "map<string,string>").isNotNull(), text))
+        parsed = self._keep(1, name, F.from_json(text, "map<string,string>"), "map")
+        return self._value(2, name, text, F.when(parsed.isNotNull(), text))
 
     def rescued(self) -> Column:
         """Fields that no column took, as JSON; null if there are none."""
-        known = F.array(*(F.lit(name) for name in sorted(self.used)))
-        rest = F.map_filter("record", lambda key, value: ~F.array_contains(known, key))
-        return F.when(F.size(rest) > 0, F.to_json(rest))
+        return unknown_fields(sorted(self.used))
 
     def _keep(self, step: int, name: str, column: Column, kind: str = "text") -> Column:
         self.steps[step][f"_{kind}_{name}"] = column
@@ -129,6 +129,14 @@ class Fields:
     def _value(self, step: int, name: str, text: Column, column: Column) -> Value:
         value = self._keep(step, name, column, "value")
         return Value(value, text.isNotNull() & value.isNull())
+
+
+def unknown_fields(known: Iterable[str]) -> Column:
+    """The record's other fields as JSON; null if there are none."""
+    names = F.array(*(F.lit(name) for name in known))
+    rest = F.map_filter("record", lambda key, _: ~F.array_contains(names, key))
+    # Functions with a lambda are interpreted: only the few records that need one pay for it.
+    return F.when(F.size(F.array_except(F.map_keys("record"), names)) > 0, F.to_json(rest))
 
 
 def number(text: Column, whole: bool = False) -> Value:
@@ -165,8 +173,8 @@ def app_events(records: DataFrame, settings: FeedSettings, latest: str) -> DataF
     fields = Fields(records, "app_events", settings)
     at = fields.time("event_timestamp")
     properties, device = fields.object("event_properties"), fields.object("device_info")
-    value = fields.number_in(properties, "value")
-    duration = fields.number_in(properties, "duration_ms", whole=True)
+    value = fields.number_in("event_properties", "value")
+    duration = fields.number_in("event_properties", "duration_ms", whole=True)
     words = {
         name: fields.word(name)
         for name in ("event_id", "user_id", "session_id", "event_type", "app_type", "source_system")
@@ -215,7 +223,8 @@ def clickstream(records: DataFrame, settings: FeedSettings, latest: str) -> Data
 def common_flags(at: Value, name: str, latest: str) -> dict[str, Column]:
     """Flags of any feed: records that are none, and times that cannot be."""
     keys = F.map_keys("record")
-    lowered = F.transform(keys, lambda key: F.lower(key))
+    joined = F.array_join(keys, "\n")
+    lowered = F.when(F.lower(joined) == joined, keys).otherwise(F.transform(keys, lambda key: F.lower(key)))
     return {
         "malformed_record": F.col("record").isNull(),
         "invalid_utf8": ~F.is_valid_utf8("raw"),
@@ -233,9 +242,11 @@ def in_range(at: Column, latest: str) -> Column:
 
 def flag_array(flags: dict[str, Column]) -> Column:
     """The names of the flags that are set; a record that is none has just that flag."""
-    names = F.array_compact(F.array(*(F.when(F.coalesce(on, F.lit(False)), F.lit(name)) for name, on in flags.items())))
-    unreadable = F.array_intersect(names, F.array(F.lit("malformed_record"), F.lit("invalid_utf8")))
-    return F.when(F.size(unreadable) > 0, unreadable).otherwise(names)
+    # Text and not array functions: those that drop nulls are interpreted, flags and all.
+    named = {name: F.when(on, F.lit(name)) for name, on in flags.items()}
+    unreadable = F.concat_ws(",", *(named[name] for name in ("malformed_record", "invalid_utf8") if name in named))
+    text = F.when(unreadable != "", unreadable).otherwise(F.concat_ws(",", *named.values()))
+    return F.when(text != "", F.split(text, ",")).otherwise(F.array().cast("array<string>"))
 
 
 def raw_text() -> Column:

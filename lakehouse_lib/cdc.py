@@ -17,6 +17,7 @@ from lakehouse_lib.bronze import (
     in_range,
     raw_text,
     timestamp,
+    unknown_fields,
 )
 from lakehouse_lib.config import FeedSettings, Settings
 from lakehouse_lib.refresh import Difference, Inputs
@@ -141,7 +142,7 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFram
         "|", "table_name", "operation_type", "sequence", F.unix_micros("change_timestamp"),
         "before_values", "after_values", "primary_key",
     )  # fmt: skip
-    rescued = F.when((F.col("_shape") == "flat") & ~mapped, _flat_rescued())
+    rescued = F.when((F.col("_shape") == "flat") & ~mapped, unknown_fields(_FLAT))
     usable = F.is_valid_utf8("raw")
     return body.withColumn("_quality_flags", flag_array(flags)).select(
         F.coalesce("id", F.substring(F.sha2(content, 256), 1, 32)).alias("cdc_id"),
@@ -261,12 +262,6 @@ def _flat(fields: Fields) -> dict[str, Column]:
         "sequence": _padded(fields.text("sequence")),
         "source_system": fields.text("source_system"),
     }
-
-
-def _flat_rescued() -> Column:
-    known = F.array(*(F.lit(name) for name in _FLAT))
-    rest = F.map_filter("record", lambda key, _: ~F.array_contains(known, key))
-    return F.when(F.size(rest) > 0, F.to_json(rest))
 
 
 # From changes to rows ------------------------------------------------------

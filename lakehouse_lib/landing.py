@@ -205,7 +205,7 @@ def read(spark: SparkSession, settings: Settings, feed: str, files: list[Landing
             rows = rows.select(raw.alias("raw"), *where)
         else:
             # A regular expression would mend bytes that are no UTF-8: those stay as they came.
-            trimmed = F.regexp_replace("value", "^\ufeff|\r$", "")
+            trimmed = F.ltrim(F.rtrim("value", F.lit("\r")), F.lit("\ufeff"))
             raw = F.when(F.is_valid_utf8("value"), trimmed).otherwise(F.col("value"))
             text = spark.read.text(paths, lineSep="\n").select(raw.alias("raw"), *where)
             rows = text.where(F.col("raw").rlike(r"\S"))
@@ -215,7 +215,7 @@ def read(spark: SparkSession, settings: Settings, feed: str, files: list[Landing
         row = F.monotonically_increasing_id().alias("_row")
         parts.append(rows.select("raw", "_path", "load_timestamp", "_block", row, parsed.alias("record")))
     rows = reduce(lambda a, b: a.unionByName(b), parts)
-    path = F.url_decode(F.regexp_replace("_path", r"\+", "%2B"))
+    path = F.url_decode(F.replace("_path", F.lit("+"), F.lit("%2B")))
     start = F.locate(f"{root}/", path) + len(root) + 1
     rows = rows.withColumn("_source_file", F.substring(path, start, F.length(path)))
     if lines:

@@ -54,8 +54,12 @@ def app_events(inputs: Inputs) -> Upsert:
 
 def clean_events(events: DataFrame) -> DataFrame:
     """Typed events from good bronze rows."""
-    prop = lambda name: F.get_json_object("event_properties", f"$.{name}")  # noqa: E731
-    device = lambda name: F.get_json_object("device_info", f"$.{name}")  # noqa: E731
+    read = {
+        "_properties": F.from_json("event_properties", "error string, country string, value string, duration_ms string"),
+        "_device": F.from_json("device_info", "device_type string, type string, os string, model string, app_version string"),
+    }  # fmt: skip
+    events = events.withColumns(read)
+    prop, device = (F.col(name).getField for name in read)
     failed = ~F.lower(F.coalesce(prop("error"), F.lit("false"))).isin("false", "null", "", "0")
     return events.select(
         "event_id", "user_id", "session_id", "event_type", "app_type", "event_timestamp",

@@ -1,7 +1,8 @@
 """Bronze: records as they came, typed by contract; what does not fit is flagged, never dropped.
 
 Each feed's function takes the records of `landing.read` and returns the table's columns except
-``_run_id`` and ``_ingested_at``. Flags are short codes; `explain` puts them into words.
+``_run_id`` and ``_ingested_at``, with ``_raw`` in every row; `flagged` finishes them. Flags are
+short codes; `explain` puts them into words.
 """
 
 from __future__ import annotations
@@ -244,9 +245,21 @@ def flag_array(flags: dict[str, Column]) -> Column:
     """The names of the flags that are set; a record that is none has just that flag."""
     # Text and not array functions: those that drop nulls are interpreted, flags and all.
     named = {name: F.when(on, F.lit(name)) for name, on in flags.items()}
-    unreadable = F.concat_ws(",", *(named[name] for name in ("malformed_record", "invalid_utf8") if name in named))
-    text = F.when(unreadable != "", unreadable).otherwise(F.concat_ws(",", *named.values()))
+    text = F.concat_ws(",", *named.values())
+    if unreadable := [named[name] for name in ("malformed_record", "invalid_utf8") if name in named]:
+        alone = F.concat_ws(",", *unreadable)
+        text = F.when(alone != "", alone).otherwise(text)
     return F.when(text != "", F.split(text, ",")).otherwise(F.array().cast("array<string>"))
+
+
+def flagged(rows: DataFrame, further: dict[str, Column]) -> DataFrame:
+    """Rows of a bronze function with flags of further conditions, where they have none of their
+    own; the record as it came stays only where a flag is set."""
+    good = F.size("_quality_flags") == 0
+    if further:
+        more = F.when(good, flag_array(further)).otherwise(F.col("_quality_flags"))
+        rows = rows.withColumn("_quality_flags", more)
+    return rows.withColumn("_raw", F.when(F.size("_quality_flags") > 0, F.col("_raw")))
 
 
 def raw_text() -> Column:
@@ -268,7 +281,6 @@ def _finish(
     flags = common_flags(at, time_name, latest) | flags
     flags |= {f"invalid_{name}": word.bad for name, word in words.items()}
     flagged = fields.records.withColumn("_quality_flags", flag_array(flags))
-    set_flag = F.size("_quality_flags") > 0
     usable = ~F.array_contains("_quality_flags", "invalid_utf8")
     made = {name: F.when(usable, column).alias(name) for name, column in columns.items()}
     made[time_name] = at.column.alias(time_name)
@@ -279,13 +291,13 @@ def _finish(
         "_source_file",
         "_quality_flags",
         F.when(usable, fields.rescued()).alias("_rescued_data"),
-        F.when(set_flag, raw_text()).alias("_raw"),
+        raw_text().alias("_raw"),
     )
 
 
-def explain(flags: Column) -> Column:
-    """Flags in words, for the people who look into quarantine."""
-    sentences = {
+def explain(flags: Column, checks: dict[str, str]) -> Column:
+    """Flags in words, for the people who look into quarantine; ``checks`` has those of checks."""
+    sentences = checks | {
         "malformed_record": "the line is no complete record (JSON object or CSV row)",
         "invalid_utf8": "the line holds bytes that are no UTF-8",
         "ambiguous_fields": "the same field stands in the record twice, or in two spellings",
@@ -302,7 +314,7 @@ def explain(flags: Column) -> Column:
         other = F.when(flag.startswith("missing_"), F.concat(name, F.lit(" is missing"))).otherwise(
             F.concat(name, F.lit(" holds a value of the wrong type"))
         )
-        known = reduce(lambda chain, item: chain.when(flag == item[0], item[1]), sentences.items(), F)
+        known = reduce(lambda chain, item: chain.when(flag == item[0], F.lit(item[1])), sentences.items(), F)
         return known.otherwise(other)
 
     return F.array_join(F.transform(flags, sentence), "; ")

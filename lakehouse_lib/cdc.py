@@ -161,7 +161,7 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFram
         "_source_file",
         "_quality_flags",
         F.when(usable, rescued).alias("_rescued_data"),
-        F.when(F.size("_quality_flags") > 0, raw_text()).alias("_raw"),
+        raw_text().alias("_raw"),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lakehouse_lib import config
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, SetupError
+from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, QualityError, SetupError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--rows", type=int, required=True)
     sample.add_argument("--out", required=True)
     sample.add_argument("--seed", type=int)
+    quality = command("quality", _quality, "checks: the last results, run them now, or look closely at a table")
+    quality.add_argument("action", nargs="?", default="show", choices=("show", "check", "profile", "anomalies"))
+    quality.add_argument("table", nargs="?", default="", help="default: all tables")
+    quarantine = command("quarantine", _quarantine, "rejected records: what waits and why, or put them through again")
+    quarantine.add_argument("action", nargs="?", default="show", choices=("show", "replay"))
+    quarantine.add_argument("table", nargs="?", default="", help="bronze table; needed for replay")
+    quarantine.add_argument("--reason", default="", help="only records that carry this flag")
     command("tables", _tables, "the tables and what is in them")
     command("lab", _lab, "JupyterLab attached to the warm engine")
     return whole
@@ -100,12 +107,14 @@ def _run(options: argparse.Namespace) -> int:
         if not pipeline.pending(settings):
             print(f"Nothing new: all tables are up to date ({time.monotonic() - began:.1f} s). "
                   f"The last notebooks: {latest}")  # fmt: skip
+            if failing := pipeline.standing(settings):
+                raise QualityError("These checks still fail:\n" + "\n".join(failing))
             return 0
         os.environ[session.OWNER_VARIABLE] = str(os.getpid())
         print(f"Run {run_id}")
         given = {"tables": options.tables, "full": options.full,
                  "date_from": options.date_from, "date_to": options.date_to}  # fmt: skip
-        failures = []
+        failures: list[LakehouseError] = []
         starter = ThreadPoolExecutor(1)
         if not settings.spark_master.startswith("sc://"):
             # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
@@ -120,14 +129,15 @@ def _run(options: argparse.Namespace) -> int:
                     raise
                 except LakehouseError as error:
                     # What does not depend on it goes on.
-                    failures.append(str(error))
+                    failures.append(error)
                 print(f"    {time.monotonic() - start:.1f} s")
         finally:
             starter.shutdown()
             session.release(settings)
     print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
     if failures:
-        raise LakehouseError("The run needs a person:\n" + "\n".join(failures))
+        kind = QualityError if all(isinstance(error, QualityError) for error in failures) else LakehouseError
+        raise kind("The run needs a person:\n" + "\n".join(map(str, failures)))
     return 0
 
 
@@ -151,6 +161,51 @@ def _sample(options: argparse.Namespace) -> int:
         rules = rules.model_copy(update={"seed": options.seed})
     for feed, count in sample.write(rules, Path(options.out), options.rows).items():
         print(f"{feed:<14} {count:>12,} records")
+    return 0
+
+
+def _quality(options: argparse.Namespace) -> int:
+    from lakehouse_lib import delta, quality, tables
+
+    settings = _settings()
+    wanted = [tables.get(settings, options.table)] if options.table else list(tables.declared(settings).values())
+    made = [table for table in wanted if delta.exists(settings, table)]
+    if options.action in ("profile", "anomalies"):
+        from lakehouse_lib import anomalies, profiles
+
+        for table in made:
+            print((profiles if options.action == "profile" else anomalies).text(settings, table))
+        return 0
+    known = quality.latest(settings)
+    if options.action == "check":
+        for table in made:
+            known[table.name] = {found.check_name: found for found in quality.run_checks(settings, table)}
+            quality.write_results(settings, list(known[table.name].values()))
+    results = [found for table in made for found in known.get(table.name, {}).values()]
+    for found in results:
+        print(f"{'ok' if found.passed else found.severity.upper():<11} {found.message}")
+    if failing := quality.stopping(results):
+        raise QualityError(f"{len(failing)} of {len(results)} checks fail; nothing is made from their tables.")
+    print(f"{sum(found.passed for found in results)} of {len(results)} checks pass.")
+    return 0
+
+
+def _quarantine(options: argparse.Namespace) -> int:
+    from lakehouse_lib import quarantine, session
+
+    settings = _settings()
+    if options.action == "show":
+        for row in quarantine.summary(settings).itertuples():
+            if options.table in ("", row.table_name, row.table_name + "_quarantine"):
+                print(f"{row.table_name:<22} {row.records:>9,}  {row.flags}: {row.reason}\n{'':34}{row.example[:120]}")
+        return 0
+    if not options.table:
+        raise ConfigError("Say which table: lakehouse quarantine replay app_events_bronze")
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    try:
+        quarantine.replay(settings, options.table, options.reason)
+    finally:
+        session.release(settings)
     return 0
 
 

@@ -117,6 +117,10 @@ class Settings(BaseSettings):
     active_days: int = Field(30, ge=1, description="users seen within so many days are active")
     feeds: dict[Feed, FeedSettings] = Field(default_factory=dict)
     cdc: CdcSettings = Field(default_factory=CdcSettings)
+    quality: dict[str, list[dict[str, Any]]] = Field(
+        default_factory=dict, description="table: further checks; see checks.py"
+    )
+    quality_samples: bool = Field(True, description="keep a few keys of failing rows with the results")
     segments: SegmentSettings = Field(default_factory=SegmentSettings)
     sample: SampleSettings = Field(default_factory=SampleSettings)
 
@@ -142,7 +146,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
 
-    @field_validator("enable_delta", "auto_optimize", "full", mode="before")
+    @field_validator("enable_delta", "auto_optimize", "quality_samples", "full", mode="before")
     @classmethod
     def _strict_bool(cls, value: Any) -> Any:
         if isinstance(value, bool) or str(value).lower() in ("true", "false"):

@@ -56,6 +56,8 @@ class Changes:
     """False where old log entries are gone, so that only a full read is safe."""
     rewritten: bool = False
     """Rows that were there have been replaced."""
+    replayed: set[date] = field(default_factory=set)
+    """Days on which records landed that have been put through again."""
 
 
 def table_path(settings: Settings, table: Table) -> str:
@@ -140,10 +142,21 @@ def changes(path: str, after: int, upto: int) -> Changes:
         if not adds and (not removes or info.get("operation") == "DELETE"):
             continue
         found.any = True
-        found.rewritten |= bool(removes) and info.get("operation") != "DELETE"
+        if landed := says(info).get("landed"):
+            found.replayed.update(map(date.fromisoformat, landed))
+        else:
+            found.rewritten |= bool(removes) and info.get("operation") != "DELETE"
         for action in adds + removes:
             found.partitions.update((action.get("partitionValues") or {}).values())
     return found
+
+
+def says(info: dict[str, Any]) -> dict[str, Any]:
+    """What the pipeline wrote into a commit of its own."""
+    try:
+        return json.loads(info.get("userMetadata") or "{}")
+    except json.JSONDecodeError:
+        return {}
 
 
 def read(spark: SparkSession, settings: Settings, table: Table, version: int | None = None) -> DataFrame:
@@ -204,19 +217,48 @@ def merge(
 
     ``partitions`` limits the search for existing rows to those days.
     """
-    first, *others = list(consumed) or [None]
-    view = f"changes_{threading.get_ident()}_{random.getrandbits(32):x}"
     names = [name for name in changes_view.columns if name != "_action"]
     on = " AND ".join(f"t.`{key}` = s.`{key}`" for key in table.key)
     if partitions is not None and table.partition_by:
         days = _dates(partitions)
         on += f" AND t.`{table.partition_by}` IN ({days})" if days else " AND false"
     settable = ", ".join(f"t.`{name}` = s.`{name}`" for name in names)
+    clauses = f"WHEN MATCHED AND s._action = 'delete' THEN DELETE WHEN MATCHED THEN UPDATE SET {settable} "
+    _merge(spark, changes_view, settings, table, on, clauses, names, consumed, info)
+
+
+def swap(spark: SparkSession, gone: DataFrame, come: DataFrame, settings: Settings, table: Table, info: dict) -> None:
+    """Delete rows of a bronze table and add others, in one commit.
+
+    ``gone`` holds columns of the table by which the flagged rows to delete are found; ``come`` the
+    new rows.
+    """
+    keys = {name: f"_gone_{name}" for name in gone.columns}
+    deletes = gone.distinct().withColumnsRenamed(keys)
+    rows = come.select(*table.names).unionByName(deletes, allowMissingColumns=True)
+    on = " AND ".join(f"t.`{name}` = s.`{key}`" for name, key in keys.items()) + " AND size(t._quality_flags) > 0"
+    # A row to delete has a key to find it by; a row to add has none, and so meets nothing.
+    first = next(iter(keys.values()))
+    rows = rows.selectExpr("*", f"if({first} IS NULL, 'insert', 'delete') AS _action")
+    _merge(spark, rows, settings, table, on, "WHEN MATCHED THEN DELETE ", table.names, [], info)
+
+
+def _merge(
+    spark: SparkSession,
+    source: DataFrame,
+    settings: Settings,
+    table: Table,
+    on: str,
+    matched: str,
+    names: list[str],
+    consumed: Iterable[Consumed],
+    info: dict,
+) -> None:
+    first, *others = list(consumed) or [None]
+    view = f"changes_{threading.get_ident()}_{random.getrandbits(32):x}"
     columns, values = (", ".join(f"{p}`{name}`" for name in names) for p in ("", "s."))
     statement = (
-        f"MERGE INTO delta.`{table_path(settings, table)}` t USING {view} s ON {on} "
-        f"WHEN MATCHED AND s._action = 'delete' THEN DELETE "
-        f"WHEN MATCHED THEN UPDATE SET {settable} "
+        f"MERGE INTO delta.`{table_path(settings, table)}` t USING {view} s ON {on} {matched}"
         f"WHEN NOT MATCHED AND s._action <> 'delete' THEN INSERT ({columns}) VALUES ({values})"
     )
 
@@ -232,7 +274,7 @@ def merge(
             for key in (*_TXN, "spark.databricks.delta.commitInfo.userMetadata"):
                 spark.conf.unset(key)
 
-    changes_view.createOrReplaceTempView(view)
+    source.createOrReplaceTempView(view)
     try:
         _retried(run, table.name)
     finally:

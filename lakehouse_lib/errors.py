@@ -29,6 +29,12 @@ class LedgerError(LakehouseError):
     """A run whose records do not add up."""
 
 
+class QualityError(LakehouseError):
+    """All went through, but a check of severity `error` fails."""
+
+    exit_status = 3
+
+
 class LockedError(LakehouseError):
     """Another run holds this lakehouse."""
 

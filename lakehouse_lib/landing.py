@@ -101,7 +101,7 @@ def pending(settings: Settings, bronze: Table) -> bool:
     """Whether there is anything to load or to complain about; looks at names and sizes only."""
     feed = feed_of(bronze)
     target = delta.open_table(delta.table_path(settings, bronze))
-    done, waiting = _known(settings, feed, target)
+    done, waiting = known_files(settings, feed, target)
     if waiting:
         return True
     return any(not _same(done.get(file.path), file) for file in list_files(settings, feed))
@@ -115,7 +115,7 @@ def make_plan(settings: Settings, bronze: Table, run_id: str, again: bool = Fals
     feed = feed_of(bronze)
     plan = Plan(feed)
     target = delta.open_table(delta.table_path(settings, bronze))
-    done, waiting = _known(settings, feed, target)
+    done, waiting = known_files(settings, feed, target)
     listed = {file.path: file for file in list_files(settings, feed)}
     digests = {file.digest: path for path, file in done.items() if file.digest}
     next_batch = max([_committed(target), *waiting], default=0) + 1
@@ -211,7 +211,7 @@ def read(spark: SparkSession, settings: Settings, feed: str, files: list[Landing
             rows = text.where(F.col("raw").rlike(r"\S"))
             if kind == "csv":
                 rows = rows.where(F.col("raw") != F.lit(head))
-        parsed = _csv_record(head) if kind == "csv" else F.from_json("raw", "map<string,string>")
+        parsed = _record(kind, head)
         row = F.monotonically_increasing_id().alias("_row")
         parts.append(rows.select("raw", "_path", "load_timestamp", "_block", row, parsed.alias("record")))
     rows = reduce(lambda a, b: a.unionByName(b), parts)
@@ -223,6 +223,33 @@ def read(spark: SparkSession, settings: Settings, feed: str, files: list[Landing
         order = Window.partitionBy("_source_file").orderBy("_block", "_row")
         rows = rows.withColumn("_source_line", F.row_number().over(order).cast("bigint"))
     return rows.drop("_path", "_block", "_row")
+
+
+def read_again(messages: DataFrame, files: dict[str, LandingFile]) -> DataFrame:
+    """Records of `read` for messages that were kept as they came.
+
+    ``messages`` holds ``_source_file`` and ``raw`` (bytes that are no UTF-8 as base64) among its
+    columns; ``files`` tells by path how each was read.
+    """
+    from pyspark.sql import functions as F
+
+    encoded = F.unbase64(F.substring("raw", 8, 2**31 - 1)).cast("string")
+    messages = messages.withColumn("raw", F.when(F.col("raw").startswith("base64:"), encoded).otherwise(F.col("raw")))
+    paths: dict[tuple[str, str], list[str]] = {}
+    for row in messages.select("_source_file").distinct().collect():
+        file = files.get(row[0])
+        if file and file.kind == "csv":
+            paths.setdefault((file.kind, file.head), []).append(file.path)
+    record = _record("json", "")
+    for shape, among in paths.items():
+        record = F.when(F.col("_source_file").isin(among), _record(*shape)).otherwise(record)
+    return messages.withColumn("record", record)
+
+
+def _record(kind: str, head: str):
+    from pyspark.sql import functions as F
+
+    return _csv_record(head) if kind == "csv" else F.from_json("raw", "map<string,string>")
 
 
 def _csv_record(head: str):
@@ -250,7 +277,7 @@ def _committed(target: DeltaTable | None) -> int:
     return delta.watermark(target, APP_ID) or 0
 
 
-def _known(
+def known_files(
     settings: Settings, feed: str, target: DeltaTable | None
 ) -> tuple[dict[str, LandingFile], dict[int, list[LandingFile]]]:
     """Files that are loaded, by path, and planned batches that were never committed."""

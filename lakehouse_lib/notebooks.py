@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lakehouse_lib import config, errors
+from lakehouse_lib import config, errors, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError
 
@@ -39,6 +39,7 @@ def settings(namespace: dict[str, Any]) -> Settings:
         _known = set(plain)
     found = config.load({name: value for name, value in plain.items() if name in _known})
     config.log_to_file(found)
+    tables.declared(found)  # refuses wrong checks and replicas
     return found
 
 

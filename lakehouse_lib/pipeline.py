@@ -13,17 +13,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse_lib import delta, landing, refresh, session, tables
+from lakehouse_lib import bronze, cdc, delta, landing, quality, refresh, session, tables
 from lakehouse_lib.config import Settings, new_run_id
-from lakehouse_lib.errors import LakehouseError, LandingError, LedgerError, LockedError
+from lakehouse_lib.errors import LakehouseError, LandingError, LedgerError, LockedError, QualityError
 from lakehouse_lib.refresh import COUNTS, Inputs
 from lakehouse_lib.tables import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +64,18 @@ class Step:
     problems: list[str] = field(default_factory=list)
     version: int = -1
     ledger: list[tuple[dict[str, Any], dict[str, int]]] = field(default_factory=list)
+    checks: list[quality.Result] = field(default_factory=list)
+    """Results of the checks that were run in this step."""
+    failing: list[str] = field(default_factory=list)
+    """`error` checks that fail now, whenever they were run."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def line(self) -> str:
         """One line for people."""
         if self.state == "nothing new" and not self.problems:
             return f"{self.table:<32} nothing new"
-        if self.state == "failed":
-            return f"{self.table:<32} FAILED: {self.message}"
+        if self.state in ("failed", "held"):
+            return f"{self.table:<32} {self.state.upper()}: {self.message}"
         parts = [f"{self.counts[name]:,} {_WORDS[name]}" for name in COUNTS if self.counts[name]]
         return f"{self.table:<32} {' · '.join(parts) or 'no rows changed'}  ({self.seconds:.1f} s)"
 
@@ -98,10 +105,16 @@ class RunResult:
             Files that could not be loaded.
         LakehouseError
             A table failed.
+        QualityError
+            All went through, but a check of severity `error` fails.
         """
+        failing = [sentence for step in self.steps for sentence in step.failing]
+        failing += [f"{step.table} {step.message}" for step in self.steps if step.state == "held"]
         if self.problems:
             kind = LakehouseError if any(s.state == "failed" for s in self.steps) else LandingError
-            raise kind("\n".join(self.problems))
+            raise kind("\n".join(self.problems + failing))
+        if failing:
+            raise QualityError("\n".join(failing))
 
 
 @contextlib.contextmanager
@@ -150,7 +163,17 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
     """
     if settings.full or settings.date_from or not settings.enable_delta:
         return [table.name for table in selected(settings, layer)]
-    return [table.name for table in selected(settings, layer) if _is_pending(settings, table)]
+    known = quality.latest(settings)
+    return [
+        table.name for table in selected(settings, layer)
+        if _is_pending(settings, table) or quality.due(settings, table, known.get(table.name, {}))
+    ]  # fmt: skip
+
+
+def standing(settings: Settings) -> list[str]:
+    """Sentences of the `error` checks that failed when they were last run, for the tables of a run."""
+    known = quality.latest(settings)
+    return [s for table in selected(settings) for s in quality.stopping(known.get(table.name, {}).values())]
 
 
 def _is_pending(settings: Settings, table: Table) -> bool:
@@ -170,9 +193,9 @@ def run(
 ) -> RunResult:
     """Bring the tables of a layer (None: of all) up to date, side by side where they may.
 
-    Every table is tried; one that fails stops only what is made from it. What became of each
-    record is in ``ops/ledger``, the steps are in ``ops/runs``, the reads and writes in
-    ``ops/lineage``.
+    Every table is tried; one that fails, or whose `error` checks do, stops only what is made from
+    it. What became of each record is in ``ops/ledger``, the steps are in ``ops/runs``, the reads
+    and writes in ``ops/lineage``, the checks in ``ops/quality_results``.
 
     Raises
     ------
@@ -184,7 +207,7 @@ def run(
     with locked(settings):
         waiting = dict(chosen)
         finished: dict[str, Step] = {}
-        settled = _last_versions(settings)
+        settled, checked = _last_versions(settings), quality.latest(settings)
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             running = {}
             while waiting or running:
@@ -192,7 +215,8 @@ def run(
                     if all(source in finished for source in table.sources if source in chosen):
                         failed = [s for s in table.sources
                                   if s in finished and finished[s].state == "failed"]  # fmt: skip
-                        running[pool.submit(_step, settings, table, result.run_id, failed, settled)] = name
+                        step = pool.submit(_step, settings, table, result.run_id, failed, settled, checked)
+                        running[step] = name
                         del waiting[name]
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -200,31 +224,51 @@ def run(
                     finished[name] = future.result()
                     if finished[name].state != "nothing new":
                         progress(finished[name].line())
+                    for found in finished[name].checks:
+                        if not found.passed:
+                            progress(f"    {found.severity}: {found.message}")
         result.steps = [finished[name] for name in chosen]
-        if not any(step.state == "updated" or step.problems for step in result.steps):
+        if not any(step.state != "nothing new" or step.problems for step in result.steps):
             progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
         _write_down(settings, result)
     return result
 
 
-def _step(settings: Settings, table: Table, run_id: str, failed: list[str], settled: dict[str, int]) -> Step:
+def _step(
+    settings: Settings, table: Table, run_id: str, failed: list[str], settled: dict[str, int], checked: quality.Latest
+) -> Step:
     step = Step(table.name)
     began = time.monotonic()
+    # What is set aside is set aside whatever else is wrong.
+    sources = () if table.layer == "quarantine" else table.sources
+    held = [s for source in sources for s in quality.stopping(checked.get(source, {}).values())]
     try:
         if failed:
             raise LakehouseError(f"not refreshed, because {', '.join(failed)} failed")
         if table.layer == "bronze":
             _load(settings, table, run_id, step)
-        else:
+        elif not held:
             _refresh(settings, table, run_id, step)
+        elif _is_pending(settings, table):
+            step.state, step.message = "held", f"keeps its last good state, because of {'; '.join(held)}"
         if settings.enable_delta:
             _settle(settings, table, run_id, step, settled)
+            _check(settings, table, run_id, step, checked)
     except Exception as error:
         step.state = "failed"
         step.message = str(error).strip().split("\n\nJVM stacktrace")[0][:2000] or repr(error)
         log.error("%s failed", table.name, exc_info=error)
     step.seconds = time.monotonic() - began
     return step
+
+
+def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: quality.Latest) -> None:
+    """Run the table's checks where it or they have changed."""
+    last = checked.get(table.name, {})
+    if quality.due(settings, table, last):
+        step.checks = quality.run_checks(settings, table, run_id, last)
+        checked[table.name] = {result.check_name: result for result in step.checks}
+    step.failing = quality.stopping(checked.get(table.name, {}).values())
 
 
 def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
@@ -241,12 +285,9 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     for number, files in plan.batches.items():
         spark = session.connect(settings)
         records = landing.read(spark, settings, feed, files, lines="_source_line" in table.names)
-        latest = (datetime.now(UTC) + _CLOCK_AHEAD).isoformat()
-        rows = _function(table)(records, settings.feed(feed), latest)
+        rows = bronze_rows(settings, table, records, run_id)
         _check_mapping(settings, feed, rows, records, files)
-        from pyspark.sql import functions as F
-
-        rows = rows.withColumns({"_run_id": F.lit(run_id), "_ingested_at": F.current_timestamp()}).select(*table.names)
+        rows = rows.select(*table.names)
         read = sum(file.records for file in files)
         says = {"run_id": run_id, "batch": number, "lines": read, "sources": {f"landing/{feed}": number}}
         consumed = [delta.Consumed(landing.APP_ID, number)]
@@ -261,10 +302,24 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         step.counts, step.state = counts, "updated"
 
 
+def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: str) -> DataFrame:
+    """The rows of a bronze table for the records of its feed, flagged by contract and by the
+    table's checks; with ``_message string`` (the record as it came, in every row)."""
+    from pyspark.sql import functions as F
+
+    feed = landing.feed_of(table)
+    latest = (datetime.now(UTC) + _CLOCK_AHEAD).isoformat()
+    rows = _function(table)(records, settings.feed(feed), latest).withColumn("_message", F.col("_raw"))
+    flags = {name: F.expr(broken) for name, (broken, _) in tables.record_checks(table).items()}
+    if feed == "cdc_changes":
+        flags = {"missing_key": cdc.lacks_key(settings)} | flags
+    return bronze.flagged(rows, flags).withColumns({"_run_id": F.lit(run_id), "_ingested_at": F.current_timestamp()})
+
+
 def _all_files_there(settings: Settings, table: Table, step: Step) -> bool:
     """Whether a bronze table can be made again from landing without losing anything."""
     target = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
-    done, _ = landing._known(settings, landing.feed_of(table), target)
+    done, _ = landing.known_files(settings, landing.feed_of(table), target)
     listed = {file.path for file in landing.list_files(settings, landing.feed_of(table))}
     gone = [path for path in done if path not in listed]
     if gone:
@@ -354,6 +409,7 @@ def _write_down(settings: Settings, result: RunResult) -> None:
         ("ledger", ledger, _LEDGER), ("lineage", lineage, _LINEAGE), ("runs", runs, _RUNS)
     ):  # fmt: skip
         delta.write_ops(_ops(settings, name), pa.Table.from_pylist(rows, schema=schema))
+    quality.write_results(settings, [found for step in result.steps for found in step.checks])
 
 
 def _last_versions(settings: Settings) -> dict[str, int]:
@@ -380,13 +436,13 @@ def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: 
         return
     step.version, table_id = opened.version(), opened.metadata().id
     for commit in delta.changes(path, settled.get(table_id, -1), step.version).commits:
-        try:
-            says = json.loads(commit.get("userMetadata") or "{}")
-        except json.JSONDecodeError:
-            continue
+        says = delta.says(commit)
         if "run_id" not in says:
             continue
-        if table.layer == "bronze":
+        if "replayed" in says:
+            counts, reasons = says["ledger"], says["replayed"]
+            _compare(table, commit, says["expected"])
+        elif table.layer == "bronze":
             counts, reasons = _count_bronze(path, table, commit, says)
         else:
             counts, reasons = says["ledger"], {}

@@ -8,11 +8,19 @@ from datetime import UTC, datetime
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
 
-OPS = ("runs", "ledger", "lineage", "landing_files")
+OPS = ("runs", "ledger", "lineage", "landing_files", "quality_results")
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A DuckDB of one's own, in memory, in UTC."""
+    connection = duckdb.connect(":memory:")
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
 
 
 def query(settings: Settings, sql: str) -> pd.DataFrame:
@@ -22,13 +30,13 @@ def query(settings: Settings, sql: str) -> pd.DataFrame:
     without a zone. Only tables that the text mentions are opened; nothing else can be reached.
     """
     words = set(re.findall(r"\w+", sql))
-    connection = duckdb.connect(":memory:")
+    connection = connect()
     rejected = [name for name in _paths(settings) if name.endswith("_quarantine")]
     for name, path in _paths(settings).items():
         wanted = name in words or ("quarantine" in words and name in rejected)
         opened = delta.open_table(path) if wanted else None
         if opened is not None:
-            _register(connection, name, opened.to_pyarrow_dataset())
+            register(connection, name, opened.to_pyarrow_dataset())
     if "quarantine" in words:
         parts = [
             f"SELECT *, '{name.removesuffix('_quarantine')}' AS table_name FROM {name}"
@@ -89,8 +97,8 @@ def _ledger_rows(settings: Settings, names: list[str] | None) -> pd.DataFrame:
     return rows if names is None else rows[rows.target.isin(names)]
 
 
-def _register(connection: duckdb.DuckDBPyConnection, name: str, dataset) -> None:
-    """A view without time zones: DuckDB's functions on those are an extension to download."""
+def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Dataset) -> None:
+    """A view of a dataset without time zones: DuckDB's functions on those are an extension to download."""
     zoned = [f.name for f in dataset.schema if pa.types.is_timestamp(f.type) and f.type.tz]
     naive = ", ".join(f'"{column}"::TIMESTAMP AS "{column}"' for column in zoned)
     connection.register(f"_{name}", dataset)

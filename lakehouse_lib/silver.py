@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from lakehouse_lib import bronze, cdc
-from lakehouse_lib.refresh import Append, Difference, Inputs, Upsert, first_of, live_rows
+from lakehouse_lib import bronze, cdc, tables
+from lakehouse_lib.refresh import Append, Days, Difference, Inputs, Upsert, first_of, live_rows
+from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -22,27 +23,29 @@ ATTRIBUTES = ("email", "name", "country", "plan", "signup_date")
 DELETES = ("DELETE", "TRUNCATE")
 
 
-def quarantine(inputs: Inputs) -> Append:
+def quarantine(inputs: Inputs) -> Append | Days:
     """The flagged records of a bronze table."""
-    rows = inputs.new(inputs.table.sources[0])
-    if "table_name" in rows.columns:
-        good = F.size("_quality_flags") == 0
-        lost = good & F.coalesce(cdc.lacks_key(inputs.settings), F.lit(False))
-        change = F.to_json(F.struct("table_name", "operation_type", "before_values", "after_values"))
-        rows = rows.withColumn("_raw", F.when(lost, change).otherwise(F.col("_raw"))).withColumn(
-            "_quality_flags",
-            F.when(lost, F.array(F.lit("missing_key"))).otherwise(F.col("_quality_flags")),
-        )
-    rows = rows.where(F.size("_quality_flags") > 0)
-    return Append(
-        rows.select(
-            F.col("_quality_flags").alias("reasons"),
-            bronze.explain(F.col("_quality_flags")).alias("explanation"),
-            F.coalesce("_raw", F.lit("")).alias("record"),
-            "load_timestamp",
-            F.col("load_timestamp").cast("date").alias("landed_date"),
-            "_source_file",
-        )
+    (source,) = inputs.table.sources
+    rows = rejected(inputs.new(source), tables.get(inputs.settings, source))
+    changes = inputs.states[source].changes
+    if inputs.full or changes is None or not changes.replayed:
+        return Append(rows)
+    # Records have been put through again: the days on which they landed are made anew.
+    days = changes.replayed | {row["landed_date"] for row in rows.select("landed_date").distinct().collect()}
+    every = rejected(inputs.all(source), tables.get(inputs.settings, source))
+    return Days(every.where(F.col("landed_date").isin(sorted(days))), days)
+
+
+def rejected(rows: DataFrame, table: Table) -> DataFrame:
+    """The flagged rows of a bronze table as rows of its quarantine."""
+    words = {name: sentence for name, (_, sentence) in tables.record_checks(table).items()}
+    return rows.where(F.size("_quality_flags") > 0).select(
+        F.col("_quality_flags").alias("reasons"),
+        bronze.explain(F.col("_quality_flags"), words).alias("explanation"),
+        F.coalesce("_raw", F.lit("")).alias("record"),
+        "load_timestamp",
+        F.col("load_timestamp").cast("date").alias("landed_date"),
+        "_source_file",
     )
 
 
@@ -54,10 +57,14 @@ def app_events(inputs: Inputs) -> Upsert:
 
 def clean_events(events: DataFrame) -> DataFrame:
     """Typed events from good bronze rows."""
+    fields = {
+        "event_properties": "error country value duration_ms",
+        "device_info": "device_type type os model app_version",
+    }
     read = {
-        "_properties": F.from_json("event_properties", "error string, country string, value string, duration_ms string"),
-        "_device": F.from_json("device_info", "device_type string, type string, os string, model string, app_version string"),
-    }  # fmt: skip
+        f"_{name}": F.from_json(name, ", ".join(f"{field} string" for field in names.split()))
+        for name, names in fields.items()
+    }
     events = events.withColumns(read)
     prop, device = (F.col(name).getField for name in read)
     failed = ~F.lower(F.coalesce(prop("error"), F.lit("false"))).isin("false", "null", "", "0")

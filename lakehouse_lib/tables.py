@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pyarrow as pa
 
+from lakehouse_lib import checks
+from lakehouse_lib.checks import Check, check
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 
@@ -48,8 +51,10 @@ class Table:
     tags: tuple[str, ...] = ()
     freshness_hours: int = 24
     retention_days: int = 0
-    checks: dict[str, str] = field(default_factory=dict)
-    """Check name: SQL condition that holds in every row."""
+    event_time: str = ""
+    """Column that says when it happened; what came late is told by it."""
+    checks: tuple[Check, ...] = ()
+    """What must hold, beyond what the rest of the declaration says: see `all_checks`."""
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -65,6 +70,28 @@ class Table:
     def business(self) -> list[str]:
         """Names of the columns that the confluence law covers: those without underscore."""
         return [name for name in self.names if not name.startswith("_")]
+
+    @cached_property
+    def all_checks(self) -> tuple[Check, ...]:
+        """Checks that follow from columns, key and freshness, then the table's own; a later one
+        takes the place of an earlier one of its name."""
+        required = [column.name for column in self.columns if column.required]
+        found = [
+            check("columns_as_declared", "schema", columns=self.types),
+            check("required_values", "not_null", columns=required),
+        ]
+        if self.key:
+            found.append(check("key_is_unique", "unique", columns=list(self.key)))
+        if self.event_time:
+            good = "size(_quality_flags) = 0" if self.layer == "bronze" else ""
+            found.append(check("fresh", "freshness", column=self.event_time, max_hours=self.freshness_hours,
+                               severity="warn", where=good))  # fmt: skip
+        return tuple({one.name: one for one in (*found, *self.checks)}.values())
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Name and type of each column, types as Spark writes them."""
+        return {column.name: _plain_type(column.type) for column in self.columns}
 
     def arrow_schema(self) -> pa.Schema:
         """The schema as Arrow, comments included."""
@@ -111,6 +138,21 @@ def arrow_type(text: str) -> pa.DataType:
     raise ConfigError(f"Unknown column type {text!r}; known: {', '.join(_ARROW)}, array<…>, struct<…>")
 
 
+def spark_type(kind: pa.DataType) -> str:
+    """The Spark SQL type of an Arrow type, for those that `arrow_type` makes."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"array<{spark_type(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return f"struct<{','.join(f'{part.name}:{spark_type(part.type)}' for part in kind)}>"
+    if pa.types.is_timestamp(kind):
+        return "timestamp"
+    return next((name for name, known in _ARROW.items() if known == kind), str(kind))
+
+
+def _plain_type(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
 def _parse(text: str) -> tuple[Column, ...]:
     columns = []
     for line in filter(str.strip, text.splitlines()):
@@ -127,7 +169,10 @@ def _bronze(name: str, feed: str, date: str, declared: str, **more) -> Table:
         name=name, layer="bronze", grain="a record as it was received",
         declared=declared, key=(), sources=(),
         transform="lakehouse_lib.cdc.changes" if "cdc" in feed else f"lakehouse_lib.bronze.{feed}",
-        partition_by=date, retention_days=30, tags=("raw", feed), **more,
+        partition_by=date, event_time=date.replace("_date", "_timestamp"), retention_days=30, tags=("raw", feed),
+        checks=(check("few_are_rejected", "expression", condition="size(_quality_flags) = 0", tolerance=0.05,
+                      severity="warn"),),
+        **more,
     )  # fmt: skip
 
 
@@ -216,10 +261,13 @@ APP_EVENTS_SILVER = Table(
     transform="lakehouse_lib.silver.app_events",
     partition_by="event_date", cluster_by=("user_id", "event_type"),
     tags=("events",), retention_days=90,
-    checks={
-        "hour_in_day": "event_hour BETWEEN 0 AND 23",
-        "duration_not_negative": "duration_ms IS NULL OR duration_ms >= 0",
-    },
+    event_time="event_timestamp",
+    checks=(
+        check("hour_in_day", "range", column="event_hour", min=0, max=23),
+        check("duration_not_negative", "range", column="duration_ms", min=0),
+        check("date_of_timestamp", "expression", condition="event_date = to_date(event_timestamp)"),
+        check("most_are_signed_in", "null_share", column="user_id", max=0.5, severity="warn"),
+    ),
     declared="""
     event_id         string     required -- id given by the producer
     user_id          string     -- user, where signed in
@@ -252,11 +300,13 @@ CLICKSTREAM_SILVER = Table(
     transform="lakehouse_lib.silver.clickstream",
     partition_by="session_date", cluster_by=("user_id",),
     tags=("sessions",), retention_days=90,
-    checks={
-        "ends_after_start": "session_end_time >= session_start_time",
-        "has_clicks": "total_clicks >= 1 AND distinct_pages BETWEEN 1 AND total_clicks",
-        "bounce_is_one_click": "is_bounce = (total_clicks = 1)",
-    },
+    event_time="session_end_time",
+    checks=(
+        check("ends_after_start", "expression", condition="session_end_time >= session_start_time"),
+        check("has_clicks", "expression", condition="total_clicks >= 1 AND distinct_pages BETWEEN 1 AND total_clicks"),
+        check("bounce_is_one_click", "expression", condition="is_bounce = (total_clicks = 1)"),
+        check("answers_in_time", "range", column="avg_response_time_ms", min=0, max=60_000, severity="warn"),
+    ),
     declared="""
     session_id       string     required -- derived from the visitor and the first click
     user_id          string     -- user; null for an anonymous visitor
@@ -294,10 +344,11 @@ USERS_HISTORY_SILVER = Table(
     grain="a version of a user", key=("user_id", "valid_from"), sources=("cdc_changes_bronze",),
     transform="lakehouse_lib.silver.users_history", cluster_by=("user_id",),
     tags=("users", "scd2", "pii"), retention_days=0,
-    checks={
-        "valid_in_order": "valid_to IS NULL OR valid_to > valid_from",
-        "open_is_current": "is_current = (valid_to IS NULL)",
-    },
+    checks=(
+        check("valid_in_order", "expression", condition="valid_to > valid_from"),
+        check("open_is_current", "expression", condition="is_current = (valid_to IS NULL)"),
+        check("one_current_version", "unique", column="user_id", where="is_current"),
+    ),
     declared=_USER + """
     operation_type   string     required -- INSERT, UPDATE, DELETE or TRUNCATE
     valid_from       timestamp  required -- when this version began (UTC)
@@ -315,10 +366,12 @@ USERS_SILVER = Table(
     sources=("users_history_silver", "app_events_silver", "clickstream_silver"),
     transform="lakehouse_lib.silver.users", cluster_by=("user_id",),
     tags=("users", "pii"), retention_days=0,
-    checks={
-        "known_or_seen": "is_known OR first_seen_date IS NOT NULL",
-        "deleted_is_empty": "NOT is_deleted OR (email IS NULL AND name IS NULL)",
-    },
+    checks=(
+        check("known_or_seen", "expression", condition="is_known OR first_seen_date IS NOT NULL"),
+        check("deleted_is_empty", "expression", condition="NOT is_deleted OR (email IS NULL AND name IS NULL)"),
+        check("seen_in_order", "expression", condition="first_seen_date <= last_seen_date"),
+        check("email_has_a_form", "regex", column="email", pattern="^[^@ ]+@[^@ ]+$", severity="warn"),
+    ),
     declared=_USER + """
     is_known         boolean    required -- the source database knows the user
     is_deleted       boolean    required -- deleted at the source; attributes are emptied
@@ -338,7 +391,11 @@ EVENT_METRICS_GOLD = Table(
     key=("metric_date", "metric_hour", "event_type", "app_type"),
     sources=("app_events_silver",), transform="lakehouse_lib.gold.event_metrics",
     partition_by="metric_date", tags=("metrics",), retention_days=365,
-    checks={"users_not_above_events": "unique_users <= total_events"},
+    checks=(
+        check("users_not_above_events", "expression", condition="unique_users <= total_events"),
+        check("hour_in_day", "range", column="metric_hour", min=0, max=23),
+        check("values_in_order", "expression", condition="min_event_value <= max_event_value"),
+    ),
     declared="""
     metric_date      date       required -- day
     metric_hour      int        required -- hour, 0–23
@@ -363,7 +420,10 @@ HOURLY_METRICS_GOLD = Table(
     ),
     transform="lakehouse_lib.gold.hourly_metrics",
     partition_by="metric_date", tags=("metrics", "operations"), retention_days=365,
-    checks={"error_rate_is_a_share": "error_rate BETWEEN 0 AND 1"},
+    checks=(
+        check("error_rate_is_a_share", "range", column="error_rate", min=0, max=1),
+        check("hour_in_day", "range", column="metric_hour", min=0, max=23),
+    ),
     declared="""
     metric_date      date       required -- day
     metric_hour      int        required -- hour, 0–23
@@ -385,10 +445,11 @@ DAILY_SUMMARY_GOLD = Table(
     key=("summary_date",), sources=("app_events_silver", "clickstream_silver"),
     transform="lakehouse_lib.gold.daily_summary",
     partition_by="summary_date", tags=("kpi",), retention_days=365,
-    checks={
-        "dau_wau_mau": "total_users <= wau AND wau <= mau",
-        "new_and_returning": "new_users + returning_users = total_users",
-    },
+    checks=(
+        check("dau_wau_mau", "expression", condition="total_users <= wau AND wau <= mau"),
+        check("new_and_returning", "expression", condition="new_users + returning_users = total_users"),
+        check("bounce_rate_is_a_share", "range", column="bounce_rate", min=0, max=1),
+    ),
     declared="""
     summary_date     date       required -- day
     total_users      bigint     required -- signed-in users with an event or session (DAU)
@@ -412,10 +473,13 @@ USER_SEGMENTS_GOLD = Table(
     key=("user_id",), sources=("users_silver", "app_events_silver"),
     transform="lakehouse_lib.gold.user_segments", cluster_by=("segment_name",),
     tags=("segments", "marketing"), retention_days=0,
-    checks={
-        "segment_known": "segment_name IN ('VIP', 'Active', 'Regular', 'Inactive')",
-        "score_in_range": "engagement_score BETWEEN 0 AND 100 AND risk_of_churn BETWEEN 0 AND 1",
-    },
+    checks=(
+        check("segment_known", "allowed_values", column="segment_name",
+              values=["VIP", "Active", "Regular", "Inactive"]),
+        check("score_in_range", "range", column="engagement_score", min=0, max=100),
+        check("risk_is_a_share", "range", column="risk_of_churn", min=0, max=1),
+        check("user_is_known", "foreign_key", column="user_id", table="users_silver"),
+    ),
     declared="""
     user_id          string     required -- user
     segment_date     date       required -- newest day of the data; recency counts back from it
@@ -462,6 +526,8 @@ def register(table: Table) -> Table:
     for source in table.sources:
         if source not in _DECLARED:
             raise ConfigError(f"{table.name}: {_unknown(source, list(_DECLARED))}")
+    for one in table.all_checks:
+        rule(table, one, [*_DECLARED, table.name])
     _DECLARED[table.name] = table
     return table
 
@@ -478,7 +544,25 @@ def declared(settings: Settings) -> dict[str, Table]:
         if wanted.target in tables:
             raise ConfigError(f"cdc.replicas: {wanted.target} is the name of a table already.")
         tables[wanted.target] = _replica(wanted.target, wanted.source_table, tuple(wanted.keys))
+    for name, given in settings.quality.items():
+        if name not in tables:
+            raise ConfigError(f"quality.{name}: {_unknown(name, list(tables))}")
+        own = tuple(checks.parse(one) for one in given)
+        tables[name] = replace(tables[name], checks=tables[name].checks + own)
+        for one in own:
+            rule(tables[name], one, tables)
     return tables
+
+
+_compiled: dict[tuple[str, str, str], checks.Rule] = {}
+
+
+def rule(table: Table, one: Check, known: Iterable[str]) -> checks.Rule:
+    """What a check stands for on a table; see `checks.compile_check`."""
+    key = (table.name, table.declared, one.digest)
+    if key not in _compiled:
+        _compiled[key] = checks.compile_check(one, table.name, table.layer, table.types, known)
+    return _compiled[key]
 
 
 def get(settings: Settings, name: str) -> Table:
@@ -493,6 +577,13 @@ def get(settings: Settings, name: str) -> Table:
     if name not in tables:
         raise ConfigError(_unknown(name, list(tables)))
     return tables[name]
+
+
+def record_checks(table: Table) -> dict[str, tuple[str, str]]:
+    """Checks by which records of a bronze table go to quarantine: name: (Spark SQL condition of
+    such a record, the reason in words)."""
+    found = {one.name: rule(table, one, ()) for one in table.all_checks if one.severity == "quarantine"}
+    return {name: (made.sets_aside, f"records here {made.says} (check {name})") for name, made in found.items()}
 
 
 def _replica(name: str, source_table: str, keys: tuple[str, ...]) -> Table:

@@ -65,7 +65,7 @@ def flags(spark, feed, lines, settings=None):
         F.col("n").cast("string").alias("_source_file"),
         F.current_timestamp().alias("load_timestamp"),
     )  # fmt: skip
-    made = getattr(bronze, feed)(frame, settings or FeedSettings(), LATEST)
+    made = bronze.flagged(getattr(bronze, feed)(frame, settings or FeedSettings(), LATEST), {})
     return [row.asDict() for row in made.orderBy(F.col("_source_file").cast("int")).collect()]
 
 
@@ -97,7 +97,7 @@ def test_each_defect_has_its_flag(spark):
         assert (row["event_date"] is None) == any("time" in f or "malformed" in f for f in row["_quality_flags"])
     assert json.loads(found[2]["_rescued_data"]) == {"new_field": "1"}
     explained = spark.createDataFrame([(sorted({f for c in cases.values() for f in c}),)], "f array<string>")
-    text = explained.select(bronze.explain(F.col("f"))).first()[0]
+    text = explained.select(bronze.explain(F.col("f"), {})).first()[0]
     assert "event_id is missing" in text and "properties.value holds a value of the wrong type" in text
 
 

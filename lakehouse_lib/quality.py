@@ -1,0 +1,345 @@
+"""Run the checks of a table in one scan, keep the results, and say what they mean for a run.
+
+Reads go through DuckDB over the table's files: no engine is needed. What can be summed is computed
+for the files that came and went since the last check, and added to the last result; so a check
+costs what is new, and tells of the whole table.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from lakehouse_lib import checks, delta, reader, tables
+from lakehouse_lib.checks import Check, Rule
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import TableError
+from lakehouse_lib.tables import Table
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 5
+"""Keys of failing rows that are kept with a result."""
+
+_SCHEMA = pa.schema([
+    ("run_id", pa.string()), ("table_name", pa.string()), ("layer", pa.string()), ("check_name", pa.string()),
+    ("kind", pa.string()), ("severity", pa.string()), ("scope", pa.string()), ("passed", pa.bool_()),
+    ("measured", pa.float64()), ("expected", pa.string()), ("unit", pa.string()), ("rows", pa.int64()),
+    ("failing_rows", pa.int64()), ("failing_keys", pa.string()), ("message", pa.string()),
+    ("checked_at", pa.timestamp("us", "UTC")), ("seconds", pa.float64()), ("table_id", pa.string()),
+    ("table_version", pa.int64()), ("definition", pa.string()), ("parts", pa.string()),
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found; field names are the columns of ``ops/quality_results``."""
+
+    run_id: str
+    table_name: str
+    layer: str
+    check_name: str
+    kind: str
+    severity: str
+    scope: str
+    passed: bool
+    measured: float | None
+    expected: str
+    unit: str
+    rows: int
+    failing_rows: int
+    failing_keys: str
+    message: str
+    checked_at: datetime
+    seconds: float
+    table_id: str
+    table_version: int
+    definition: str
+    parts: str
+
+    @property
+    def stops(self) -> bool:
+        """Whether nothing may be made from the table."""
+        return not self.passed and self.severity == "error"
+
+
+Latest = dict[str, dict[str, Result]]
+"""The last result of each check of each table."""
+
+
+def latest(settings: Settings) -> Latest:
+    """The results of each table's last checks, by table and check."""
+    opened = delta.open_table(_path(settings)) if settings.enable_delta else None
+    found: Latest = {}
+    if opened is None:
+        return found
+    results = opened.to_pyarrow_dataset()  # noqa: F841 - named in the query
+    names = ", ".join(Result.__dataclass_fields__)
+    last = duckdb.sql(
+        f"SELECT {names} FROM results QUALIFY checked_at = max(checked_at) OVER (PARTITION BY table_name)"
+    )
+    for row in last.to_arrow_table().to_pylist():
+        found.setdefault(row["table_name"], {})[row["check_name"]] = Result(**row)
+    return found
+
+
+def due(settings: Settings, table: Table, last: Mapping[str, Result]) -> bool:
+    """Whether the table or its checks have changed since they were last run."""
+    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    if opened is None:
+        return False
+    known = next(iter(last.values()), None)
+    if known is None or known.table_id != str(opened.metadata().id):
+        return True
+    if {check.digest for check in table.all_checks} != {result.definition for result in last.values()}:
+        return True
+    path, version = delta.table_path(settings, table), opened.version()
+    return version != known.table_version and delta.changes(path, known.table_version, version).any
+
+
+def run_checks(
+    settings: Settings, table: Table, run_id: str = "", last: Mapping[str, Result] | None = None
+) -> list[Result]:
+    """Run every check of a table; ``last`` are the results to build on, none for a full scan.
+
+    Raises
+    ------
+    TableError
+        The table has not been made.
+    """
+    opened = delta.open_table(delta.table_path(settings, table))
+    if opened is None:
+        raise TableError(f"{table.name} has not been made yet: there is nothing to check.")
+    return _Checking(settings, table, run_id, opened, last or {}).results()
+
+
+def write_results(settings: Settings, results: list[Result]) -> None:
+    """Add results to ``ops/quality_results``."""
+    delta.write_ops(_path(settings), pa.Table.from_pylist([vars(result) for result in results], schema=_SCHEMA))
+
+
+def stopping(results: Iterable[Result]) -> list[str]:
+    """Sentences of the results for which nothing may be made from the table."""
+    return [result.message for result in results if result.stops]
+
+
+class _Checking:
+    """One pass over a table."""
+
+    def __init__(self, settings: Settings, table: Table, run_id: str, opened: DeltaTable, last: Mapping[str, Result]):
+        self.settings, self.table, self.run_id, self.opened = settings, table, run_id, opened
+        self.version, self.table_id = opened.version(), str(opened.metadata().id)
+        self.last = {name: result for name, result in last.items() if result.table_id == self.table_id}
+        self.now, self.began = datetime.now(UTC), time.monotonic()
+        self.known = tables.declared(settings)
+        self.connection = reader.connect()
+        self.rules = {check.name: self._rule(check) for check in table.all_checks}
+
+    def results(self) -> list[Result]:
+        """The results, in the order of the declaration."""
+        current = self.opened.to_pyarrow_dataset()
+        reader.register(self.connection, self.table.name, current)
+        everything, found = list(self.table.all_checks), {}
+        for name in {name for check in everything for name in self.rules[check.name].needs}:
+            other = delta.open_table(delta.table_path(self.settings, self.known[name]))
+            if other is not None:
+                reader.register(self.connection, name, other.to_pyarrow_dataset())
+        files = self._changed_files(current)
+        of_run = [check for check in everything if check.scope == "run"]
+        sums = [check for check in everything if files and self._can_be_summed(check)]
+        whole = [check for check in everything if check not in of_run and check not in sums]
+        found |= self._measure(self.table.name, whole)
+        if of_run:
+            self._register_files("_added", files[0] if files else list(current.get_fragments()), current)
+            found |= self._measure("_added", of_run, where=f"_run_id = '{self.run_id}'")
+        if sums:
+            found |= self._summed(sums, files, current)
+        return [self._result(check, found[check.name]) for check in everything]
+
+    def _rule(self, check: Check) -> Rule:
+        if check.kind in checks.METADATA:
+            actual = {field.name: tables.spark_type(field.type) for field in pa.schema(self.opened.schema().to_arrow())}
+            return checks.compile_check(check, self.table.name, self.table.layer, actual)
+        return tables.rule(self.table, check, self.known)
+
+    def _can_be_summed(self, check: Check) -> bool:
+        before = self.last.get(check.name)
+        return bool(self.rules[check.name].additive and check.scope == "table" and before
+                    and before.definition == check.digest)  # fmt: skip
+
+    def _changed_files(self, current: ds.Dataset) -> tuple[list, list] | None:
+        """Files that came and that went since the last check; None where a full scan is as cheap."""
+        known = next(iter(self.last.values()), None)
+        if known is None:
+            return None
+        try:
+            before = DeltaTable(self.opened.table_uri, version=known.table_version).to_pyarrow_dataset()
+        except (DeltaError, OSError):
+            return None  # its log is gone
+        old = {fragment.path: fragment for fragment in before.get_fragments()}
+        new = {fragment.path: fragment for fragment in current.get_fragments()}
+        added = [fragment for path, fragment in new.items() if path not in old]
+        removed = [fragment for path, fragment in old.items() if path not in new]
+        there = all(info.is_file for info in current.filesystem.get_file_info([f.path for f in removed]))
+        return (added, removed) if there and len(added) + len(removed) < len(new) else None
+
+    def _register_files(self, name: str, fragments: list, like: ds.Dataset) -> None:
+        reader.register(
+            self.connection, name, ds.FileSystemDataset(fragments, like.schema, like.format, like.filesystem)
+        )
+
+    def _summed(self, wanted: list[Check], files: tuple[list, list], current: ds.Dataset) -> dict[str, dict]:
+        totals = {check.name: json.loads(self.last[check.name].parts) for check in wanted}
+        for name, fragments, sign in (("_added", files[0], 1), ("_removed", files[1], -1)):
+            if not fragments:
+                continue
+            self._register_files(name, fragments, current)
+            for check_name, groups in self._measure(name, wanted).items():
+                if "problem" in groups:
+                    return self._measure(self.table.name, wanted)
+                before = totals[check_name]
+                totals[check_name] = {part: before[part] + sign * value for part, value in groups[None].items()}
+        return {name: {None: parts} for name, parts in totals.items()}
+
+    def _measure(self, relation: str, wanted: list[Check], where: str = "") -> dict[str, dict]:
+        """Parts of each check by partition (None: of all rows), from one query."""
+        asked = {check.name: self.rules[check.name] for check in wanted}
+        found: dict[str, dict] = {name: {None: {}} for name in asked}
+        if not any(rule.parts for rule in asked.values()):
+            return found
+        try:
+            answer = self.connection.execute(query(self.table, relation, wanted, asked, where))
+        except duckdb.Error as error:
+            if len(wanted) == 1:
+                return {wanted[0].name: {"problem": str(error).splitlines()[0]}}
+            alone = [self._measure(relation, [check], where) for check in wanted]
+            return {name: parts for one in alone for name, parts in one.items()}
+        names = [column[0] for column in answer.description]
+        for row in (dict(zip(names, values, strict=True)) for values in answer.fetchall()):
+            group = row.get("partition_value") if row.get("is_part") else None
+            for i, (name, rule) in enumerate(asked.items()):
+                found[name][group] = {part: row[f"p{i}_{j}"] for j, part in enumerate(rule.parts)}
+        return found
+
+    def _result(self, check: Check, groups: dict) -> Result:
+        rule, table = self.rules[check.name], self.table
+        if "problem" in groups:
+            measured, failing, passed, parts, rows = None, 0, False, {}, 0
+            message = f"{table.name}: check {check.name} cannot be run ({groups['problem']})"
+        else:
+            parts = groups[None]
+            looked_at = dict(groups) if check.scope == "partition" and len(groups) > 1 else {None: parts}
+            values = {
+                group: rule.value(found)
+                for group, found in looked_at.items()
+                if group is not None or len(looked_at) == 1
+            }
+            bad = {group: value for group, value in values.items() if not _between(value, rule)}
+            worst = max(bad or values, key=lambda group: _distance(values[group], rule), default=None)
+            measured, passed = values.get(worst), not bad
+            rows = int(parts.get("rows") or 0)
+            failing = int(parts.get("failing", measured if rule.repeated and measured else 0) or 0)
+            message = _sentence(table, check, rule, looked_at.get(worst, parts), measured, worst, len(bad))
+        keys: list[str] = []
+        if not passed and (rule.fails or rule.repeated) and "problem" not in groups:
+            keys = self._failing_keys(check, rule)
+            if rule.repeated and not keys:  # two keys of one hash, no repetition
+                passed, measured, failing = True, 0.0, 0
+        return Result(
+            run_id=self.run_id, table_name=table.name, layer=table.layer, check_name=check.name, kind=check.kind,
+            severity=check.severity, scope=check.scope, passed=passed,
+            measured=None if measured is None or math.isnan(measured) else float(measured),
+            expected=_bounds(rule), unit=rule.unit, rows=rows, failing_rows=failing,
+            failing_keys=json.dumps(keys if self.settings.quality_samples else []), message=message,
+            checked_at=self.now, seconds=time.monotonic() - self.began, table_id=self.table_id,
+            table_version=self.version, definition=check.digest, parts=json.dumps(parts),
+        )  # fmt: skip
+
+    def _failing_keys(self, check: Check, rule: Rule) -> list[str]:
+        """Keys of some failing rows, as text."""
+        where = [f"_run_id = '{self.run_id}'"] if check.scope == "run" else []
+        where += [f"({checks.to_duckdb(text)})" for text in (check.where, rule.fails) if text]
+        key = rule.repeated or self.table.key or ("_source_file", *self.table.business[:1])
+        columns = ", ".join(f'"{name}"' for name in key)
+        if rule.repeated:
+            where += [f'"{name}" IS NOT NULL' for name in rule.repeated]
+        sql = f"SELECT {columns} FROM {_prepared(self.table.name, rule.prepared)} WHERE {' AND '.join(where) or 'true'}"
+        sql += f" GROUP BY {columns} HAVING count(*) > 1" if rule.repeated else ""
+        rows = self.connection.execute(f"{sql} ORDER BY {columns} LIMIT {SAMPLES}").fetchall()
+        return [" · ".join("null" if value is None else str(value) for value in row) for row in rows]
+
+
+def query(table: Table, relation: str, wanted: list[Check], rules: Mapping[str, Rule], where: str = "") -> str:
+    """The one DuckDB query that measures some checks."""
+    aggregates = [f"{sql} AS p{i}_{j}" for i, rule in enumerate(rules.values())
+                  for j, sql in enumerate(rule.parts.values())]  # fmt: skip
+    prepared: dict[str, str] = {}
+    for rule in rules.values():
+        prepared |= rule.prepared
+    source, grouping = _prepared(relation, prepared), ""
+    if table.partition_by and any(check.scope == "partition" for check in wanted):
+        part = f'"{table.partition_by}"'
+        aggregates += [f"{part}::VARCHAR AS partition_value", f"GROUPING({part}) = 0 AS is_part"]
+        grouping = f" GROUP BY GROUPING SETS ((), ({part}))"
+    condition = f" WHERE {where}" if where else ""
+    return f"SELECT {', '.join(aggregates)} FROM {source}{condition}{grouping}"
+
+
+def _prepared(relation: str, columns: Mapping[str, str]) -> str:
+    if not columns:
+        return f'"{relation}"'
+    return f'(SELECT *, {", ".join(f"{sql} AS {name}" for name, sql in columns.items())} FROM "{relation}")'
+
+
+def _between(value: float | None, rule: Rule) -> bool:
+    if value is None or math.isnan(value):
+        return False
+    return (rule.low is None or value >= rule.low) and (rule.high is None or value <= rule.high)
+
+
+def _distance(value: float | None, rule: Rule) -> float:
+    """How far a value is out of its bounds."""
+    if value is None or math.isnan(value):
+        return math.inf
+    over = value - rule.high if rule.high is not None else -math.inf
+    under = rule.low - value if rule.low is not None else -math.inf
+    return max(over, under)
+
+
+def _bounds(rule: Rule) -> str:
+    low, high = (None if bound is None else f"{bound:g}" for bound in (rule.low, rule.high))
+    if low is None:
+        return f"at most {high}"
+    return f"at least {low}" if high is None else f"{low} to {high}"
+
+
+def _sentence(table: Table, check: Check, rule: Rule, parts: Mapping[str, Any], measured: float | None,
+              group: str | None, bad: int) -> str:  # fmt: skip
+    where = f" in {table.partition_by} {group}" if group is not None else ""
+    more = f" (and {bad - 1} more partitions)" if bad > 1 else ""
+    filtered = f" (where {check.where})" if check.where else ""
+    start = f"{table.name}: check {check.name}: "
+    if rule.fails or rule.repeated:
+        failing = parts.get("failing", measured or 0)
+        share = f"; at most {rule.high:.2%} may" if check.tolerance or check.kind == "null_share" else ""
+        return f"{start}{failing:,.0f} of {parts['rows']:,} rows{filtered}{where} {rule.says}{share}{more}"
+    if check.kind in checks.METADATA:
+        return f"{start}{rule.says}"
+    value = "unknown (there are no rows)" if measured is None else f"{measured:,.4g} {rule.unit}".rstrip()
+    return f"{start}{rule.says}{filtered}{where} is {value}, expected {_bounds(rule)}{more}"
+
+
+def _path(settings: Settings) -> str:
+    return f"{settings.layer_path('ops')}/quality_results"

@@ -1,0 +1,147 @@
+"""Quarantine: what was set aside and why, and putting it through again once the cause is mended.
+
+A rejected record is a flagged row of its bronze table, and a row of ``quarantine/<table>`` that is
+made from it. Replay reads the flagged records again, with the mapping, checks and code of now, and
+swaps the rows that come out otherwise into bronze in one commit; everything else follows from
+bronze. So a killed replay has either happened or not, and a second one finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import functions as F
+
+from lakehouse_lib import delta, landing, pipeline, reader, session, tables
+from lakehouse_lib.config import Settings, new_run_id
+from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.refresh import COUNTS
+from lakehouse_lib.tables import Table
+
+_PLACE = "_source_line DIV 100000"
+"""Line of the file; the rest of ``_source_line`` numbers the changes of one message."""
+
+
+def summary(settings: Settings) -> pd.DataFrame:
+    """Rejected records by table and reason, with an example."""
+    return reader.query(settings, """
+        SELECT table_name, explanation AS reason, array_to_string(any_value(reasons), ', ') AS flags,
+               count(*) AS records, max(landed_date) AS last_landed, min(record) AS example
+        FROM quarantine GROUP BY table_name, explanation ORDER BY records DESC, table_name, reason
+    """)  # fmt: skip
+
+
+def replay(settings: Settings, name: str, reason: str = "", progress=print) -> dict[str, int]:
+    """Put the rejected records of a bronze table through again, and refresh what is made from it.
+
+    ``reason`` limits it to the records that carry this flag. Returns ``{"passed", "rejected"}``:
+    how many records came out good, and how many with another reason than before.
+
+    Raises
+    ------
+    ConfigError
+        The table is none that has a quarantine, or no record carries the reason.
+    """
+    table = _bronze(settings, name)
+    with pipeline.locked(settings):
+        run_id = settings.run_id or new_run_id()
+        moved = _swap(settings, table, reason, run_id)
+        follow = settings.model_copy(update={"run_id": run_id, "tables": ",".join(_downstream(settings, table))})
+        progress(
+            f"{table.name}: {moved['passed']:,} records pass now, {moved['rejected']:,} fail otherwise than before"
+        )
+        pipeline.run(follow, progress=progress).check()
+    return moved
+
+
+def _bronze(settings: Settings, name: str) -> Table:
+    bare = name.removesuffix("_quarantine").removesuffix("_bronze")
+    known = {t.name: t for t in tables.declared(settings).values() if t.layer == "bronze"}
+    if f"{bare}_bronze" not in known:
+        raise ConfigError(f"{name} has no quarantine; these have one: {', '.join(known)}")
+    return known[f"{bare}_bronze"]
+
+
+def _downstream(settings: Settings, table: Table) -> list[str]:
+    """The table and all that is made from it, sources first."""
+    found = [table.name]
+    for other in tables.declared(settings).values():
+        if other.name not in found and set(other.sources) & set(found):
+            found.append(other.name)
+    return found
+
+
+def _swap(settings: Settings, table: Table, reason: str, run_id: str) -> dict[str, int]:
+    nothing = {"passed": 0, "rejected": 0}
+    opened = delta.open_table(delta.table_path(settings, table))
+    if opened is None:
+        return nothing
+    spark = session.connect(settings)
+    bronze = delta.read(spark, settings, table, opened.version())
+    asked = F.size("_quality_flags") > 0
+    if reason:
+        asked &= F.array_contains("_quality_flags", reason)
+    old = bronze.where(asked).persist()
+    if old.isEmpty():
+        if reason:
+            flags = bronze.select(F.explode("_quality_flags").alias("flag")).groupBy("flag").count().collect()
+            there = ", ".join(f"{row['flag']} ({row['count']:,})" for row in flags) or "none"
+            raise ConfigError(f"No record in the quarantine of {table.name} carries {reason}; there are: {there}")
+        return nothing
+    numbered = "_source_line" in table.names
+    files, _ = landing.known_files(settings, landing.feed_of(table), opened)
+    messages = old.select("_source_file", "load_timestamp", F.col("_raw").alias("raw"),
+                          *([F.expr(_PLACE).alias("_source_line")] if numbered else []))  # fmt: skip
+    if numbered:
+        # One message can hold several changes: it is read once, and those already taken stay.
+        messages = messages.dropDuplicates(["_source_file", "_source_line"])
+    new = pipeline.bronze_rows(settings, table, landing.read_again(messages, files), run_id)
+    key = ["_source_file", "_source_line"] if numbered else ["_source_file", "_raw"]
+    there = bronze if numbered else old
+    before = there.select(*(F.col(name).alias(f"_was_{name}") for name in key),
+                          F.col("_quality_flags").alias("_was"), asked.alias("_asked")).distinct()  # fmt: skip
+    place = key if numbered else ["_source_file", "_message"]
+    same = [F.col(mine) == F.col(f"_was_{other}") for mine, other in zip(place, key, strict=True)]
+    otherwise = F.col("_was").isNull() | (F.col("_asked") & (F.col("_was") != F.col("_quality_flags")))
+    come = new.join(before, same, "left").where(otherwise).persist()
+    replaced = come.where("_was IS NOT NULL").select(*(F.col(f"_was_{name}").alias(name) for name in key))
+    gone = old.join(replaced.distinct(), key, "left_semi").persist()
+    tally = _tally(come, gone)
+    if tally["come"] or tally["gone"]:
+        info = _info(table, run_id, opened, tally)
+        delta.swap(spark, gone.select(*key), come, settings, table, info)
+    return {"passed": tally["passed"], "rejected": tally["come"] - tally["passed"]}
+
+
+def _tally(come, gone) -> dict[str, Any]:
+    """What is swapped: rows, their flags, and the days on which they landed."""
+    after, before = (
+        frame.groupBy("_quality_flags", F.col("load_timestamp").cast("date").alias("day")).count().collect()
+        for frame in (come, gone)
+    )
+    reasons: Counter[str] = Counter()
+    for sign, rows in ((1, after), (-1, before)):
+        for row in rows:
+            for flag in row["_quality_flags"]:
+                reasons[flag] += sign * row["count"]
+    return {
+        "come": sum(row["count"] for row in after),
+        "gone": sum(row["count"] for row in before),
+        "passed": sum(row["count"] for row in after if not row["_quality_flags"]),
+        "reasons": {flag: count for flag, count in reasons.items() if count},
+        "days": sorted({str(row["day"]) for row in (*after, *before)}),
+    }
+
+
+def _info(table: Table, run_id: str, opened, tally: dict[str, Any]) -> dict[str, Any]:
+    """What the commit says of itself: records move from quarantined to accepted in the ledger."""
+    rejected = tally["come"] - tally["passed"] - tally["gone"]
+    counts = dict.fromkeys(COUNTS, 0) | {"accepted": tally["passed"], "quarantined": rejected}
+    counts["records_read"] = tally["passed"] + rejected
+    return {
+        "run_id": run_id, "sources": {table.name: opened.version()}, "ledger": counts,
+        "replayed": tally["reasons"], "landed": tally["days"],
+        "expected": {"inserted": tally["come"], "updated": 0, "deleted": tally["gone"]},
+    }  # fmt: skip

@@ -94,7 +94,7 @@ def _setup(_: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lakehouse_lib import notebooks, pipeline, sample, session
+    from lakehouse_lib import notebooks, pipeline, quality, sample, session
 
     began = time.monotonic()
     settings = _settings(tables=options.tables, full=options.full,
@@ -107,8 +107,7 @@ def _run(options: argparse.Namespace) -> int:
         if not pipeline.pending(settings):
             print(f"Nothing new: all tables are up to date ({time.monotonic() - began:.1f} s). "
                   f"The last notebooks: {latest}")  # fmt: skip
-            if failing := pipeline.standing(settings):
-                raise QualityError("These checks still fail:\n" + "\n".join(failing))
+            quality.stop_on_errors(quality.latest(settings))
             return 0
         os.environ[session.OWNER_VARIABLE] = str(os.getpid())
         print(f"Run {run_id}")
@@ -137,7 +136,8 @@ def _run(options: argparse.Namespace) -> int:
     print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
     if failures:
         kind = QualityError if all(isinstance(error, QualityError) for error in failures) else LakehouseError
-        raise kind("The run needs a person:\n" + "\n".join(map(str, failures)))
+        said = dict.fromkeys(line for error in failures for line in str(error).splitlines())
+        raise kind("The run needs a person:\n" + "\n".join(said))
     return 0
 
 

@@ -121,6 +121,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="table: further checks; see checks.py"
     )
     quality_samples: bool = Field(True, description="keep a few keys of failing rows with the results")
+    profile_table: str = Field("app_events_silver", description="table that the quality notebook looks at closely")
     segments: SegmentSettings = Field(default_factory=SegmentSettings)
     sample: SampleSettings = Field(default_factory=SampleSettings)
 

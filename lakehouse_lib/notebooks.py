@@ -11,7 +11,8 @@ from lakehouse_lib import config, errors, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError
 
-ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations")
+ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations",
+         "40_data_quality")  # fmt: skip
 
 _JUPYTER = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _known: set[str] | None = None

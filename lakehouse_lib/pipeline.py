@@ -170,12 +170,6 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
     ]  # fmt: skip
 
 
-def standing(settings: Settings) -> list[str]:
-    """Sentences of the `error` checks that failed when they were last run, for the tables of a run."""
-    known = quality.latest(settings)
-    return [s for table in selected(settings) for s in quality.stopping(known.get(table.name, {}).values())]
-
-
 def _is_pending(settings: Settings, table: Table) -> bool:
     if table.layer == "bronze":
         return landing.pending(settings, table) or not delta.exists(settings, table)
@@ -212,7 +206,7 @@ def run(
             running = {}
             while waiting or running:
                 for name, table in list(waiting.items()):
-                    if all(source in finished for source in table.sources if source in chosen):
+                    if all(other in finished for other in tables.waits_for(table) if other in chosen):
                         failed = [s for s in table.sources
                                   if s in finished and finished[s].state == "failed"]  # fmt: skip
                         step = pool.submit(_step, settings, table, result.run_id, failed, settled, checked)

@@ -20,12 +20,32 @@ def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) 
     """Lines over time; ``frame`` holds a time column and number columns."""
     figure, axes = _axes(title, "", unit)
     for name, color in zip(y, COLORS, strict=False):
-        axes.plot(pd.to_datetime(frame[x]), frame[name], lw=1.4, color=color, label=name.replace("_", " "))
+        # A line of few points is told by its points.
+        marker = "o" if len(frame) < 40 else ""
+        axes.plot(pd.to_datetime(frame[x]), frame[name], lw=1.4, marker=marker, ms=4, color=color,
+                  label=name.replace("_", " "))  # fmt: skip
     axes.set_ylim(bottom=0)
+    if len(frame) == 1:
+        only = pd.to_datetime(frame[x].iloc[0])
+        axes.set_xlim(only - pd.Timedelta(days=3), only + pd.Timedelta(days=3))
     axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     if len(y) > 1:
         axes.legend(frameon=False, ncols=len(y))
+    return _picture(figure, title)
+
+
+def band(frame: pd.DataFrame, title: str, unit: str) -> HTML:
+    """A series with what was expected of it: the frame of `anomalies.expected_counts`."""
+    figure, axes = _axes(title, "", unit)
+    axes.fill_between(frame.index, frame.low, frame.high, color=ACCENT, alpha=0.15, lw=0, label="expected band")
+    axes.plot(frame.index, frame.value, lw=1.4, marker="o" if len(frame) < 80 else "", ms=3, color=ACCENT, label="rows")
+    odd = frame[frame.odd]
+    axes.plot(odd.index, odd.value, "o", ms=8, color=COLORS[1], label="anomaly")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(frameon=False, ncols=3, loc="lower left")
     return _picture(figure, title)
 
 

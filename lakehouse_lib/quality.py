@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
@@ -25,7 +26,7 @@ from deltalake.exceptions import DeltaError
 from lakehouse_lib import checks, delta, reader, tables
 from lakehouse_lib.checks import Check, Rule
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import TableError
+from lakehouse_lib.errors import QualityError, TableError
 from lakehouse_lib.tables import Table
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,85 @@ def write_results(settings: Settings, results: list[Result]) -> None:
     delta.write_ops(_path(settings), pa.Table.from_pylist([vars(result) for result in results], schema=_SCHEMA))
 
 
+def check_all(settings: Settings, run_id: str = "") -> Latest:
+    """Run the checks that are due in all tables of the lakehouse; returns every table's last results."""
+    known = latest(settings)
+    for table in tables.declared(settings).values():
+        if due(settings, table, known.get(table.name, {})):
+            results = run_checks(settings, table, run_id, known.get(table.name))
+            write_results(settings, results)
+            known[table.name] = {result.check_name: result for result in results}
+    return known
+
+
+def scorecard(known: Latest) -> pd.DataFrame:
+    """A row for each table: ``layer``, ``table``, ``rows``, numbers of checks, and a ``verdict``."""
+    rows = []
+    for name, results in known.items():
+        bad = [result for result in results.values() if not result.passed]
+        worst = next((s for s in ("error", "warn", "quarantine") if any(r.severity == s for r in bad)), "ok")
+        rows.append({
+            "layer": next(iter(results.values())).layer, "table": name,
+            "rows": max(result.rows for result in results.values()), "checks": len(results),
+            "passed": len(results) - len(bad), "verdict": worst,
+        })  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["layer", "table", "rows", "checks", "passed", "verdict"])
+    return frame.sort_values(["layer", "table"], key=lambda c: c.map(tables.LAYERS.index) if c.name == "layer" else c)
+
+
+def failures(known: Latest) -> pd.DataFrame:
+    """A row for each check that fails, errors first: what it found, keys of some rows, what to do."""
+    bad = [result for results in known.values() for result in results.values() if not result.passed]
+    bad.sort(
+        key=lambda result: (checks.SEVERITIES.index(result.severity) if not result.stops else -1, result.table_name)
+    )
+    rows = [{"severity": r.severity, "what": r.message, "for example": ", ".join(json.loads(r.failing_keys)[:3]),
+             "what to do": _advice(r)} for r in bad]  # fmt: skip
+    return pd.DataFrame(rows, columns=["severity", "what", "for example", "what to do"])
+
+
+def history(settings: Settings) -> pd.DataFrame:
+    """For each day and layer the share of checks that passed, percent: ``day``, and a column a layer."""
+    if delta.open_table(_path(settings)) is None:
+        return pd.DataFrame({"day": []})
+    frame = reader.query(settings, """
+        SELECT date_trunc('day', checked_at) AS day, layer, 100.0 * avg(passed::INT) AS share
+        FROM ops_quality_results GROUP BY ALL ORDER BY day
+    """)  # fmt: skip
+    return frame.pivot(index="day", columns="layer", values="share").reset_index()
+
+
+def stop_on_errors(known: Latest) -> None:
+    """Raise what `error` checks found.
+
+    Raises
+    ------
+    QualityError
+        One of them fails.
+    """
+    if failing := [sentence for results in known.values() for sentence in stopping(results.values())]:
+        raise QualityError("\n".join(failing))
+
+
+_ADVICE = {
+    "freshness": "look whether the producer still delivers; then `lakehouse run`",
+    "unique": "look at the rows of one key: a key that is none, or a source that is loaded twice",
+    "foreign_key": "load the table that it points to, or look why the key is missing there",
+    "schema": "the table was changed from outside: `lakehouse run --full`, or mend the declaration",
+    "type": "the table was changed from outside: `lakehouse run --full`, or mend the declaration",
+    "drift": "look at the profile; where the change is meant, take the new shares for the baseline",
+    "row_count": "compare with the days before in the anomalies; look at the landing files",
+}
+
+
+def _advice(result: Result) -> str:
+    if result.layer == "bronze":
+        return (f"mend the producer or the mapping, then `lakehouse quarantine replay {result.table_name}`"
+                if result.kind != "freshness" else _ADVICE["freshness"])  # fmt: skip
+    profile = f"look at `lakehouse quality profile {result.table_name}`; mend the source, or the bound in the check"
+    return _ADVICE.get(result.kind, profile)
+
+
 def stopping(results: Iterable[Result]) -> list[str]:
     """Sentences of the results for which nothing may be made from the table."""
     return [result.message for result in results if result.stops]
@@ -154,7 +234,9 @@ class _Checking:
         everything, found = list(self.table.all_checks), {}
         for name in {name for check in everything for name in self.rules[check.name].needs}:
             other = delta.open_table(delta.table_path(self.settings, self.known[name]))
-            if other is not None:
+            if other is None:
+                log.warning("%s: a check looks into %s, which has not been made", self.table.name, name)
+            else:
                 reader.register(self.connection, name, other.to_pyarrow_dataset())
         files = self._changed_files(current)
         of_run = [check for check in everything if check.scope == "run"]

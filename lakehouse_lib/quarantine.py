@@ -65,9 +65,9 @@ def _bronze(settings: Settings, name: str) -> Table:
 
 
 def _downstream(settings: Settings, table: Table) -> list[str]:
-    """The table and all that is made from it, sources first."""
+    """The table and all that is made from it, of the tables of a run."""
     found = [table.name]
-    for other in tables.declared(settings).values():
+    for other in pipeline.selected(settings):
         if other.name not in found and set(other.sources) & set(found):
             found.append(other.name)
     return found

@@ -551,7 +551,28 @@ def declared(settings: Settings) -> dict[str, Table]:
         tables[name] = replace(tables[name], checks=tables[name].checks + own)
         for one in own:
             rule(tables[name], one, tables)
+            if one.kind == "foreign_key" and name in _made_before(tables, one.arguments["table"]):
+                raise ConfigError(
+                    f"quality.{name}, check {one.name!r}: {one.arguments['table']} is made from {name}, so it cannot "
+                    f"be looked into before. Put the check on {one.arguments['table']}, or on a table after it."
+                )
     return tables
+
+
+def waits_for(table: Table) -> set[str]:
+    """Tables that have to be up to date before a table is made and checked."""
+    looked_into = {one.arguments["table"] for one in table.all_checks if one.kind == "foreign_key"}
+    return {*table.sources, *looked_into} - {table.name}
+
+
+def _made_before(tables: dict[str, Table], name: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        more = waits_for(tables[waiting.pop()]) - found
+        found |= more
+        waiting += more
+    return found
 
 
 _compiled: dict[tuple[str, str, str], checks.Rule] = {}

@@ -1,0 +1,285 @@
+"""Quality in the pipeline: results, holding back, setting aside, putting through again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import change, click, event
+from deltalake import DeltaTable
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from lake import assert_same, rows, versions
+
+from lakehouse_lib import config, delta, landing, pipeline, quality, quarantine, reader, tables
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError, QualityError
+
+
+def run(settings: Settings) -> pipeline.RunResult:
+    result = pipeline.run(settings, progress=lambda line: None)
+    result.check()
+    return result
+
+
+def ledger(settings: Settings, target: str) -> dict:
+    """Sums of a table's ledger, and its reasons."""
+    found = reader.query(settings, f"SELECT * FROM ops_ledger WHERE target = '{target}'")
+    counts = {name: int(found[name].sum()) for name in pipeline.COUNTS}
+    assert counts["records_read"] == sum(counts[name] for name in pipeline.COUNTS[1:])
+    reasons: Counter = Counter()
+    for text in found.reasons:
+        reasons.update(json.loads(text))
+    return counts | {"reasons": {name: n for name, n in reasons.items() if n}}
+
+
+NO_TEST_USERS = {"name": "no_test_users", "check": "expression", "condition": "user_id <> 'test'"}
+
+
+def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
+    """Held tables keep their last good state; once the check passes, they catch up exactly."""
+    wanted = "app_events_bronze,app_events_silver,event_metrics_gold"
+    lake = lakehouse(tables=wanted, quality={"app_events_silver": [NO_TEST_USERS]})
+    deliver("app_events/1.json", [event(1)])
+    run(lake)
+    good = rows(lake, "event_metrics_gold")
+    deliver("app_events/2.json", [event(2, user_id="test"), event(3)])
+    result = pipeline.run(lake, progress=lambda line: None)
+    with pytest.raises(
+        QualityError, match=r"app_events_silver: check no_test_users: 1 of 3 rows break user_id <> 'test'"
+    ):
+        result.check()
+    assert {step.table: step.state for step in result.steps}["event_metrics_gold"] == "held"
+    assert rows(lake, "event_metrics_gold") == good
+    assert pipeline.pending(lake) == ["event_metrics_gold"]
+    stored = quality.latest(lake)["app_events_silver"]["no_test_users"]
+    assert (stored.passed, stored.failing_rows, json.loads(stored.failing_keys)) == (False, 1, ["e2"])
+    relaxed = lake.model_copy(update={"quality": {"app_events_silver": [NO_TEST_USERS | {"tolerance": 0.5}]}})
+    run(relaxed)
+    (hour,) = rows(lake, "event_metrics_gold")
+    assert hour["total_events"] == 3
+    assert pipeline.pending(relaxed) == []
+
+
+def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deliver):
+    lake = lakehouse(tables="app_events_bronze,app_events_silver", quality_samples=False,
+                     quality={"app_events_silver": [NO_TEST_USERS | {"severity": "warn"}]})  # fmt: skip
+    deliver("app_events/1.json", [event(1, user_id="test")])
+    said: list[str] = []
+    pipeline.run(lake, progress=said.append).check()
+    assert any("warn: app_events_silver: check no_test_users: 1 of 1 rows" in line for line in said)
+    stored = quality.latest(lake)["app_events_silver"]["no_test_users"]
+    assert (stored.severity, stored.passed, stored.failing_keys) == ("warn", False, "[]")
+    before = versions(lake)
+    assert pipeline.pending(lake) == [] and versions(lake) == before
+    card = quality.scorecard(quality.latest(lake)).set_index("table")
+    assert card.loc["app_events_silver", "verdict"] == "warn"
+    assert "no_test_users" in " ".join(quality.failures(quality.latest(lake)).what)
+
+
+@hypothesis_settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_results_that_are_added_up_are_those_of_a_full_scan(lakehouse, tmp_path, data):
+    """Appends, deletions and replaced days in any order; each time both ways of checking agree."""
+    lake = lakehouse(f"sums{time.monotonic_ns()}", quality={"app_events_silver": [
+        NO_TEST_USERS, {"name": "app", "check": "null_share", "column": "app_type", "max": 0.3, "severity": "warn"},
+        {"name": "apps", "check": "drift", "column": "app_type", "baseline": {"web": 0.5, "ios": 0.5}},
+        {"name": "many", "check": "row_count", "min": 0},
+    ]})  # fmt: skip
+    table = tables.get(lake, "app_events_silver")
+    delta.ensure(lake, table)
+    path = delta.table_path(lake, table)
+    last: dict = {}
+    number = 0
+    for _ in range(data.draw(st.integers(2, 5))):
+        step = data.draw(st.sampled_from(["append", "append", "delete", "replace"]))
+        day = data.draw(st.integers(1, 4))
+        if step == "delete":
+            DeltaTable(path).delete(f"event_date = '2026-03-0{day}'")
+        else:
+            made = []
+            for _ in range(data.draw(st.integers(1, 5))):
+                number += 1
+                made.append(silver_row(number, day, data.draw(st.sampled_from(["ann", "test"])),
+                                       data.draw(st.sampled_from(["web", "ios", "tv", None]))))  # fmt: skip
+            put(path, made, f"event_date = '2026-03-0{day}'" if step == "replace" else None)
+        added = quality.run_checks(lake, table, last=last)
+        whole = quality.run_checks(lake, table)
+        assert [
+            (r.check_name, r.passed, r.measured, r.rows, r.failing_rows) for r in added if r.check_name != "fresh"
+        ] == [(r.check_name, r.passed, r.measured, r.rows, r.failing_rows) for r in whole if r.check_name != "fresh"]
+        last = {result.check_name: result for result in added}
+
+
+def silver_row(number: int, day: int, user: str, app: str | None) -> dict:
+    from datetime import UTC, date, datetime
+
+    at = datetime(2026, 3, day, 10, tzinfo=UTC)
+    return {"event_id": f"e{number}", "user_id": user, "event_type": "tap", "app_type": app, "event_timestamp": at,
+            "event_date": date(2026, 3, day), "event_hour": 10, "is_error": False, "_run_id": "r",
+            "_processed_at": at}  # fmt: skip
+
+
+def put(path: str, made: list[dict], predicate: str | None = None) -> None:
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    schema = pa.schema(DeltaTable(path).schema().to_arrow())
+    more = {"mode": "overwrite", "predicate": predicate} if predicate else {"mode": "append"}
+    write_deltalake(path, pa.Table.from_pylist(made, schema), **more)
+
+
+def test_checks_of_new_rows_read_new_files_only(lakehouse):
+    """The old file is taken away from the disk: nobody misses it."""
+    lake = lakehouse()
+    table = tables.get(lake, "app_events_bronze_quarantine")  # its checks can all be added up
+    delta.ensure(lake, table)
+    path = delta.table_path(lake, table)
+
+    def rejected(count: int) -> list[dict]:
+        row = silver_row(1, 2, "ann", None)
+        return [{"reasons": ["x"], "explanation": "x", "record": "x", "load_timestamp": row["event_timestamp"],
+                 "landed_date": row["event_date"], "_run_id": "r", "_processed_at": row["event_timestamp"],
+                 "_source_file": "f"}] * count  # fmt: skip
+
+    put(path, rejected(3))
+    last = {result.check_name: result for result in quality.run_checks(lake, table)}
+    (old,) = Path(path).rglob("*.parquet")
+    put(path, rejected(2))
+    put(path, rejected(2))
+    old.unlink()
+    by_name = {result.check_name: result for result in quality.run_checks(lake, table, last=last)}
+    assert by_name["required_values"].passed and by_name["required_values"].rows == 7
+
+
+def test_checks_of_a_run_look_at_its_rows_alone(lakehouse, deliver):
+    lake = lakehouse(tables="app_events_bronze,app_events_silver",
+                     quality={"app_events_silver": [NO_TEST_USERS | {"scope": "run", "severity": "warn"}]})  # fmt: skip
+    found = []
+    for number, user in ((1, "test"), (2, "ann")):
+        deliver(f"app_events/{number}.json", [event(number, user_id=user)])
+        run(lake)
+        result = quality.latest(lake)["app_events_silver"]["no_test_users"]
+        found.append((result.passed, result.rows))
+    assert found == [(False, 1), (True, 1)]
+
+
+# Quarantine -----------------------------------------------------------------
+
+SET_ASIDE = {"app_events_bronze": [NO_TEST_USERS | {"severity": "quarantine"}]}
+
+
+def deliver_rejects(deliver) -> None:
+    """Good and bad records of every feed and format; some are mended by a mapping or a check."""
+    deliver("app_events/1.json", [event(1), event(2, user_id="test"), event(2, user_id="test"), '{"event_id": ',
+                                  event(3, properties="{bad"), b'{"event_id": "\xff\xfe"}\n'])  # fmt: skip
+    head = "click_id,at,user_id,page_name"
+    deliver("clickstream/1.csv", [head, "k1,2026-03-02T10:00:00Z,ann,home", 'k2,2026-03-02T10:01:00Z,ann,"a, b"'])
+    deliver("clickstream/2.csv", ["page_name,user_id,at,click_id", "home,bob,2026-03-02T10:00:00Z,k3"])
+    deliver("clickstream/3.json.gz", [click(4), {"click_id": "k5", "at": "2026-03-02T11:00:00Z", "user_id": "eve",
+                                                 "page_name": "cart"}])  # fmt: skip
+    canal = {"type": "INSERT", "database": "crm", "table": "users", "isDdl": False, "es": 1772445600000, "id": 1,
+             "pkNames": ["id"], "data": [{"uid": "u1", "name": "A"}, {"user_id": "u2", "name": "B"}], "old": None,
+             "ts": 1772445600100}  # fmt: skip
+    deliver("cdc_changes/1.json", [change("c", 1, None, {"user_id": "u0", "name": "Z"}), canal])
+
+
+MENDED = {"feeds": {"clickstream": {"select": {"click_timestamp": "coalesce(click_timestamp, at)"}}}}
+
+
+def replay_all(settings: Settings) -> list[dict[str, int]]:
+    return [quarantine.replay(settings, name, progress=lambda line: None)
+            for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze")]  # fmt: skip
+
+
+def test_replay_gives_the_tables_of_a_load_with_the_cause_mended(lakehouse, deliver):
+    deliver_rejects(deliver)
+    lake = lakehouse(quality=SET_ASIDE)
+    run(lake)
+    assert ledger(lake, "app_events_bronze")["reasons"] == {
+        "no_test_users": 2, "malformed_record": 1, "invalid_properties": 1, "invalid_utf8": 1,
+    }  # fmt: skip
+    waiting = quarantine.summary(lake)
+    assert "records here break user_id <> 'test' (check no_test_users)" in list(waiting.reason)
+    stored = quality.latest(lake)["app_events_bronze"]["no_test_users"]
+    assert (stored.severity, stored.failing_rows) == ("quarantine", 2)
+    assert replay_all(lake) == [{"passed": 0, "rejected": 0}] * 3  # nothing is mended yet
+    mended = lakehouse(**MENDED)
+    assert replay_all(mended) == [{"passed": 2, "rejected": 0}, {"passed": 4, "rejected": 0},
+                                  {"passed": 0, "rejected": 0}]  # fmt: skip
+    clean = lakehouse("clean", **MENDED)
+    run(clean)
+    assert_same(mended, clean)
+    for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze"):
+        assert ledger(mended, name) == ledger(clean, name)
+    before = versions(mended)
+    assert replay_all(mended) == [{"passed": 0, "rejected": 0}] * 3
+    assert versions(mended) == before
+    run(mended.model_copy(update={"full": True}))
+    assert_same(mended, clean)
+
+
+def test_replay_of_one_reason_and_of_a_part_of_a_message(lakehouse, deliver):
+    """A Canal message of two rows, one of them without its key: the other is not taken twice."""
+    deliver_rejects(deliver)
+    lake = lakehouse()
+    run(lake)
+    assert ledger(lake, "cdc_changes_bronze")["reasons"] == {"missing_key": 1}
+    with pytest.raises(ConfigError, match=r"carries nonsense; there are: missing_key \(1\)"):
+        quarantine.replay(lake, "cdc_changes", "nonsense")
+    other_key = lake.model_copy(update={"cdc": config.CdcSettings(users_key="name")})
+    assert quarantine.replay(other_key, "cdc_changes", "missing_key", lambda line: None) == {"passed": 1, "rejected": 0}
+    changes = rows(lake, "cdc_changes_bronze")
+    assert len(changes) == 3 and ledger(lake, "cdc_changes_bronze")["accepted"] == 3
+    assert quarantine.summary(lake).query("table_name == 'cdc_changes_bronze'").empty
+    with pytest.raises(ConfigError, match=r"app_events_silver has no quarantine; these have one: app_events_bronze"):
+        quarantine.replay(lake, "app_events_silver")
+
+
+def test_a_record_that_fails_otherwise_stays_with_its_new_reason(lakehouse, deliver):
+    deliver("app_events/1.json", [event(1, "soon"), event(2)])
+    wanted = {"tables": "app_events_bronze,app_events_bronze_quarantine,app_events_silver"}
+    lake = lakehouse(**wanted)
+    run(lake)
+    mapped = lakehouse(
+        feeds={"app_events": {"select": {"event_timestamp": "nullif(event_timestamp, 'soon')"}}}, **wanted
+    )
+    assert quarantine.replay(mapped, "app_events", progress=lambda line: None) == {"passed": 0, "rejected": 1}
+    (row,) = rows(lake, "app_events_bronze_quarantine")
+    assert row["reasons"] == ["missing_event_timestamp"] and "soon" in row["record"]
+    assert ledger(lake, "app_events_bronze")["reasons"] == {"missing_event_timestamp": 1}
+
+
+def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
+    deliver_rejects(deliver)
+    lake = lakehouse(quality=SET_ASIDE)
+    run(lake)
+    mended = lakehouse(**MENDED)
+    clean = lakehouse("clean", **MENDED)
+    run(clean)
+    values = {name: getattr(mended, name) for name in ("lakehouse_base_path", "landing_path", "spark_master")}
+    for name, after in (("app_events_bronze", 4), ("app_events_bronze", 7), ("clickstream_bronze", 6),
+                        ("clickstream_bronze", 9)):  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "tests/worker.py", json.dumps(values | MENDED | {"sample": {"rows": 0}}), name],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        for table in tables.declared(mended).values():
+            rows(mended, table.name)
+    replay_all(mended)
+    run(mended)
+    assert_same(mended, clean)
+    assert ledger(mended, "clickstream_bronze") == ledger(clean, "clickstream_bronze")
+    assert landing.known_files(mended, "app_events", None)[1] == {} or pipeline.pending(mended) == []

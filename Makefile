@@ -24,8 +24,9 @@ run: setup  ## set-up, then the whole pipeline on sample input
 test: setup  ## set-up, then every test
 	$(BIN)/python -m pytest
 
-bench: setup  ## what a run costs, side by side with a plain PySpark + Delta start
+bench: setup  ## what a run and the checks cost, side by side with the least that would do
 	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench.py --checks --rows 2000000 --rounds 3
 
 lab: setup  ## JupyterLab attached to the warm engine
 	$(BIN)/lakehouse lab

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lakehouse_lib import config, sample, toolchain
+from lakehouse_lib import config, delta, quality, reader, sample, tables, toolchain
 
 YARDSTICK = """
 import sys
@@ -66,12 +66,44 @@ def one_round(rows: int) -> dict[str, float]:
         return found
 
 
+def scan(settings: config.Settings, table: tables.Table) -> None:
+    """The plainest look at every value of a table: how many rows, and the greatest of each column."""
+    connection = reader.connect()
+    opened = delta.open_table(delta.table_path(settings, table))
+    reader.register(connection, table.name, opened.to_pyarrow_dataset())
+    greatest = ", ".join(f'max("{name}")' for name in table.names)
+    connection.execute(f'SELECT count(*), {greatest} FROM "{table.name}"').fetchall()
+
+
+def checks(rows: int, rounds: int) -> None:
+    """Seconds for all checks of all tables, in turn with a plain scan of the same tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = config.load({"lakehouse_base_path": folder})
+        sample.write(settings.sample, Path(folder) / "landing", rows)
+        seconds(sys.executable, "tests/worker.py", f'{{"lakehouse_base_path": "{folder}"}}')
+        made = list(tables.declared(settings).values())
+        for number in range(rounds + 1):  # the first warms the file cache and does not count
+            found = {"checks": 0.0, "scan": 0.0}
+            for table in made:
+                for name, work in (("scan", lambda t: scan(settings, t)),
+                                   ("checks", lambda t: quality.run_checks(settings, t))):  # fmt: skip
+                    began = time.perf_counter()
+                    work(table)
+                    found[name] += time.perf_counter() - began
+            if number:
+                print(f"round {number}  {rows:,} rows  checks {found['checks']:.2f} s  scan {found['scan']:.2f} s  "
+                      f"ratio {found['checks'] / found['scan']:.2f}", flush=True)  # fmt: skip
+
+
 def main() -> None:
     """Print each round and each figure as a multiple of the yardstick."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=200_000)
     options.add_argument("--rounds", type=int, default=1)
+    options.add_argument("--checks", action="store_true", help="the checks against a plain scan instead")
     given = options.parse_args()
+    if given.checks:
+        return checks(given.rows, given.rounds)
     # The first yardstick fetches its jars: that is set-up and not measured.
     with tempfile.TemporaryDirectory() as folder:
         seconds(sys.executable, "-c", YARDSTICK, f"{folder}/plain", JAVA_HOME=str(toolchain.find_java()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_one_command_makes_every_table_and_says_where_to_read_on(finished, envir
         executed = nbformat.read(base / f"runs/latest/{name}.ipynb", 4)
         assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code"), name
         assert "stderr" not in {out.get("name") for c in executed.cells for out in c.get("outputs", [])}, name
-        assert page.count("<figure><img alt=") == {"10": 2, "20": 2, "30": 3}.get(name[:2], 0)
+        assert page.count("<figure><img alt=") == {"10": 2, "20": 2, "30": 3, "40": 2}.get(name[:2], 0)
     assert set(contents(made)) == set(tables.declared(made))
     assert all(rows(made, name) for name in contents(made) if not name.endswith("_quarantine"))
 
@@ -116,6 +117,34 @@ def test_a_broken_file_fails_its_notebook_loudly_and_stops_nothing_else(finished
     assert "app_events/cut.json.gz cannot be read" in done.stderr and "Traceback" not in done.stderr
     assert any(row["event_id"] == "x1" for row in rows(made, "app_events_silver"))
     assert lakehouse_command(environment, "run").returncode == 0
+
+
+def test_a_failed_error_check_ends_the_run_with_three_and_names_it(finished, environment, made):
+    checks = {"daily_summary_gold": [{"name": "enough_users", "check": "range", "column": "total_users", "min": 1000}]}
+    strict = environment | {"LAKEHOUSE_QUALITY": json.dumps(checks)}
+    before = versions(made)
+    for _ in range(2):  # a check that fails goes on failing when nothing is new
+        done = lakehouse_command(strict, "run")
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert "daily_summary_gold: check enough_users: 4 of 4 rows have total_users below 1000" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert versions(made) == before
+    shown = lakehouse_command(strict, "quality", "show", "daily_summary_gold")
+    assert shown.returncode == 3 and "ERROR       daily_summary_gold: check enough_users" in shown.stdout
+    assert lakehouse_command(environment, "run").returncode == 0  # the check is gone, and so is what it said
+
+
+def test_quality_and_quarantine_speak_in_the_terminal(finished, environment):
+    shown = lakehouse_command(environment, "quality")
+    assert shown.returncode == 0 and "checks pass." in shown.stdout and "check key_is_unique: 0 of" in shown.stdout
+    closely = lakehouse_command(environment, "quality", "profile", "app_events_silver")
+    assert "event_type" in closely.stdout and "- {check: allowed_values, column: app_type" in closely.stdout
+    assert "nothing unusual" in lakehouse_command(environment, "quality", "anomalies", "app_events_bronze").stdout
+    assert "is missing" in lakehouse_command(environment, "quarantine").stdout
+    wrong = lakehouse_command(environment, "quarantine", "replay")
+    assert (wrong.returncode, "Say which table" in wrong.stderr) == (2, True)
+    wrong = lakehouse_command(environment | {"LAKEHOUSE_QUALITY": '{"users_silver": [{"check": "uniqe"}]}'}, "run")
+    assert (wrong.returncode, "did you mean unique?" in wrong.stderr) == (2, True)
 
 
 def test_wrong_commands_end_with_two_and_the_right_word(environment):

@@ -13,10 +13,16 @@ import pytest
 import yaml
 from deltalake import DeltaTable
 
-from lakehouse_lib import cli, delta, pipeline, tables
+from lakehouse_lib import cli, config, delta, pipeline, tables
 
 TEXT = Path("README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+YAML = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_each_parameters_file_is_accepted(block):
+    assert tables.declared(config.load(yaml.safe_load(block)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -44,7 +50,7 @@ def test_each_error_of_the_troubleshooting_is_one_that_the_code_says():
 
 def test_the_worked_example_finds_the_files_own_sessions(lakehouse, shared, tmp_path):
     """The shop's CSV: 3,605 sessions, the same clicks together as in the file's own session ids."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+    block = next(block for block in YAML if "feeds" in block)
     case = shared / "ecom_retentioneering"
     (tmp_path / "landing/clickstream").mkdir(parents=True)
     shutil.copy(case / "ecom.csv.gz", tmp_path / "landing/clickstream")

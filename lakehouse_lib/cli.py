@@ -59,6 +59,16 @@ def parser() -> argparse.ArgumentParser:
     quarantine.add_argument("action", nargs="?", default="show", choices=("show", "replay"))
     quarantine.add_argument("table", nargs="?", default="", help="bronze table; needed for replay")
     quarantine.add_argument("--reason", default="", help="only records that carry this flag")
+    history = command("history", _history, "the versions of a table: operation, rows, change")
+    history.add_argument("table")
+    diff = command("diff", _diff, "what differs between two versions of a table")
+    diff.add_argument("table")
+    diff.add_argument("one", type=int, metavar="V1")
+    diff.add_argument("other", type=int, metavar="V2")
+    restore = command("restore", _restore, "take a table back to a version; says what would change, unless --yes")
+    restore.add_argument("table")
+    restore.add_argument("version", type=int)
+    restore.add_argument("--yes", action="store_true", help="do it")
     command("tables", _tables, "the tables and what is in them")
     command("lab", _lab, "JupyterLab attached to the warm engine")
     return whole
@@ -206,6 +216,43 @@ def _quarantine(options: argparse.Namespace) -> int:
         quarantine.replay(settings, options.table, options.reason)
     finally:
         session.release(settings)
+    return 0
+
+
+def _history(options: argparse.Namespace) -> int:
+    from lakehouse_lib import history, tables
+
+    settings = _settings()
+    print(history.versions(settings, tables.get(settings, options.table)).to_string(index=False))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from lakehouse_lib import history, tables
+
+    settings = _settings()
+    found = history.diff(settings, tables.get(settings, options.table), options.one, options.other)
+    print(found)
+    if len(found.examples):
+        print(found.examples.to_string(index=False, max_colwidth=40))
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from lakehouse_lib import history, tables
+
+    settings = _settings()
+    table = tables.get(settings, options.table)
+    now = int(history.versions(settings, table).version.iloc[0])
+    print(history.diff(settings, table, now, options.version))
+    for line in history.consequences(settings, table, options.version):
+        print(line)
+    if not options.yes:
+        print("Nothing was done; add --yes to do it.")
+        return 0
+    made = history.restore(settings, table, options.version)
+    print(f"{table.name} is now version {made}, with the rows of version {options.version}. "
+          "`lakehouse run` brings what is made from it up to date.")  # fmt: skip
     return 0
 
 

@@ -125,19 +125,16 @@ def changes(path: str, after: int, upto: int) -> Changes:
 
     Compaction and deletion by retention change no data in this sense.
     """
-    filesystem, root = _filesystem(path)
     found = Changes()
     for version in range(after + 1, upto + 1):
-        try:
-            with filesystem.open_input_stream(f"{root}/_delta_log/{version:020d}.json") as stream:
-                actions = [json.loads(line) for line in stream.read().splitlines() if line]
-        except FileNotFoundError:
+        written = actions(path, version)
+        if written is None:
             found.complete = False
             found.any = True
             continue
-        info = next((a["commitInfo"] for a in actions if "commitInfo" in a), {})
-        adds = [a["add"] for a in actions if "add" in a and a["add"]["dataChange"]]
-        removes = [a["remove"] for a in actions if "remove" in a and a["remove"]["dataChange"]]
+        info = next((a["commitInfo"] for a in written if "commitInfo" in a), {})
+        adds = [a["add"] for a in written if "add" in a and a["add"]["dataChange"]]
+        removes = [a["remove"] for a in written if "remove" in a and a["remove"]["dataChange"]]
         found.commits.append(info | {"version": version, "adds": adds})
         if not adds and (not removes or info.get("operation") == "DELETE"):
             continue
@@ -149,6 +146,16 @@ def changes(path: str, after: int, upto: int) -> Changes:
         for action in adds + removes:
             found.partitions.update((action.get("partitionValues") or {}).values())
     return found
+
+
+def actions(path: str, version: int) -> list[dict[str, Any]] | None:
+    """The actions of one commit; None where its log entry is gone."""
+    filesystem, root = _filesystem(path)
+    try:
+        with filesystem.open_input_stream(f"{root}/_delta_log/{version:020d}.json") as stream:
+            return [json.loads(line) for line in stream.read().splitlines() if line]
+    except FileNotFoundError:
+        return None
 
 
 def says(info: dict[str, Any]) -> dict[str, Any]:
@@ -297,6 +304,21 @@ def mark(settings: Settings, table: Table, consumed: Iterable[Consumed]) -> None
             partition_by=target.metadata().partition_columns,
             commit_properties=CommitProperties(
                 app_transactions=[Transaction(item.app_id, item.version) for item in consumed]
+            ),
+        )
+
+    _retried(run, table.name)
+
+
+def restore(settings: Settings, table: Table, version: int, consumed: Iterable[Consumed], info: dict) -> None:
+    """Take a table back to a version; what it remembers of its sources goes back in the same commit."""
+
+    def run() -> None:
+        DeltaTable(table_path(settings, table)).restore(
+            version,
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(item.app_id, item.version) for item in consumed],
+                custom_metadata={"userMetadata": json.dumps(info)},
             ),
         )
 

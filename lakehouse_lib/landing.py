@@ -64,6 +64,8 @@ class LandingFile:
     digest: str = ""
     records: int = 0
     head: str = ""
+    status: str = ""
+    """In the plan: loaded, duplicate, same or withdrawn."""
     fields: frozenset[str] = frozenset()
     """Fields of its first records; known only to the run that inspected it."""
 
@@ -117,10 +119,11 @@ def make_plan(settings: Settings, bronze: Table, run_id: str, again: bool = Fals
     target = delta.open_table(delta.table_path(settings, bronze))
     done, waiting = known_files(settings, feed, target)
     listed = {file.path: file for file in list_files(settings, feed)}
-    digests = {file.digest: path for path, file in done.items() if file.digest}
+    withdrawn = {path for path, file in done.items() if file.status == "withdrawn"}
+    digests = {file.digest: path for path, file in done.items() if file.digest and path not in withdrawn}
     next_batch = max([_committed(target), *waiting], default=0) + 1
     if again:
-        done, waiting, digests = {}, {}, {}
+        done, waiting, digests = {path: done[path] for path in withdrawn}, {}, {}
     for number, files in sorted(waiting.items()):
         for planned in files:
             now = listed.get(planned.path)
@@ -164,12 +167,23 @@ def make_plan(settings: Settings, bronze: Table, run_id: str, again: bool = Fals
     if batch:
         plan.batches[next_batch] = batch
     now = datetime.now(UTC)
+    _write_plan(settings, feed, rows, run_id, now)
+    return plan
+
+
+def withdraw(settings: Settings, feed: str, files: list[LandingFile], run_id: str) -> None:
+    """Write down that files are taken back: they count as known, and are not loaded again."""
+    _write_plan(settings, feed, [(file, 0, "withdrawn") for file in files], run_id, datetime.now(UTC))
+
+
+def _write_plan(
+    settings: Settings, feed: str, rows: list[tuple[LandingFile, int, str]], run_id: str, now: datetime
+) -> None:
     columns = list(zip(*(
         (feed, f.path, f.size, f.modified, f.digest, f.records, f.kind, f.head, number, status,
          run_id, now) for f, number, status in rows
     ), strict=True)) or [()] * len(_PLAN)  # fmt: skip
     delta.write_ops(f"{settings.layer_path('ops')}/landing_files", pa.table(columns, schema=_PLAN))
-    return plan
 
 
 def feed_of(bronze: Table) -> str:

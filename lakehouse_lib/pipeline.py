@@ -63,7 +63,8 @@ class Step:
     message: str = ""
     problems: list[str] = field(default_factory=list)
     version: int = -1
-    ledger: list[tuple[dict[str, Any], dict[str, int]]] = field(default_factory=list)
+    ledger: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    """Rows of the ledger, and what their commits say of themselves."""
     checks: list[quality.Result] = field(default_factory=list)
     """Results of the checks that were run in this step."""
     failing: list[str] = field(default_factory=list)
@@ -292,7 +293,7 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         repeated = sum(file.records for file in plan.duplicates)
         counts = dict.fromkeys(COUNTS, 0) | {"records_read": repeated, "duplicate": repeated}
         row = _ledger_row(run_id, table.name, "", -1, counts, {"file_delivered_again": repeated})
-        step.ledger.append((row, {}))
+        step.ledger.append((row, {"sources": {}}))
         step.counts, step.state = counts, "updated"
 
 
@@ -383,14 +384,15 @@ def _write_down(settings: Settings, result: RunResult) -> None:
     ledger, lineage, runs = [], [], []
     for step in result.steps:
         table = tables.get(settings, step.table)
-        for row, reads in step.ledger:
+        for row, said in step.ledger:
             ledger.append(row)
             lineage += [
                 {"run_id": row["run_id"], "source": source, "source_version": version,
                  "target": table.name, "target_version": row["version"],
-                 "operation": {"bronze": "load", "gold": "aggregate"}.get(table.layer, "transform"),
+                 "operation": said.get("operation")
+                 or {"bronze": "load", "gold": "aggregate"}.get(table.layer, "transform"),
                  "job": table.transform, "rows": row["accepted"] + row["updated"], "recorded_at": now}
-                for source, version in reads.items()
+                for source, version in said["sources"].items()
             ]  # fmt: skip
         if step.state != "nothing new" or step.problems:
             runs.append(
@@ -404,6 +406,13 @@ def _write_down(settings: Settings, result: RunResult) -> None:
     ):  # fmt: skip
         delta.write_ops(_ops(settings, name), pa.Table.from_pylist(rows, schema=schema))
     quality.write_results(settings, [found for step in result.steps for found in step.checks])
+
+
+def account(settings: Settings, table: Table) -> None:
+    """Write down what the ledger lacks of a table's commits, as the next run would."""
+    result = RunResult(settings.run_id or new_run_id(), [Step(table.name)])
+    _settle(settings, table, result.run_id, result.steps[0], _last_versions(settings))
+    _write_down(settings, result)
 
 
 def _last_versions(settings: Settings) -> dict[str, int]:
@@ -433,9 +442,10 @@ def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: 
         says = delta.says(commit)
         if "run_id" not in says:
             continue
-        if "replayed" in says:
-            counts, reasons = says["ledger"], says["replayed"]
-            _compare(table, commit, says["expected"])
+        if "reasons" in says:  # a replay or a restore: it knows what it moved
+            counts, reasons = says["ledger"], says["reasons"]
+            if "expected" in says:
+                _compare(table, commit, says["expected"])
         elif table.layer == "bronze":
             counts, reasons = _count_bronze(path, table, commit, says)
         else:
@@ -449,7 +459,7 @@ def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: 
                 f"not the sum of the others): {', '.join(f'{n} {counts[n]}' for n in COUNTS)}"
             )
         row = _ledger_row(says["run_id"], table.name, table_id, commit["version"], counts, reasons)
-        step.ledger.append((row, says["sources"]))
+        step.ledger.append((row, says))
         if table.layer == "bronze" and says["run_id"] == run_id:
             step.counts = {name: step.counts[name] + counts[name] for name in COUNTS}
 

@@ -141,7 +141,7 @@ def _info(table: Table, run_id: str, opened, tally: dict[str, Any]) -> dict[str,
     counts = dict.fromkeys(COUNTS, 0) | {"accepted": tally["passed"], "quarantined": rejected}
     counts["records_read"] = tally["passed"] + rejected
     return {
-        "run_id": run_id, "sources": {table.name: opened.version()}, "ledger": counts,
-        "replayed": tally["reasons"], "landed": tally["days"],
+        "run_id": run_id, "operation": "replay", "sources": {table.name: opened.version()}, "ledger": counts,
+        "reasons": tally["reasons"], "landed": tally["days"],
         "expected": {"inserted": tally["come"], "updated": 0, "deleted": tally["gone"]},
     }  # fmt: skip

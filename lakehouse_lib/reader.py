@@ -102,7 +102,9 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Datas
     zoned = [f.name for f in dataset.schema if pa.types.is_timestamp(f.type) and f.type.tz]
     naive = ", ".join(f'"{column}"::TIMESTAMP AS "{column}"' for column in zoned)
     connection.register(f"_{name}", dataset)
-    connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS SELECT * {f"REPLACE ({naive})" if naive else ""} FROM "_{name}"')
+    connection.execute(
+        f'CREATE OR REPLACE VIEW "{name}" AS SELECT * {f"REPLACE ({naive})" if naive else ""} FROM "_{name}"'
+    )
 
 
 def _paths(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,226 @@
+"""Versions of a table: what each changed, what differs between two, and going back to one.
+
+Versions are read from the Delta log and compared by DuckDB over the files that they do not share;
+no engine is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+
+from lakehouse_lib import delta, landing, pipeline, reader, tables
+from lakehouse_lib.config import Settings, new_run_id
+from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.refresh import COUNTS
+from lakehouse_lib.tables import Table
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a table at one version differs from itself at another; columns with underscore apart."""
+
+    table: str
+    one: int
+    other: int
+    added: int
+    removed: int
+    changed: int
+    columns: dict[str, int] = field(default_factory=dict)
+    """In how many of the changed rows each column differs."""
+    examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Some of the rows, with what became of them in ``what``."""
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} in {count:,}" for name, count in self.columns.items())
+        return (f"{self.table}, version {self.one} to {self.other}: {self.added:,} rows added, "
+                f"{self.removed:,} removed, {self.changed:,} changed" + (f" ({parts})" if parts else ""))  # fmt: skip
+
+
+def versions(settings: Settings, table: Table) -> pd.DataFrame:
+    """A row for each version that can still be read, newest first: ``version``, ``at`` (UTC),
+    ``operation``, ``run_id``, ``rows`` (in all), ``change`` (rows more or less) and ``files``."""
+    opened = _opened(settings, table)
+    found: list[dict[str, Any]] = []
+    rows: dict[str, int] = {}
+    for entry in sorted(opened.history(), key=lambda entry: entry["version"]):
+        version = entry["version"]
+        actions = delta.actions(opened.table_uri, version) if found else None
+        if actions is None:  # the oldest, or one whose entry is gone: what stands there is counted
+            files = pa.table(DeltaTable(opened.table_uri, version=version).get_add_actions())
+            rows = dict(zip(files["path"].to_pylist(), files["num_records"].to_pylist(), strict=True))
+        for action in actions or ():
+            if "remove" in action:
+                rows.pop(action["remove"]["path"], None)
+        for action in actions or ():
+            if "add" in action:
+                rows[action["add"]["path"]] = json.loads(action["add"].get("stats") or "{}").get("numRecords", 0)
+        total = sum(count or 0 for count in rows.values())
+        found.append({
+            "version": version, "at": datetime.fromtimestamp(entry["timestamp"] / 1000, UTC).replace(tzinfo=None),
+            "operation": entry["operation"], "run_id": delta.says(entry).get("run_id", ""), "rows": total,
+            "change": total - (found[-1]["rows"] if found else 0), "files": len(rows),
+        })  # fmt: skip
+    return pd.DataFrame(found[::-1])
+
+
+def diff(settings: Settings, table: Table, one: int, other: int) -> Difference:
+    """What differs between two versions: by key where the table has one, else whole rows.
+
+    Raises
+    ------
+    ConfigError
+        A version is none that can be read.
+    """
+    old, new = (_at(settings, table, version).to_pyarrow_dataset() for version in (one, other))
+    shared = {f.path for f in old.get_fragments()} & {f.path for f in new.get_fragments()}
+    connection = reader.connect()
+    for name, dataset in (("old", old), ("new", new)):
+        # Files that both versions hold cannot differ.
+        own = [fragment for fragment in dataset.get_fragments() if fragment.path not in shared]
+        reader.register(connection, name, ds.FileSystemDataset(own, dataset.schema, dataset.format, dataset.filesystem))
+    names = [n for n in new.schema.names if n in old.schema.names and (not n.startswith("_") or n in table.key)]
+    others = [name for name in names if name not in table.key] if table.key else []
+    connection.execute(f"CREATE TEMP TABLE found AS {_by_key(table.key, others) if table.key else _by_row(names)}")
+    counts = dict(connection.execute("SELECT what, count(*) FROM found GROUP BY what").fetchall())
+    columns = {}
+    for number, name in enumerate(others):
+        (count,) = connection.execute(f"SELECT count(*) FROM found WHERE what = 'changed' AND _d{number}").fetchone()
+        columns |= {name: count} if count else {}
+    listed = ", ".join(map(_quoted, names))
+    order = ", ".join(map(_quoted, table.key or names))
+    examples = connection.execute(f"""
+        SELECT what, {listed} FROM found
+        QUALIFY row_number() OVER (PARTITION BY what ORDER BY {order}) <= {EXAMPLES} ORDER BY what, {order}
+    """).df()
+    return Difference(table.name, one, other, *(counts.get(what, 0) for what in ("added", "removed", "changed")),
+                      columns, examples)  # fmt: skip
+
+
+def _by_key(key: tuple[str, ...], others: list[str]) -> str:
+    """Rows of ``old`` and ``new`` that differ, as they are now, or were where they are gone."""
+    no_old, no_new = f"o.{_quoted(key[0])} IS NULL", f"n.{_quoted(key[0])} IS NULL"
+    flags = [f"o.{_quoted(name)} IS DISTINCT FROM n.{_quoted(name)}" for name in others]
+    shown = [f"CASE WHEN {no_new} THEN o.{_quoted(name)} ELSE n.{_quoted(name)} END AS {_quoted(name)}"
+             for name in (*key, *others)]  # fmt: skip
+    marked = [f"{flag} AS _d{number}" for number, flag in enumerate(flags)]
+    same_key = " AND ".join(f"o.{_quoted(name)} = n.{_quoted(name)}" for name in key)
+    return f"""
+        SELECT CASE WHEN {no_old} THEN 'added' WHEN {no_new} THEN 'removed' ELSE 'changed' END AS what,
+               {", ".join(shown + marked)}
+        FROM old o FULL JOIN new n ON {same_key}
+        WHERE {" OR ".join([no_old, no_new, *flags])}
+    """
+
+
+def _by_row(names: list[str]) -> str:
+    """Rows that only one of ``old`` and ``new`` holds, as often as it holds them more."""
+    listed = ", ".join(map(_quoted, names))
+    parts = (f"SELECT '{what}' AS what, * FROM (SELECT {listed} FROM {a} EXCEPT ALL SELECT {listed} FROM {b})"
+             for what, a, b in (("added", "new", "old"), ("removed", "old", "new")))  # fmt: skip
+    return " UNION ALL ".join(parts)
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def restore(settings: Settings, table: Table, version: int) -> int:
+    """Take a table back to a version, and everything that remembers it with it; returns the new version.
+
+    The table's memory of its sources goes back too, so that the next run reads again what came
+    since; files that a bronze table takes back count as withdrawn: their content is loaded again
+    only if it is delivered under another name. The ledger is corrected by what was taken back.
+
+    Raises
+    ------
+    ConfigError
+        The version is none that can be read.
+    """
+    with pipeline.locked(settings):
+        then = _at(settings, table, version)
+        pipeline.account(settings, table)
+        opened = _opened(settings, table)
+        run_id = settings.run_id or new_run_id()
+        if withdrawn := _taken_back(settings, table, then):
+            landing.withdraw(settings, landing.feed_of(table), withdrawn, run_id)
+        counts, reasons = _undone(settings, table, opened, version)
+        info = {
+            "run_id": run_id, "operation": "restore", "sources": {table.name: version},
+            "ledger": {name: -count for name, count in counts.items()},
+            "reasons": {name: -count for name, count in reasons.items()},
+        }  # fmt: skip
+        delta.restore(settings, table, version, _memories(settings, table, then, opened), info)
+        pipeline.account(settings, table)
+        return _opened(settings, table).version()
+
+
+def consequences(settings: Settings, table: Table, version: int) -> list[str]:
+    """What else a restore would do, in sentences."""
+    files = _taken_back(settings, table, _at(settings, table, version))
+    if table.layer == "bronze":
+        names = ", ".join(file.path for file in files[:EXAMPLES]) + (" …" if len(files) > EXAMPLES else "")
+        return [f"{len(files)} files would count as withdrawn, and not be loaded again: {names}"] if files else []
+    return [f"The next run would make {table.name} again from {', '.join(table.sources)}: to undo a bad load for good, "
+            "restore the bronze table that it came in by."]  # fmt: skip
+
+
+def _memories(settings: Settings, table: Table, then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
+    """How far the table had read its sources then, where it has read further since."""
+    found = []
+    for name in table.sources:
+        source = delta.open_table(delta.table_path(settings, tables.get(settings, name)))
+        if source is not None:
+            app_id = delta.source_id(source)
+            before, since = delta.watermark(then, app_id), delta.watermark(now, app_id)
+            if before != since:
+                found.append(delta.Consumed(app_id, -1 if before is None else before))
+    return found
+
+
+def _taken_back(settings: Settings, table: Table, then: DeltaTable) -> list[landing.LandingFile]:
+    """Files that a bronze table has loaded since a version."""
+    if table.layer != "bronze":
+        return []
+    feed = landing.feed_of(table)
+    before, _ = landing.known_files(settings, feed, then)
+    after, _ = landing.known_files(settings, feed, _opened(settings, table))
+    return [file for path, file in after.items() if path not in before and file.records]
+
+
+def _undone(
+    settings: Settings, table: Table, opened: DeltaTable, version: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Sums of the ledger's counts and reasons for the versions after one."""
+    ledger = delta.open_table(f"{settings.layer_path('ops')}/ledger")
+    counts, reasons = dict.fromkeys(COUNTS, 0), Counter()
+    if ledger is not None:
+        own = [("target", "=", table.name), ("table_id", "=", str(opened.metadata().id)), ("version", ">", version)]
+        for row in ledger.to_pyarrow_table(filters=own).to_pylist():
+            counts = {name: counts[name] + row[name] for name in COUNTS}
+            reasons.update(json.loads(row["reasons"]))
+    return counts, dict(reasons)
+
+
+def _opened(settings: Settings, table: Table) -> DeltaTable:
+    opened = delta.open_table(delta.table_path(settings, table))
+    if opened is None:
+        raise TableError(f"{table.name} has not been made yet: it has no versions.")
+    return opened
+
+
+def _at(settings: Settings, table: Table, version: int) -> DeltaTable:
+    there = [entry["version"] for entry in _opened(settings, table).history()]
+    if version not in there:
+        raise ConfigError(f"{table.name} has no version {version}; it has {min(there)} to {max(there)}")
+    return DeltaTable(delta.table_path(settings, table), version=version)

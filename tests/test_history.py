@@ -1,0 +1,165 @@
+"""Versions: what each changed, what differs between two, and going back without losing count."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, date, datetime
+
+import pyarrow as pa
+import pytest
+from conftest import change, click, event
+from deltalake import DeltaTable, write_deltalake
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from lake import assert_same, rows, versions
+
+from lakehouse_lib import delta, history, pipeline, reader, tables
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError
+
+
+def run(settings: Settings) -> None:
+    pipeline.run(settings, progress=lambda line: None).check()
+
+
+def ledger(settings: Settings) -> dict[str, tuple[int, int, int]]:
+    """Records read, accepted and quarantined, by target."""
+    found = reader.query(settings, """
+        SELECT target, sum(records_read) r, sum(accepted) a, sum(quarantined) q, sum(duplicate) d, sum(updated) u,
+               sum(unchanged) s FROM ops_ledger GROUP BY target""")  # fmt: skip
+    assert (found.r == found.a + found.q + found.d + found.u + found.s).all()
+    return {row.target: (row.r, row.a, row.q) for row in found.itertuples()}
+
+
+def load(deliver, number: int) -> None:
+    """A load of all three feeds, with a record that is rejected."""
+    at = f"2026-03-0{number}T10:00:00Z"
+    deliver(f"app_events/{number}.json", [event(number, at), event(10 + number, at, user_id="bob"), '{"event_id": '])
+    deliver(f"clickstream/{number}.json", [click(number, at)])
+    deliver(f"cdc_changes/{number}.json", [change("u", number, None, {"user_id": "ann", "plan": f"plan {number}"})])
+
+
+def test_a_bad_load_is_undone_as_if_it_had_never_come(lakehouse, deliver, tmp_path):
+    lake, clean = lakehouse(), lakehouse("clean")
+    load(deliver, 1)
+    run(lake)
+    run(clean)
+    before = versions(lake)
+    load(deliver, 2)
+    run(lake)
+    for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze"):
+        table = tables.get(lake, name)
+        assert any("would count as withdrawn" in line for line in history.consequences(lake, table, before[name]))
+        history.restore(lake, table, before[name])
+    run(lake)
+    assert_same(lake, clean)
+    done, meant = ledger(lake), ledger(clean)
+    for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze"):
+        assert done[name] == meant[name]
+    assert pipeline.pending(lake) == []  # the files are still there, and are not loaded again
+    run(lake.model_copy(update={"full": True}))
+    assert_same(lake, clean)
+    bad = tmp_path / "landing/app_events/2.json"
+    bad.with_name("2-again.json").write_bytes(bad.read_bytes())
+    run(lake)
+    assert {row["event_id"] for row in rows(lake, "app_events_silver")} == {"e1", "e11", "e2", "e12"}
+    steps = reader.query(lake, "SELECT operation, count(*) n FROM ops_lineage GROUP BY 1").set_index("operation").n
+    assert steps["restore"] == 3
+
+
+def test_a_table_that_is_taken_back_is_made_again_by_the_next_run(lakehouse, deliver):
+    lake = lakehouse()
+    load(deliver, 1)
+    run(lake)
+    first = versions(lake)
+    load(deliver, 2)
+    run(lake)
+    good = {name: rows(lake, name) for name in first}
+    derived = [table for table in tables.declared(lake).values() if table.layer != "bronze"]
+    for table in derived:
+        made = history.restore(lake, table, first[table.name])
+        assert made == DeltaTable(delta.table_path(lake, table)).version()
+    assert len(rows(lake, "app_events_silver")) == 2
+    run(lake)
+    assert {name: rows(lake, name) for name in first} == good
+    ledger(lake)
+
+
+def test_versions_tell_operation_run_and_change(lakehouse, deliver):
+    lake = lakehouse(tables="app_events_bronze,app_events_silver")
+    table = tables.get(lake, "app_events_silver")
+    for number in (1, 2):
+        load(deliver, number)
+        run(lake.model_copy(update={"run_id": f"run-{number}"}))
+    found = history.versions(lake, table)
+    assert list(found.version) == [2, 1, 0]
+    assert list(found.operation) == ["WRITE", "WRITE", "CREATE TABLE"]
+    assert list(found.run_id) == ["run-2", "run-1", ""]
+    assert list(found.rows) == [4, 2, 0] and list(found.change) == [2, 2, 0]
+    with pytest.raises(ConfigError, match="app_events_silver has no version 7; it has 0 to 2"):
+        history.diff(lake, table, 0, 7)
+
+
+ROW = st.fixed_dictionaries({"user": st.sampled_from(["ann", "bob", None]), "hour": st.integers(0, 2)})
+
+
+@hypothesis_settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(one=st.dictionaries(st.integers(1, 6), ROW), other=st.dictionaries(st.integers(1, 6), ROW))
+def test_a_difference_is_what_python_says_it_is(tmp_path_factory, one, other):
+    lake = Settings(lakehouse_base_path=str(tmp_path_factory.mktemp("diff")))
+    table = tables.get(lake, "app_events_silver")
+    delta.ensure(lake, table)
+    path = delta.table_path(lake, table)
+    schema = pa.schema(DeltaTable(path).schema().to_arrow())
+    at = datetime(2026, 3, 2, tzinfo=UTC)
+    for content in (one, other):
+        made = [{"event_id": f"e{key}", "user_id": row["user"], "event_hour": row["hour"], "event_type": "t",
+                 "event_timestamp": at, "event_date": date(2026, 3, 2), "is_error": False, "_run_id": "r",
+                 "_processed_at": at} for key, row in content.items()]  # fmt: skip
+        write_deltalake(path, pa.Table.from_pylist(made, schema), mode="overwrite")
+    found = history.diff(lake, table, 1, 2)
+    both = one.keys() & other.keys()
+    changed = {key for key in both if one[key] != other[key]}
+    assert (found.added, found.removed, found.changed) == (
+        len(other.keys() - both),
+        len(one.keys() - both),
+        len(changed),
+    )
+    expected = {"user_id": sum(one[k]["user"] != other[k]["user"] for k in both),
+                "event_hour": sum(one[k]["hour"] != other[k]["hour"] for k in both)}  # fmt: skip
+    assert found.columns == {name: count for name, count in expected.items() if count}
+    for row in found.examples.itertuples():
+        assert row.event_id.removeprefix("e") in {str(key) for key in {*one, *other}}
+
+
+def test_rows_without_a_key_are_compared_whole(lakehouse, deliver):
+    lake = lakehouse(tables="app_events_bronze")
+    deliver("app_events/1.json", [event(1), event(1)])
+    run(lake)
+    deliver("app_events/2.json", [event(1), event(2)])
+    run(lake)
+    found = history.diff(lake, tables.get(lake, "app_events_bronze"), 1, 2)
+    assert (found.added, found.removed, found.changed, len(found.examples)) == (2, 0, 0, 2)
+
+
+def test_the_terminal_asks_before_it_restores(lakehouse, deliver):
+    lake = lakehouse(tables="app_events_bronze")
+    deliver("app_events/1.json", [event(1)])
+    run(lake)
+
+    def command(*arguments: str) -> subprocess.CompletedProcess:
+        settings = ["--set", f"lakehouse_base_path={lake.path()}", "--set", f"spark_master={lake.spark_master}"]
+        return subprocess.run([sys.executable, "-m", "lakehouse_lib", *arguments, *settings],
+                              capture_output=True, text=True)  # fmt: skip
+
+    assert "1 rows added" in command("diff", "app_events_bronze", "0", "1").stdout
+    asked = command("restore", "app_events_bronze", "0")
+    assert asked.returncode == 0 and "1 removed" in asked.stdout and "Nothing was done" in asked.stdout
+    assert len(rows(lake, "app_events_bronze")) == 1
+    done = command("restore", "app_events_bronze", "0", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "app_events_bronze is now version 2" in done.stdout and rows(lake, "app_events_bronze") == []
+    shown = command("history", "app_events_bronze")
+    assert "RESTORE" in shown.stdout

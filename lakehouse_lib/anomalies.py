@@ -183,11 +183,7 @@ def arrivals(settings: Settings, table: Table) -> list[datetime]:
     """When something new came: times of the files that landed, or of the runs that wrote."""
     if table.layer == "bronze":
         return [file.modified for file in landing.list_files(settings, landing.feed_of(table))]
-    opened = delta.open_table(f"{settings.layer_path('ops')}/runs")
-    if opened is None:
-        return []
-    rows = opened.to_pyarrow_table(filters=[("target", "=", table.name), ("state", "=", "updated")])
-    return rows["started_at"].to_pylist()
+    return [row["started_at"] for row in delta.read_ops(settings, "runs", target=table.name, state="updated")]
 
 
 def find(settings: Settings, table: Table, now: datetime | None = None) -> list[Anomaly]:

@@ -59,6 +59,17 @@ def parser() -> argparse.ArgumentParser:
     quarantine.add_argument("action", nargs="?", default="show", choices=("show", "replay"))
     quarantine.add_argument("table", nargs="?", default="", help="bronze table; needed for replay")
     quarantine.add_argument("--reason", default="", help="only records that carry this flag")
+    describe = command("describe", _describe, "a table: columns, owner, sources, state")
+    describe.add_argument("table")
+    describe.add_argument("--owner", default="", help="give it this owner")
+    describe.add_argument("--tag", action="append", default=[], metavar="TAG", help="add a tag")
+    describe.add_argument("--untag", action="append", default=[], metavar="TAG", help="remove a tag")
+    search = command("search", _search, "find tables by name, column, tag:…, owner:…, layer:… or text")
+    search.add_argument("words", nargs="+")
+    lineage = command("lineage", _lineage, "what a table is made from, and what is made from it")
+    lineage.add_argument("table")
+    lineage.add_argument("--up", action="store_true", help="only what it is made from")
+    lineage.add_argument("--down", action="store_true", help="only what is made from it")
     history = command("history", _history, "the versions of a table: operation, rows, change")
     history.add_argument("table")
     diff = command("diff", _diff, "what differs between two versions of a table")
@@ -216,6 +227,43 @@ def _quarantine(options: argparse.Namespace) -> int:
         quarantine.replay(settings, options.table, options.reason)
     finally:
         session.release(settings)
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from lakehouse_lib import catalog, tables
+
+    settings = _settings()
+    if options.owner or options.tag or options.untag:
+        entry = catalog.edit(settings, options.table, options.owner, options.tag, options.untag)
+    else:
+        entry = catalog.describe(settings, options.table)
+    for name, value in asdict(entry).items():
+        if name != "columns":
+            print(f"{name.replace('_', ' '):<16} {', '.join(value) if isinstance(value, list) else value}")
+    for column in tables.get(settings, entry.name).columns:
+        print(f"    {column.name:<26} {column.type[:40]:<14} {'required' * column.required:<9} {column.comment}")
+    return 0
+
+
+def _search(options: argparse.Namespace) -> int:
+    from lakehouse_lib import catalog
+
+    found = catalog.search(_settings(), " ".join(options.words))
+    print(catalog.overview(found).to_string(index=False) if found else "No table holds all of these words.")
+    return 0
+
+
+def _lineage(options: argparse.Namespace) -> int:
+    from lakehouse_lib import lineage
+
+    settings = _settings()
+    if options.up or not options.down:
+        print("Made from:\n" + lineage.tree(lineage.upstream(settings, options.table), options.table, 1))
+    if options.down or not options.up:
+        print("Made from it:\n" + lineage.tree(lineage.downstream(settings, options.table), options.table, 1))
     return 0
 
 

@@ -6,6 +6,7 @@ With ``enable_delta: false`` tables are plain Parquet folders, written whole and
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import random
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -74,6 +76,27 @@ def open_table(path: str) -> DeltaTable | None:
         return None
     except DeltaError as error:
         raise TableError(f"{path} cannot be opened as a Delta table: {error}") from None
+
+
+def dataset(opened: DeltaTable) -> ds.Dataset:
+    """The files of a table for Arrow and DuckDB, read by Arrow's own filesystem.
+
+    Through that of delta-rs, threads of Arrow would call back into Python, and abort a process that ends
+    meanwhile.
+    """
+    filesystem, root = _filesystem(opened.table_uri)
+    return opened.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, filesystem))
+
+
+def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]]:
+    """Rows of one of the tables under ``ops/`` in which columns have these values; none if it is not there."""
+    opened = open_table(f"{settings.layer_path('ops')}/{name}")
+    if opened is None:
+        return []
+    wanted = functools.reduce(
+        lambda a, b: a & b, (ds.field(key) == value for key, value in equal.items()), ds.scalar(True)
+    )
+    return dataset(opened).to_table(filter=wanted).to_pylist()
 
 
 def exists(settings: Settings, table: Table) -> bool:
@@ -384,5 +407,6 @@ def _dates(days: Iterable[date | str]) -> str:
 
 def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     if "://" in path:
-        return pafs.FileSystem.from_uri(path)
-    return pafs.LocalFileSystem(), path
+        filesystem, root = pafs.FileSystem.from_uri(path)
+        return filesystem, root.rstrip("/")
+    return pafs.LocalFileSystem(), path.rstrip("/")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
-from lakehouse_lib import delta, landing, pipeline, reader, tables
+from lakehouse_lib import catalog, delta, landing, pipeline, reader, tables
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.refresh import COUNTS
@@ -82,7 +82,7 @@ def diff(settings: Settings, table: Table, one: int, other: int) -> Difference:
     ConfigError
         A version is none that can be read.
     """
-    old, new = (_at(settings, table, version).to_pyarrow_dataset() for version in (one, other))
+    old, new = (delta.dataset(_at(settings, table, version)) for version in (one, other))
     shared = {f.path for f in old.get_fragments()} & {f.path for f in new.get_fragments()}
     connection = reader.connect()
     for name, dataset in (("old", old), ("new", new)):
@@ -162,6 +162,7 @@ def restore(settings: Settings, table: Table, version: int) -> int:
         }  # fmt: skip
         delta.restore(settings, table, version, _memories(settings, table, then, opened), info)
         pipeline.account(settings, table)
+        catalog.publish(settings)
         return _opened(settings, table).version()
 
 
@@ -202,11 +203,9 @@ def _undone(
     settings: Settings, table: Table, opened: DeltaTable, version: int
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Sums of the ledger's counts and reasons for the versions after one."""
-    ledger = delta.open_table(f"{settings.layer_path('ops')}/ledger")
     counts, reasons = dict.fromkeys(COUNTS, 0), Counter()
-    if ledger is not None:
-        own = [("target", "=", table.name), ("table_id", "=", str(opened.metadata().id)), ("version", ">", version)]
-        for row in ledger.to_pyarrow_table(filters=own).to_pylist():
+    for row in delta.read_ops(settings, "ledger", target=table.name, table_id=str(opened.metadata().id)):
+        if row["version"] > version:
             counts = {name: counts[name] + row[name] for name in COUNTS}
             reasons.update(json.loads(row["reasons"]))
     return counts, dict(reasons)

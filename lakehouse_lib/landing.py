@@ -295,21 +295,18 @@ def known_files(
     settings: Settings, feed: str, target: DeltaTable | None
 ) -> tuple[dict[str, LandingFile], dict[int, list[LandingFile]]]:
     """Files that are loaded, by path, and planned batches that were never committed."""
-    plans = delta.open_table(f"{settings.layer_path('ops')}/landing_files")
     committed = _committed(target)
     done: dict[str, LandingFile] = {}
     waiting: dict[int, list[LandingFile]] = {}
-    if plans is not None:
-        rows = plans.to_pyarrow_table(filters=[("feed", "=", feed)]).to_pylist()
-        for row in sorted(rows, key=lambda r: r["planned_at"]):
-            file = LandingFile(**{name: row[name] for name in LandingFile.__dataclass_fields__ if name in row})
-            if row["status"] != "loaded" or row["batch"] <= committed:
-                done[file.path] = file
-            else:
-                waiting.setdefault(row["batch"], []).append(file)
+    for row in sorted(delta.read_ops(settings, "landing_files", feed=feed), key=lambda r: r["planned_at"]):
+        file = LandingFile(**{name: row[name] for name in LandingFile.__dataclass_fields__ if name in row})
+        if row["status"] != "loaded" or row["batch"] <= committed:
+            done[file.path] = file
+        else:
+            waiting.setdefault(row["batch"], []).append(file)
     if not done and committed and target is not None:
         # The plan was lost: the table itself still says which files it holds.
-        data = target.to_pyarrow_dataset()  # noqa: F841 - named in the query
+        data = delta.dataset(target)  # noqa: F841 - named in the query
         for (path,) in duckdb.sql("SELECT DISTINCT _source_file FROM data").fetchall():
             done[path] = LandingFile(path, -1, datetime.now(UTC))
     return done, waiting

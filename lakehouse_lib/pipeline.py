@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse_lib import bronze, cdc, delta, landing, quality, refresh, session, tables
+from lakehouse_lib import bronze, catalog, cdc, delta, landing, quality, refresh, session, tables
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import LakehouseError, LandingError, LedgerError, LockedError, QualityError
 from lakehouse_lib.refresh import COUNTS, Inputs
@@ -226,6 +226,8 @@ def run(
         if not any(step.state != "nothing new" or step.problems for step in result.steps):
             progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
         _write_down(settings, result)
+        if any(step.state != "nothing new" or step.checks for step in result.steps):
+            catalog.publish(settings)
     return result
 
 
@@ -417,12 +419,10 @@ def account(settings: Settings, table: Table) -> None:
 
 def _last_versions(settings: Settings) -> dict[str, int]:
     """The last version of each table, by its id, that the ledger knows."""
-    opened = delta.open_table(_ops(settings, "ledger"))
-    if opened is None:
-        return {}
-    rows = opened.to_pyarrow_table(columns=["table_id", "version"]).group_by("table_id")
-    last = rows.aggregate([("version", "max")]).to_pydict()
-    return dict(zip(last["table_id"], last["version_max"], strict=True))
+    last: dict[str, int] = {}
+    for row in delta.read_ops(settings, "ledger"):
+        last[row["table_id"]] = max(row["version"], last.get(row["table_id"], -1))
+    return last
 
 
 def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: dict[str, int]) -> None:

@@ -48,8 +48,8 @@ class ColumnProfile:
         return self.nulls / self.rows if self.rows else 0.0
 
 
-def profile(settings: Settings, table: Table) -> list[ColumnProfile]:
-    """A profile of each column without underscore.
+def profile(settings: Settings, table: Table, only: list[str] | None = None) -> list[ColumnProfile]:
+    """A profile of each column without underscore, or of the ones named.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def profile(settings: Settings, table: Table) -> list[ColumnProfile]:
         The table has not been made.
     """
     connection, found = _opened(settings, table), []
-    kinds = {c.name: c.type for c in table.columns if c.name in table.business}
+    kinds = {c.name: c.type for c in table.columns if c.name in (only or table.business)}
     if not kinds:
         return found
     parts = []
@@ -85,7 +85,7 @@ def _opened(settings: Settings, table: Table) -> duckdb.DuckDBPyConnection:
     if opened is None:
         raise TableError(f"{table.name} has not been made yet: there is nothing to look at.")
     connection = reader.connect()
-    reader.register(connection, table.name, opened.to_pyarrow_dataset())
+    reader.register(connection, table.name, delta.dataset(opened))
     return connection
 
 

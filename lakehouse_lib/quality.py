@@ -86,7 +86,7 @@ def latest(settings: Settings) -> Latest:
     found: Latest = {}
     if opened is None:
         return found
-    results = opened.to_pyarrow_dataset()  # noqa: F841 - named in the query
+    results = delta.dataset(opened)  # noqa: F841 - named in the query
     names = ", ".join(Result.__dataclass_fields__)
     last = duckdb.sql(
         f"SELECT {names} FROM results QUALIFY checked_at = max(checked_at) OVER (PARTITION BY table_name)"
@@ -229,7 +229,7 @@ class _Checking:
 
     def results(self) -> list[Result]:
         """The results, in the order of the declaration."""
-        current = self.opened.to_pyarrow_dataset()
+        current = delta.dataset(self.opened)
         reader.register(self.connection, self.table.name, current)
         everything, found = list(self.table.all_checks), {}
         for name in {name for check in everything for name in self.rules[check.name].needs}:
@@ -237,7 +237,7 @@ class _Checking:
             if other is None:
                 log.warning("%s: a check looks into %s, which has not been made", self.table.name, name)
             else:
-                reader.register(self.connection, name, other.to_pyarrow_dataset())
+                reader.register(self.connection, name, delta.dataset(other))
         files = self._changed_files(current)
         of_run = [check for check in everything if check.scope == "run"]
         sums = [check for check in everything if files and self._can_be_summed(check)]
@@ -267,7 +267,7 @@ class _Checking:
         if known is None:
             return None
         try:
-            before = DeltaTable(self.opened.table_uri, version=known.table_version).to_pyarrow_dataset()
+            before = delta.dataset(DeltaTable(self.opened.table_uri, version=known.table_version))
         except (DeltaError, OSError):
             return None  # its log is gone
         old = {fragment.path: fragment for fragment in before.get_fragments()}

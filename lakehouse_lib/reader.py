@@ -9,11 +9,13 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
+from deltalake import DeltaTable
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError, TableError
 
-OPS = ("runs", "ledger", "lineage", "landing_files", "quality_results")
+OPS = ("runs", "ledger", "lineage", "landing_files", "quality_results", "catalog")
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -36,7 +38,7 @@ def query(settings: Settings, sql: str) -> pd.DataFrame:
         wanted = name in words or ("quarantine" in words and name in rejected)
         opened = delta.open_table(path) if wanted else None
         if opened is not None:
-            register(connection, name, opened.to_pyarrow_dataset())
+            register(connection, name, delta.dataset(opened))
     if "quarantine" in words:
         parts = [
             f"SELECT *, '{name.removesuffix('_quarantine')}' AS table_name FROM {name}"
@@ -46,6 +48,63 @@ def query(settings: Settings, sql: str) -> pd.DataFrame:
         connection.execute(f"CREATE VIEW quarantine AS {' UNION ALL '.join(parts) or 'SELECT 1'}")
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     return connection.execute(sql).df()
+
+
+def page(
+    settings: Settings, name: str, version: int | None = None, order_by: str = "", descending: bool = False,
+    offset: int = 0, limit: int = 20,
+) -> pd.DataFrame:  # fmt: skip
+    """Some rows of a table as it is or was, in the order of a column or as they come.
+
+    Raises
+    ------
+    TableError
+        The table has not been made.
+    ConfigError
+        There is no such table or column.
+    """
+    table = tables.get(settings, name)
+    opened = delta.open_table(delta.table_path(settings, table))
+    if opened is None:
+        raise TableError(f"{name} has not been made yet: it has no rows.")
+    if version is not None and version != opened.version():
+        opened = DeltaTable(opened.table_uri, version=version)
+    dataset = delta.dataset(opened)
+    if order_by and order_by not in dataset.schema.names:
+        raise ConfigError(f"{name} has no column {order_by!r}; it has {', '.join(dataset.schema.names)}")
+    if not order_by:
+        # Only as many rows are read as are shown.
+        rows = dataset.head(offset + limit).slice(offset)
+        connection = connect()
+        register(connection, name, ds.dataset(rows))
+        return connection.execute(f'SELECT * FROM "{name}"').df()
+    connection = connect()
+    register(connection, name, dataset)
+    direction = "DESC" if descending else "ASC"
+    return connection.execute(
+        f'SELECT * FROM "{name}" ORDER BY "{order_by}" {direction} NULLS LAST LIMIT {int(limit)} OFFSET {int(offset)}'
+    ).df()
+
+
+def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> pd.DataFrame:
+    """How often values of a column occur: ``value`` (or the lower bound of a bin) and ``rows``."""
+    table = tables.get(settings, name)
+    kind = table.types.get(column)
+    if kind is None:
+        raise ConfigError(f"{name} has no column {column!r}; it has {', '.join(table.names)}")
+    connection = connect()
+    register(connection, name, delta.dataset(delta.open_table(delta.table_path(settings, table))))
+    if kind in ("int", "bigint", "double"):
+        return connection.execute(f"""
+            WITH bounds AS (SELECT min("{column}")::DOUBLE AS low, max("{column}")::DOUBLE AS high FROM "{name}")
+            SELECT low + least({bins - 1}, floor(("{column}" - low) / nullif(high - low, 0) * {bins}))
+                   * (high - low) / {bins} AS value, count(*) AS rows
+            FROM "{name}", bounds WHERE "{column}" IS NOT NULL GROUP BY 1 ORDER BY 1
+        """).df().fillna(0)  # fmt: skip
+    return connection.execute(f"""
+        SELECT "{column}"::VARCHAR AS value, count(*) AS rows FROM "{name}" WHERE "{column}" IS NOT NULL
+        GROUP BY 1 ORDER BY rows DESC, value LIMIT {bins // 2}
+    """).df()  # fmt: skip
 
 
 def count(settings: Settings, name: str) -> int:
@@ -88,11 +147,10 @@ def recent_runs(settings: Settings, names: list[str] | None = None, limit: int =
 
 
 def _ledger_rows(settings: Settings, names: list[str] | None) -> pd.DataFrame:
-    opened = delta.open_table(_paths(settings)["ops_ledger"])
-    if opened is None:
+    rows = pd.DataFrame(delta.read_ops(settings, "ledger"))
+    if rows.empty:
         columns = ["run_id", "target", "version", "records_read", "duplicate", "quarantined", "recorded_at"]
         return pd.DataFrame(columns=[*columns, "reasons"])
-    rows = opened.to_pandas()
     rows["recorded_at"] = rows.recorded_at.dt.tz_localize(None).dt.floor("s")
     return rows if names is None else rows[rows.target.isin(names)]
 

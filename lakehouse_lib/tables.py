@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import duckdb
 import pyarrow as pa
 
 from lakehouse_lib import checks
@@ -550,13 +551,31 @@ def declared(settings: Settings) -> dict[str, Table]:
         own = tuple(checks.parse(one) for one in given)
         tables[name] = replace(tables[name], checks=tables[name].checks + own)
         for one in own:
-            rule(tables[name], one, tables)
+            _try_out(tables[name], one, tables)
             if one.kind == "foreign_key" and name in _made_before(tables, one.arguments["table"]):
                 raise ConfigError(
                     f"quality.{name}, check {one.name!r}: {one.arguments['table']} is made from {name}, so it cannot "
                     f"be looked into before. Put the check on {one.arguments['table']}, or on a table after it."
                 )
     return tables
+
+
+def _try_out(table: Table, one: Check, known: dict[str, Table]) -> None:
+    """Run a check on empty tables, so that SQL that cannot run is refused before anything does."""
+    key = (table.name, table.declared, one.digest)
+    if key in _compiled:
+        return
+    made = rule(table, one, known)
+    try:
+        with duckdb.connect(":memory:") as connection:
+            for name in {table.name, *made.needs}:
+                connection.register(name, known[name].arrow_schema().empty_table())
+            inner = ", ".join(["*", *(f"{sql} AS {column}" for column, sql in made.prepared.items())])
+            for part in made.parts.values():
+                connection.execute(f'SELECT {part} FROM (SELECT {inner} FROM "{table.name}")')
+    except duckdb.Error as error:
+        del _compiled[key]
+        raise ConfigError(f"quality.{table.name}, check {one.name!r}: {str(error).splitlines()[0]}") from None
 
 
 def waits_for(table: Table) -> set[str]:

@@ -21,7 +21,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime
 from types import NoneType
 from typing import Any
 
@@ -431,6 +431,13 @@ def _literal(value: Any, kind: str) -> str:
     if isinstance(value, date):
         value = value.isoformat()
     if isinstance(value, str):
+        if kind in ("int", "bigint", "double", "boolean"):
+            raise ConfigError(f"{value!r} is no {kind}")
+        if kind in ("date", "timestamp"):
+            try:
+                datetime.fromisoformat(value)
+            except ValueError:
+                raise ConfigError(f"{value!r} is no {kind}; write it as 2026-03-01") from None
         text = exp.Literal.string(value).sql(dialect="spark")
         return text if kind == "string" else f"CAST({text} AS {kind})"
     return str(value)

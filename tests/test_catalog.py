@@ -1,0 +1,155 @@
+"""Catalog, lineage and explorer: what they say is what is there, without an engine."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from conftest import change, click, event
+from deltalake import DeltaTable
+from lake import rows
+
+from lakehouse_lib import catalog, config, delta, explorer, history, lineage, pipeline, reader, session, tables
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def lake(engine, tmp_path_factory) -> Settings:
+    """Two runs over all feeds."""
+    base = tmp_path_factory.mktemp("catalog")
+    settings = config.load({"lakehouse_base_path": str(base), "spark_master": engine, "sample": {"rows": 0}})
+    for number in (1, 2):
+        at = f"2026-03-0{number}T10:00:00Z"
+        events = [event(100 * number + n, at, user_id=f"user {n}", properties={"value": n}) for n in range(45)]
+        for feed, records in (("app_events", events), ("clickstream", [click(number, at)]),
+                              ("cdc_changes", [change("c", number, None, {"user_id": f"user {number}"})])):  # fmt: skip
+            path = base / f"landing/{feed}/{number}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        pipeline.run(settings, progress=lambda line: None).check()
+    return settings
+
+
+@pytest.fixture(autouse=True)
+def no_engine(monkeypatch, lake):
+    """Nothing here may ask for Spark once the lakehouse is made."""
+
+    def never(*_):
+        raise AssertionError("Spark was started")
+
+    monkeypatch.setattr(session, "connect", never)
+
+
+def test_the_catalog_is_true_after_a_run(lake):
+    stored = reader.query(lake, "SELECT * FROM ops_catalog").set_index("name")
+    assert set(stored.index) == set(tables.declared(lake))
+    for name, entry in catalog.entries(lake).items():
+        made = DeltaTable(delta.table_path(lake, tables.get(lake, name)))
+        assert (entry.version, entry.rows, entry.files) == (made.version(), made.count(), len(made.file_uris()))
+        assert stored.loc[name, "version"] == made.version() and stored.loc[name, "rows"] == made.count()
+        assert entry.columns == stored.loc[name, "columns"] and entry.verdict in ("ok", "warn")
+        assert [column["name"] for column in json.loads(entry.columns)] == [f.name for f in made.schema().fields]
+        assert reader.query(lake, entry.sample_query) is not None
+    assert catalog.describe(lake, "users_silver").consumers == ["user_segments_gold"]
+    assert catalog.describe(lake, "app_events_bronze").sources == ["landing/app_events"]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("user_segments", ["user_segments_gold"]),
+        ("tag:pii", ["users_history_silver", "users_silver"]),
+        ("layer:gold bounce_rate", ["daily_summary_gold"]),
+        ("slowly changing", ["users_history_silver"]),
+        ("p95", ["hourly_metrics_gold"]),
+        ("no such thing", []),
+    ],
+)
+def test_search_finds_by_name_column_tag_and_text(lake, words, names):
+    assert [entry.name for entry in catalog.search(lake, words)] == names
+
+
+def test_owner_and_tags_that_people_change_survive_runs(lake):
+    changed = catalog.edit(lake, "daily_summary_gold", "finance", ["monthly"], ["kpi"])
+    assert (changed.owner, changed.tags) == ("finance", ["monthly"])
+    pipeline.run(lake, progress=lambda line: None).check()
+    assert catalog.describe(lake, "daily_summary_gold").owner == "finance"
+    stored = reader.query(lake, "SELECT owner FROM ops_catalog WHERE name = 'daily_summary_gold'")
+    assert stored.owner[0] == "finance"
+    with pytest.raises(ConfigError, match="tag 'a b': letters, digits"):
+        catalog.edit(lake, "daily_summary_gold", add=["a b"])
+    with pytest.raises(ConfigError, match="did you mean daily_summary_gold"):
+        catalog.edit(lake, "dayly_summary_gold", "x")
+
+
+def test_lineage_goes_up_to_landing_and_down_to_gold(lake):
+    up = lineage.upstream(lake, "user_segments_gold")
+    assert up["user_segments_gold"] == ["users_silver", "app_events_silver"]
+    assert {"landing/app_events", "landing/clickstream", "landing/cdc_changes"} <= set(up)
+    down = lineage.downstream(lake, "clickstream_bronze")
+    assert set(down) == {"clickstream_bronze", "clickstream_silver", "clickstream_bronze_quarantine", "users_silver",
+                         "hourly_metrics_gold", "daily_summary_gold", "user_segments_gold"}  # fmt: skip
+    text = lineage.tree(up, "user_segments_gold")
+    assert text.splitlines()[:3] == ["user_segments_gold", "    users_silver", "        users_history_silver"]
+    drawn = lineage.picture(lake, "users_silver")
+    assert drawn.count("<rect") == len(
+        {*lineage.upstream(lake, "users_silver"), *lineage.downstream(lake, "users_silver")}
+    )
+    assert "users_silver is made from users_history_silver" in drawn
+
+
+@pytest.mark.parametrize("name", [table.name for table in tables.declared(Settings()).values()])
+def test_the_reader_gives_the_values_of_the_table(lake, name):
+    """All pages, in the order of any column, hold each row once."""
+    expected = rows(lake, name)
+    table = tables.get(lake, name)
+    seen = []
+    for offset in range(0, len(expected), 20):
+        seen += reader.page(lake, name, order_by=table.business[0], offset=offset).to_dict("records")
+    assert len(seen) == len(expected)
+    first = reader.page(lake, name, limit=3)
+    assert list(first) == [field.name for field in DeltaTable(delta.table_path(lake, table)).schema().fields]
+    for column in table.business:
+        shown = reader.distribution(lake, name, column)
+        assert shown.rows.sum() <= len(expected)
+    with pytest.raises(ConfigError, match="has no column 'nothing'"):
+        reader.page(lake, name, order_by="nothing")
+
+
+def test_the_explorer_searches_opens_pages_sorts_and_travels(lake):
+    seen = explorer.Explorer(lake)
+    seen.search.value = "app_events_silver"
+    seen.names.value = "app_events_silver"
+    assert "90 rows" in seen.title.value and "One row is an event" in seen.title.value
+    assert "id given by the producer" in seen.schema.value
+    seen.tabs.selected_index = 1
+    assert "Rows 1 to 20 of 90" in seen.notice.value and seen.back.disabled
+    seen.forward.click()
+    assert "Rows 21 to 40 of 90" in seen.notice.value
+    seen.order.value, seen.descending.value = "event_value", True
+    assert "Rows 1 to 20 of 90" in seen.notice.value and ">44<" in seen.sample.value
+    first = history.versions(lake, tables.get(lake, "app_events_silver")).version.min() + 1
+    seen.version.value = int(first)
+    assert "of 45" in seen.notice.value
+    seen.tabs.selected_index = 6
+    assert 'option("versionAsOf"' in seen.text.value
+    seen.dialect.value = "SQL"
+    assert f"VERSION AS OF {first}" in seen.text.value
+    for index, words in ((2, "Rows of app_events_silver by event_id"), (3, "key_is_unique"), (4, "<svg"), (5, "WRITE")):
+        seen.tabs.selected_index = index
+        drawn = {2: seen.figure, 3: seen.state, 4: seen.graph, 5: seen.versions}[index].value
+        assert words in drawn
+    seen.layer.value, seen.search.value = "gold", ""
+    assert all(name.endswith("_gold") for name in seen.names.options) and len(seen.names.options) == 4
+    seen.search.value = "no such thing at all"
+    assert seen.names.options == () and "No table holds" in seen.title.value
+
+
+def test_the_page_without_widgets_holds_everything_and_asks_nobody(lake):
+    page = explorer.Explorer(lake)._repr_mimebundle_()["text/html"]
+    for name in tables.declared(lake):
+        assert f"<b>{name}</b>" in page
+    assert page.count("<svg") == len(tables.declared(lake)) and page.count("<h4>History</h4>") == 14
+    assert not re.search(r"(src|href)=.?(https?:)?//", page)

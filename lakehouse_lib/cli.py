@@ -168,7 +168,8 @@ def _notebook(options: argparse.Namespace) -> int:
     settings = _settings()
     os.environ[session.OWNER_VARIABLE] = str(os.getpid())
     try:
-        print(notebooks.execute(settings, options.name, settings.run_id or config.new_run_id()))
+        run_id = settings.run_id or config.new_run_id()
+        print(notebooks.execute(settings, options.name, run_id, latest=False).with_suffix(".html"))
     finally:
         session.release(settings)
     return 0

@@ -36,7 +36,8 @@ class Explorer:
         self.title, self.schema, self.state, self.graph = (widgets.HTML() for _ in range(4))
         self.sample, self.notice, self.versions, self.code = (widgets.HTML() for _ in range(4))
         self.version = widgets.SelectionSlider(options=[("–", -1)], description="Version", continuous_update=False,
-                                               layout={"width": "620px"})  # fmt: skip
+                                               readout=False, layout={"width": "420px"})  # fmt: skip
+        self.told = widgets.HTML()
         self.order = widgets.Dropdown(options=["as stored"], description="Sort by")
         self.descending = widgets.Checkbox(value=False, description="descending", indent=False)
         self.back = widgets.Button(description="◀ Previous page", tooltip="Previous page")
@@ -47,12 +48,12 @@ class Explorer:
         self.text = widgets.Textarea(rows=4, layout={"width": "760px"}, description="Code")
         self.tabs = widgets.Tab(children=[
             self.schema,
-            widgets.VBox([self.version, widgets.HBox([self.order, self.descending]),
+            widgets.VBox([widgets.HBox([self.version, self.told]), widgets.HBox([self.order, self.descending]),
                           widgets.HBox([self.back, self.forward]), self.notice, self.sample]),
             widgets.VBox([self.column, self.figure, self.profile]),
             self.state, self.graph, self.versions,
             widgets.VBox([self.dialect, self.text]),
-        ], titles=["Schema", "Sample", "Statistics", "Quality", "Lineage", "History", "Copy as code"])  # fmt: skip
+        ], titles=["Schema", "Sample", "Statistics", "Quality", "Lineage", "History", "Code"])  # fmt: skip
         self.widget = widgets.VBox([
             widgets.HBox([self.layer, self.search]),
             widgets.HBox([self.names, widgets.VBox([self.title, self.tabs], layout={"flex": "1", "min_width": "0"})]),
@@ -95,7 +96,8 @@ class Explorer:
         self.title.value = _title(entry)
         self.schema.value = schema(entry)
         self.order.options, self.order.value = ["as stored", *_columns(entry)], "as stored"
-        self.column.options, self.column.value = _columns(entry), _columns(entry)[0]
+        telling = [name for name in _columns(entry) if name not in entry.key and not name.endswith("_id")]
+        self.column.options, self.column.value = _columns(entry), telling[0]
         self.version.options = [("–", -1)]
         self._tab()
 
@@ -135,7 +137,9 @@ class Explorer:
         order = "" if self.order.value == "as stored" else self.order.value
         rows = reader.page(self.settings, self.entry.name, self.version.value, order, self.descending.value,
                            self.offset, PAGE)  # fmt: skip
-        total = next((row.rows for row in self._versions().itertuples() if row.version == self.version.value), 0)
+        shown = next(row for row in self._versions().itertuples() if row.version == self.version.value)
+        total = shown.rows
+        self.told.value = f"{_version_label(shown)} ({shown.at:%Y-%m-%d %H:%M} UTC)"
         self.back.disabled, self.forward.disabled = self.offset == 0, self.offset + PAGE >= total
         self.notice.value = (f"<p>Rows {min(self.offset + 1, total):,} to {min(self.offset + len(rows), total):,} of "
                              f"{total:,}; values are cut after {SHOWN} characters.</p>")  # fmt: skip

@@ -14,6 +14,9 @@ from lakehouse_lib.errors import ConfigError, LakehouseError
 ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations",
          "40_data_quality")  # fmt: skip
 
+EXPLORE = ("50_catalog_explorer", "55_time_travel")
+"""Notebooks for people to look around in; a run does not execute them."""
+
 _JUPYTER = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _known: set[str] | None = None
 
@@ -44,8 +47,12 @@ def settings(namespace: dict[str, Any]) -> Settings:
     return found
 
 
-def execute(settings: Settings, name: str, run_id: str, parameters: dict[str, Any] | None = None) -> Path:
+def execute(
+    settings: Settings, name: str, run_id: str, parameters: dict[str, Any] | None = None, latest: bool = True
+) -> Path:
     """Execute one notebook into ``runs/<run_id>/`` and export it; returns the executed notebook.
+
+    ``latest`` points ``runs/latest`` to the folder.
 
     Raises
     ------
@@ -80,9 +87,10 @@ def execute(settings: Settings, name: str, run_id: str, parameters: dict[str, An
         text = error.evalue if kind else f"{error.ename}: {error.evalue}"
         failure = (kind or LakehouseError)(f"{source.name}, cell {error.exec_count}: {text}")
     _export(target)
-    latest = settings.local_dir("runs") / "latest"
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(folder.name)
+    if latest:
+        link = settings.local_dir("runs") / "latest"
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.name)
     if failure:
         raise failure
     return target

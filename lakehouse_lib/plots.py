@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, ACCENT = "#33415c", "#2a7f9e"
 COLORS = (ACCENT, "#d08c3a", "#7a5c99", "#5b8c5a")
@@ -55,6 +56,7 @@ def bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str) -> 
     drawn = axes.barh(frame[label].astype(str)[::-1], frame[value][::-1], color=ACCENT)
     axes.bar_label(drawn, fmt="{:,.0f}", padding=4, color=INK)
     axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     return _picture(figure, title)
 
@@ -81,4 +83,6 @@ def _picture(figure: Figure, title: str) -> HTML:
     figure.savefig(data, format="png", dpi=110)
     plt.close(figure)
     image = base64.b64encode(data.getvalue()).decode()
-    return HTML(f'<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{image}"></figure>')
+    return HTML(
+        f'<figure><img alt="{html.escape(title)}" style="max-width:100%" src="data:image/png;base64,{image}"></figure>'
+    )

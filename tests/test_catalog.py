@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import change, click, event
@@ -153,3 +162,76 @@ def test_the_page_without_widgets_holds_everything_and_asks_nobody(lake):
         assert f"<b>{name}</b>" in page
     assert page.count("<svg") == len(tables.declared(lake)) and page.count("<h4>History</h4>") == 14
     assert not re.search(r"(src|href)=.?(https?:)?//", page)
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def lab(lake, tmp_path_factory):
+    """JupyterLab on a copy of the notebooks, with the lakehouse of this module; its address."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name in ("notebooks", "parameters"):
+        shutil.copytree(name, folder / name)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
+               "--IdentityProvider.token=t", f"--ServerApp.root_dir={folder / 'notebooks'}"]  # fmt: skip
+    here = os.environ | {
+        "LAKEHOUSE_BASE_PATH": lake.path(),
+        "PYTHONPATH": os.getcwd(),
+        "SPARK_MASTER": "sc://localhost:1",
+    }
+    process = subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(300):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=t"):
+            break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}/lab/tree/50_catalog_explorer.ipynb?token=t&reset"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no browser here ({CHROMIUM})")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        opened = player.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path):
+    """Search, open, page, travel and copy code, as a person does; then the code runs."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    page.goto(lab)
+    page.get_by_role("heading", name="Catalog explorer").wait_for(timeout=60_000)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    search = page.get_by_label("Search", exact=True)
+    search.wait_for(timeout=60_000)
+    search.fill("cleaned events")
+    page.get_by_role("heading", name="app_events_silver").wait_for(timeout=20_000)
+    page.get_by_role("tab", name="Sample").click()
+    page.get_by_text("Rows 1 to 20 of 90").wait_for()
+    page.get_by_role("button", name="Next page").click()
+    page.get_by_text("Rows 21 to 40 of 90").wait_for()
+    slider = page.get_by_role("slider").first
+    slider.focus()
+    slider.press("ArrowLeft")  # by keyboard alone, to the version before
+    page.get_by_text("of 45;").wait_for()
+    page.screenshot(path=os.environ.get("LAKEHOUSE_SCREENSHOT", tmp_path / "explorer.png"))
+    page.get_by_role("tab", name="Lineage").click()
+    page.get_by_role("img", name="app_events_silver is made from app_events_bronze").first.wait_for()
+    page.get_by_role("tab", name="Code", exact=True).click()
+    page.get_by_role("button", name="SQL").click()
+    code = page.get_by_role("textbox", name="Code")
+    expected = f"SELECT * FROM delta.`{delta.table_path(lake, tables.get(lake, 'app_events_silver'))}` VERSION AS OF"
+    assert code.input_value().startswith(expected)
+    assert page.get_by_text("14 tables, and the catalog knows each as it is.").count() == 1
+    page.close()

@@ -33,8 +33,8 @@ def test_each_notebook_has_the_agreed_form(path):
     assert links and all((path.parent / link.split(")")[0]).exists() for link in links)
 
 
-def test_the_run_executes_every_notebook():
-    assert list(notebooks.ORDER) == [path.stem for path in SOURCES]
+def test_every_notebook_is_for_the_run_or_for_people():
+    assert sorted((*notebooks.ORDER, *notebooks.EXPLORE)) == [path.stem for path in SOURCES]
 
 
 def test_a_misspelt_parameter_is_refused(monkeypatch):
@@ -103,6 +103,18 @@ def test_outputs_are_the_same_when_the_notebooks_run_again(finished, environment
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     assert " failed" not in done.stdout and "passed" in done.stdout
+
+
+@pytest.mark.parametrize("name", notebooks.EXPLORE)
+def test_a_notebook_for_people_runs_alone_and_stays_whole_offline(finished, environment, name):
+    base = Path(environment["LAKEHOUSE_BASE_PATH"])
+    before = (base / "runs/latest").resolve()
+    done = lakehouse_command(environment | {"SPARK_MASTER": "sc://localhost:1"}, "notebook", name)
+    assert done.returncode == 0, done.stderr
+    page = Path(done.stdout.split()[-1]).read_text()
+    assert "<svg" in page or "<figure><img" in page
+    assert "application/vnd.jupyter.widget-view" not in page
+    assert (base / "runs/latest").resolve() == before
 
 
 def test_a_broken_file_fails_its_notebook_loudly_and_stops_nothing_else(finished, environment, made):

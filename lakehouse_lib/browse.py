@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from datetime import datetime, time
 from typing import Any
 
 import pandas as pd
@@ -34,7 +35,7 @@ def table(frame: pd.DataFrame, empty: str = "Nothing.") -> HTML:
         for row in frame.itertuples(index=False)
     )
     return HTML(
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px">'
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;line-height:1.35">'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -47,8 +48,11 @@ def code(text: str) -> HTML:
 def _text(name: str, value: Any) -> str:
     if name in VERDICTS and value in BADGES:
         return f'<span style="color:#fff;background:{BADGES[value]};border-radius:3px;padding:1px 7px">{value}</span>'
-    if value is None or (isinstance(value, float) and pd.isna(value)):
+    if value is None or value is pd.NaT or (isinstance(value, float) and pd.isna(value)):
         return ""
+    if isinstance(value, datetime):
+        text = f"{value:%Y-%m-%d}" if value.time() == time() else f"{value:%Y-%m-%d %H:%M:%S}"
+        return f'<span style="white-space:nowrap">{text}</span>'
     if isinstance(value, float) and not value.is_integer():
         return f"{value:,.2f}"
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -216,7 +216,8 @@ def shortened(rows: pd.DataFrame) -> pd.DataFrame:
 def _title(entry: Entry) -> str:
     updated = f", {entry.state}, last written {entry.updated_at:%Y-%m-%d %H:%M} UTC" if entry.updated_at else ""
     size = f"{entry.rows:,} rows in {entry.files:,} files, {entry.bytes / 1e6:,.2f} MB, version {entry.version}"
-    return (f"<h3>{entry.name}</h3><p>{html.escape(entry.description)}. One row is {html.escape(entry.grain)}."
+    return (f'<h3>{entry.name}</h3><p style="line-height:1.5">{html.escape(entry.description)}. '
+            f"Grain: {html.escape(entry.grain)}."
             f"<br>{entry.layer} · {size}{updated}<br>owner {html.escape(entry.owner)} · "
             f"tags {html.escape(', '.join(entry.tags))} · made by <code>{entry.made_by}</code></p>")  # fmt: skip
 

@@ -157,15 +157,19 @@ def scorecard(known: Latest) -> pd.DataFrame:
     return frame.sort_values(["layer", "table"], key=lambda c: c.map(tables.LAYERS.index) if c.name == "layer" else c)
 
 
-def failures(known: Latest) -> pd.DataFrame:
-    """A row for each check that fails, errors first: what it found, keys of some rows, what to do."""
+def failures(settings: Settings, known: Latest) -> pd.DataFrame:
+    """A row for each check that fails, errors first: what it found, keys of some rows, the tables that
+    keep their last good state because of it, and what to do."""
+    declared = tables.declared(settings).values()
+    made_from = {name: [t.name for t in declared if name in t.sources and t.layer != "quarantine"] for name in known}
     bad = [result for results in known.values() for result in results.values() if not result.passed]
     bad.sort(
         key=lambda result: (checks.SEVERITIES.index(result.severity) if not result.stops else -1, result.table_name)
     )
     rows = [{"severity": r.severity, "what": r.message, "for example": ", ".join(json.loads(r.failing_keys)[:3]),
-             "what to do": _advice(r)} for r in bad]  # fmt: skip
-    return pd.DataFrame(rows, columns=["severity", "what", "for example", "what to do"])
+             "held back": ", ".join(made_from[r.table_name]) if r.stops else "", "what to do": _advice(r)}
+            for r in bad]  # fmt: skip
+    return pd.DataFrame(rows, columns=["severity", "what", "for example", "held back", "what to do"])
 
 
 def history(settings: Settings) -> pd.DataFrame:
@@ -258,8 +262,9 @@ class _Checking:
 
     def _can_be_summed(self, check: Check) -> bool:
         before = self.last.get(check.name)
-        return bool(self.rules[check.name].additive and check.scope == "table" and before
-                    and before.definition == check.digest)  # fmt: skip
+        if not before or before.definition != check.digest or check.scope != "table":
+            return False
+        return self.rules[check.name].additive and bool(json.loads(before.parts))  # none where it could not be run
 
     def _changed_files(self, current: ds.Dataset) -> tuple[list, list] | None:
         """Files that came and that went since the last check; None where a full scan is as cheap."""

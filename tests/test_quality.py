@@ -8,17 +8,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import UTC, date, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import change, click, event
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_same, rows, versions
 
-from lakehouse_lib import config, delta, landing, pipeline, quality, quarantine, reader, tables
+from lakehouse_lib import config, delta, pipeline, quality, quarantine, reader, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, QualityError
 
@@ -61,6 +63,8 @@ def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
     assert pipeline.pending(lake) == ["event_metrics_gold"]
     stored = quality.latest(lake)["app_events_silver"]["no_test_users"]
     assert (stored.passed, stored.failing_rows, json.loads(stored.failing_keys)) == (False, 1, ["e2"])
+    (failure,) = quality.failures(lake, quality.latest(lake)).query("severity == 'error'").to_dict("records")
+    assert "event_metrics_gold" in failure["held back"] and failure["for example"] == "e2"
     relaxed = lake.model_copy(update={"quality": {"app_events_silver": [NO_TEST_USERS | {"tolerance": 0.5}]}})
     run(relaxed)
     (hour,) = rows(lake, "event_metrics_gold")
@@ -81,7 +85,7 @@ def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deli
     assert pipeline.pending(lake) == [] and versions(lake) == before
     card = quality.scorecard(quality.latest(lake)).set_index("table")
     assert card.loc["app_events_silver", "verdict"] == "warn"
-    assert "no_test_users" in " ".join(quality.failures(quality.latest(lake)).what)
+    assert "no_test_users" in " ".join(quality.failures(lake, quality.latest(lake)).what)
 
 
 @hypothesis_settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -119,8 +123,6 @@ def test_results_that_are_added_up_are_those_of_a_full_scan(lakehouse, tmp_path,
 
 
 def silver_row(number: int, day: int, user: str, app: str | None) -> dict:
-    from datetime import UTC, date, datetime
-
     at = datetime(2026, 3, day, 10, tzinfo=UTC)
     return {"event_id": f"e{number}", "user_id": user, "event_type": "tap", "app_type": app, "event_timestamp": at,
             "event_date": date(2026, 3, day), "event_hour": 10, "is_error": False, "_run_id": "r",
@@ -128,12 +130,29 @@ def silver_row(number: int, day: int, user: str, app: str | None) -> dict:
 
 
 def put(path: str, made: list[dict], predicate: str | None = None) -> None:
-    import pyarrow as pa
-    from deltalake import write_deltalake
-
     schema = pa.schema(DeltaTable(path).schema().to_arrow())
     more = {"mode": "overwrite", "predicate": predicate} if predicate else {"mode": "append"}
     write_deltalake(path, pa.Table.from_pylist(made, schema), **more)
+
+
+def test_a_check_that_could_not_be_run_says_so_and_starts_anew(lakehouse):
+    """Its column is gone, then there again."""
+    lake = lakehouse(quality={"app_events_silver": [NO_TEST_USERS]})
+    table = tables.get(lake, "app_events_silver")
+    delta.ensure(lake, table)
+    path = delta.table_path(lake, table)
+    whole = DeltaTable(path).schema()
+    put(path, [silver_row(1, 1, "ann", "web")])
+    without = [field for field in pa.schema(whole.to_arrow()) if field.name != "user_id"]
+    write_deltalake(path, pa.Table.from_pylist([silver_row(1, 1, "ann", "web")], pa.schema(without)),
+                    mode="overwrite", schema_mode="overwrite")  # fmt: skip
+    broken = {result.check_name: result for result in quality.run_checks(lake, table)}
+    assert not broken["no_test_users"].passed and "cannot be run" in broken["no_test_users"].message
+    assert "user_id is missing" in broken["columns_as_declared"].message
+    assert broken["hour_in_day"].passed  # the others have been run
+    DeltaTable(path).restore(1)
+    mended = {result.check_name: result for result in quality.run_checks(lake, table, last=broken)}
+    assert mended["no_test_users"].passed and mended["no_test_users"].rows == 1
 
 
 def test_checks_of_new_rows_read_new_files_only(lakehouse):
@@ -282,4 +301,4 @@ def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
     run(mended)
     assert_same(mended, clean)
     assert ledger(mended, "clickstream_bronze") == ledger(clean, "clickstream_bronze")
-    assert landing.known_files(mended, "app_events", None)[1] == {} or pipeline.pending(mended) == []
+    assert pipeline.pending(mended) == []

@@ -21,6 +21,7 @@ from lakehouse_lib.bronze import (
 )
 from lakehouse_lib.config import FeedSettings, Settings
 from lakehouse_lib.refresh import Difference, Inputs
+from lakehouse_lib.session import keep
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -353,7 +354,7 @@ def replica(inputs: Inputs) -> Difference:
     type (bigint, then double, then string) is made again from what came.
     """
     rule = next(r for r in inputs.settings.cdc.replicas if r.target == inputs.table.name)
-    changes = ordered(inputs.new("cdc_changes_bronze"), rule.source_table, rule.keys).persist()
+    changes = keep(ordered(inputs.new("cdc_changes_bronze"), rule.source_table, rule.keys))
     truncates = ordered(
         inputs.all("cdc_changes_bronze").where("operation_type = 'TRUNCATE'"),
         rule.source_table, rule.keys,

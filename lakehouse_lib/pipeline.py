@@ -26,7 +26,7 @@ from lakehouse_lib.refresh import COUNTS, Inputs
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +270,6 @@ def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: q
 
 def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     """Load the new files of a feed into its bronze table."""
-    feed = landing.feed_of(table)
     again = settings.full or not settings.enable_delta
     if again:
         again = _all_files_there(settings, table, step)
@@ -280,16 +279,8 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     plan = landing.make_plan(settings, table, run_id, again)
     step.problems = plan.problems
     for number, files in plan.batches.items():
-        spark = session.connect(settings)
-        records = landing.read(spark, settings, feed, files, lines="_source_line" in table.names)
-        rows = bronze_rows(settings, table, records, run_id)
-        _check_mapping(settings, feed, rows, records, files)
-        rows = rows.select(*table.names)
-        read = sum(file.records for file in files)
-        says = {"run_id": run_id, "batch": number, "lines": read, "sources": {f"landing/{feed}": number}}
-        consumed = [delta.Consumed(landing.APP_ID, number)]
-        write = delta.overwrite if again else delta.append
-        write(rows, settings, table, consumed, says)
+        with session.opened(settings) as spark:
+            _load_batch(spark, settings, table, run_id, number, files, again)
         step.state = "updated"
     if plan.duplicates:
         repeated = sum(file.records for file in plan.duplicates)
@@ -297,6 +288,22 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         row = _ledger_row(run_id, table.name, "", -1, counts, {"file_delivered_again": repeated})
         step.ledger.append((row, {"sources": {}}))
         step.counts, step.state = counts, "updated"
+
+
+def _load_batch(
+    spark: SparkSession, settings: Settings, table: Table, run_id: str, number: int,
+    files: list[landing.LandingFile], again: bool,
+) -> None:  # fmt: skip
+    feed = landing.feed_of(table)
+    records = landing.read(spark, settings, feed, files, lines="_source_line" in table.names)
+    rows = bronze_rows(settings, table, records, run_id)
+    _check_mapping(settings, feed, rows, records, files)
+    rows = rows.select(*table.names)
+    read = sum(file.records for file in files)
+    says = {"run_id": run_id, "batch": number, "lines": read, "sources": {f"landing/{feed}": number}}
+    consumed = [delta.Consumed(landing.APP_ID, number)]
+    write = delta.overwrite if again else delta.append
+    write(rows, settings, table, consumed, says)
 
 
 def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: str) -> DataFrame:
@@ -364,11 +371,12 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     full = settings.full or not settings.enable_delta
     full = full or any(state.lost_track for state in states.values())
     full = full or not delta.open_table(delta.table_path(settings, table)).file_uris()
-    inputs = Inputs(session.connect(settings), settings, table, run_id, states, full)
-    outcome = _function(table)(inputs)
-    if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
-        outcome = refresh.Difference(outcome, refresh.live_rows(inputs))
-    counts = refresh.write(inputs, outcome)
+    with session.opened(settings) as spark:
+        inputs = Inputs(spark, settings, table, run_id, states, full)
+        outcome = _function(table)(inputs)
+        if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
+            outcome = refresh.Difference(outcome, refresh.live_rows(inputs))
+        counts = refresh.write(inputs, outcome)
     counts.pop("reason", None)
     step.counts, step.state = counts, "updated"
 

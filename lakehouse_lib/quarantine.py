@@ -9,16 +9,21 @@ bronze. So a killed replay has either happened or not, and a second one finds no
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from deltalake import DeltaTable
 from pyspark.sql import functions as F
 
 from lakehouse_lib import delta, landing, pipeline, reader, session, tables
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.refresh import COUNTS
+from lakehouse_lib.session import keep
 from lakehouse_lib.tables import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _PLACE = "_source_line DIV 100000"
 """Line of the file; the rest of ``_source_line`` numbers the changes of one message."""
@@ -74,22 +79,27 @@ def _downstream(settings: Settings, table: Table) -> list[str]:
 
 
 def _swap(settings: Settings, table: Table, reason: str, run_id: str) -> dict[str, int]:
-    nothing = {"passed": 0, "rejected": 0}
     opened = delta.open_table(delta.table_path(settings, table))
     if opened is None:
-        return nothing
-    spark = session.connect(settings)
+        return {"passed": 0, "rejected": 0}
+    with session.opened(settings) as spark:
+        return _swapped(spark, settings, table, opened, reason, run_id)
+
+
+def _swapped(
+    spark: SparkSession, settings: Settings, table: Table, opened: DeltaTable, reason: str, run_id: str
+) -> dict[str, int]:
     bronze = delta.read(spark, settings, table, opened.version())
     asked = F.size("_quality_flags") > 0
     if reason:
         asked &= F.array_contains("_quality_flags", reason)
-    old = bronze.where(asked).persist()
+    old = keep(bronze.where(asked))
     if old.isEmpty():
         if reason:
             flags = bronze.select(F.explode("_quality_flags").alias("flag")).groupBy("flag").count().collect()
             there = ", ".join(f"{row['flag']} ({row['count']:,})" for row in flags) or "none"
             raise ConfigError(f"No record in the quarantine of {table.name} carries {reason}; there are: {there}")
-        return nothing
+        return {"passed": 0, "rejected": 0}
     numbered = "_source_line" in table.names
     files, _ = landing.known_files(settings, landing.feed_of(table), opened)
     messages = old.select("_source_file", "load_timestamp", F.col("_raw").alias("raw"),
@@ -105,9 +115,9 @@ def _swap(settings: Settings, table: Table, reason: str, run_id: str) -> dict[st
     place = key if numbered else ["_source_file", "_message"]
     same = [F.col(mine) == F.col(f"_was_{other}") for mine, other in zip(place, key, strict=True)]
     otherwise = F.col("_was").isNull() | (F.col("_asked") & (F.col("_was") != F.col("_quality_flags")))
-    come = new.join(before, same, "left").where(otherwise).persist()
+    come = keep(new.join(before, same, "left").where(otherwise))
     replaced = come.where("_was IS NOT NULL").select(*(F.col(f"_was_{name}").alias(name) for name in key))
-    gone = old.join(replaced.distinct(), key, "left_semi").persist()
+    gone = keep(old.join(replaced.distinct(), key, "left_semi"))
     tally = _tally(come, gone)
     if tally["come"] or tally["gone"]:
         info = _info(table, run_id, opened, tally)

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
+from lakehouse_lib.session import keep
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def stamped(inputs: Inputs, df: DataFrame) -> DataFrame:
 
 
 def _append(inputs: Inputs, outcome: Append) -> dict[str, int]:
-    rows = outcome.rows.persist()
+    rows = keep(outcome.rows)
     count = rows.count()
     counts = _counts(records_read=count, accepted=count)
     if inputs.full:
@@ -225,7 +226,6 @@ def _append(inputs: Inputs, outcome: Append) -> dict[str, int]:
                      info(inputs, counts, inserted=count))  # fmt: skip
     else:
         delta.mark(inputs.settings, inputs.table_now, inputs.consumed)
-    rows.unpersist()
     return counts
 
 
@@ -235,12 +235,12 @@ def _upsert(inputs: Inputs, outcome: Upsert) -> dict[str, int]:
     names = [name for name in outcome.rows.columns]
     new = outcome.rows.withColumns({"_old": F.lit(False), "_part": F.lit(None).cast("string")})
     if not inputs.full:
-        new = new.persist()
+        new = keep(new)
         old = inputs.current().join(new.select(*key).distinct(), key, "left_semi").select(*names)
         new = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")}).unionByName(new)
     ranked = first_of(new, key, outcome.order, prefer="_old")
     ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
-    ranked = ranked.where("NOT _old").persist()
+    ranked = keep(ranked.where("NOT _old"))
     won, replaces = F.col("_rank") == 1, F.col("_replaces")
     tally = ranked.agg(
         F.count(F.lit(1)).alias("records_read"),
@@ -267,7 +267,6 @@ def _upsert(inputs: Inputs, outcome: Upsert) -> dict[str, int]:
                      info(inputs, counts, inserted=counts["accepted"]))  # fmt: skip
     else:
         delta.mark(inputs.settings, table, inputs.consumed)
-    ranked.unpersist()
     return counts
 
 
@@ -275,7 +274,7 @@ def _days(inputs: Inputs, outcome: Days) -> dict[str, int]:
     if outcome.days is not None and not outcome.days:
         delta.mark(inputs.settings, inputs.table_now, inputs.consumed)
         return _counts()
-    rows = outcome.rows.persist()
+    rows = keep(outcome.rows)
     count = rows.count()
     counts = _counts(records_read=count, accepted=count)
     if inputs.full:
@@ -283,7 +282,6 @@ def _days(inputs: Inputs, outcome: Days) -> dict[str, int]:
     else:
         delta.overwrite(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed,
                         info(inputs, counts, inserted=count), outcome.days)  # fmt: skip
-    rows.unpersist()
     return counts
 
 
@@ -293,11 +291,10 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
     names = rows.columns
     compared = [name for name in names if name not in ("_run_id", "_processed_at")]
     if outcome.old is None:
-        rows = rows.persist()
+        rows = keep(rows)
         count = rows.count()
         counts = _tally(outcome) or _counts(records_read=count, accepted=count)
         _replace(inputs, rows, counts, count)
-        rows.unpersist()
         return counts
     part = table.partition_by
     old_part = F.col(part) if part else F.lit(None)
@@ -315,7 +312,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
         .otherwise("same")
     )
     joined = new.join(old, same_key, "full_outer").withColumn("_action", action)
-    joined = joined.withColumns({k: F.coalesce(k, f"_k_{k}") for k in key}).persist()
+    joined = keep(joined.withColumns({k: F.coalesce(k, f"_k_{k}") for k in key}))
     by_action = {
         row["_action"]: row
         for row in joined.groupBy("_action")
@@ -339,7 +336,6 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
         delta.append(changed, inputs.settings, table, inputs.consumed, says)
     else:
         delta.mark(inputs.settings, table, inputs.consumed)
-    joined.unpersist()
     return counts
 
 

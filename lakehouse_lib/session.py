@@ -29,7 +29,7 @@ from lakehouse_lib.engine import live_owners, process_mark
 from lakehouse_lib.errors import EngineError
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,9 @@ _SESSION_CONF = {
 
 _open: weakref.WeakKeyDictionary[SparkSession, Path] = weakref.WeakKeyDictionary()
 """Sessions of this process, and the lakehouse that each is for."""
+
+_kept: weakref.WeakKeyDictionary[SparkSession, list[DataFrame]] = weakref.WeakKeyDictionary()
+"""Frames that are computed once, by session."""
 
 # They would make the engine's process a client.
 _CLIENT_VARIABLES = ("SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED", "SPARK_API_MODE")
@@ -121,6 +124,26 @@ def connect(settings: Settings) -> SparkSession:
         ) from error
     _open[spark] = state_dir(settings)
     return spark
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[SparkSession]:
+    """A session for one piece of work. At its end the engine forgets it, and what it was asked to
+    `keep`: one that serves many runs would fill its memory with them."""
+    spark = connect(settings)
+    try:
+        yield spark
+    finally:
+        for frame in _kept.pop(spark, []):
+            with contextlib.suppress(Exception):
+                frame.unpersist()
+        spark.stop()
+
+
+def keep(frame: DataFrame) -> DataFrame:
+    """Compute a frame once for all that its session asks of it."""
+    _kept.setdefault(frame.sparkSession, []).append(frame.persist())
+    return frame
 
 
 def ensure(settings: Settings) -> dict:
@@ -238,6 +261,11 @@ def _engine_conf(settings: Settings, jars: list[Path], port: int, state: Path) -
         "spark.local.dir": str(state / "tmp"),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
+        # What is kept for a UI that nobody opens.
+        "spark.sql.ui.retainedExecutions": "10",
+        "spark.ui.retainedJobs": "20",
+        "spark.ui.retainedStages": "20",
+        "spark.ui.retainedTasks": "200",
         "spark.sql.parquet.compression.codec": "snappy",
         "spark.sql.shuffle.partitions": cores,
         "spark.default.parallelism": cores,

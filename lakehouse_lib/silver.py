@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib import bronze, cdc, tables
 from lakehouse_lib.refresh import Append, Days, Difference, Inputs, Upsert, first_of, live_rows
+from lakehouse_lib.session import keep
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
@@ -97,11 +98,11 @@ def clickstream(inputs: Inputs) -> Difference:
     gap = inputs.settings.session_gap_minutes * 60
     clicks = new
     if not inputs.full:
-        new = new.persist()
-        old = touched_sessions(inputs.current(), new, gap).persist()
+        new = keep(new)
+        old = keep(touched_sessions(inputs.current(), new, gap))
         clicks = session_clicks(old).withColumn("_old", F.lit(True)).unionByName(new)
     winners = first_of(clicks, ["click_id"], ["click_timestamp"], prefer="_old")
-    winners = winners.persist()
+    winners = keep(winners)
     tally = winners.groupBy().agg(
         F.count_if(~F.col("_old")).alias("records_read"),
         F.count_if(~F.col("_old") & (F.col("_rank") > 1)).alias("duplicate"),
@@ -193,7 +194,7 @@ def users_history(inputs: Inputs) -> Difference:
     """users_history_silver: the versions of the users that new changes touch, in order again."""
     rules = inputs.settings.cdc
     source, key = rules.users_table, rules.users_key
-    changes = cdc.ordered(inputs.new("cdc_changes_bronze"), source, [key]).persist()
+    changes = keep(cdc.ordered(inputs.new("cdc_changes_bronze"), source, [key]))
     good = changes.where(F.col("_key").isNotNull() & (F.col("operation_type") != "TRUNCATE"))
     versions = user_versions(good, key).withColumn("_old", F.lit(False))
     truncates = cdc.ordered(
@@ -205,7 +206,7 @@ def users_history(inputs: Inputs) -> Difference:
         old = inputs.current()
         if not fresh_truncate:
             old = old.join(versions.select("user_id").distinct(), "user_id", "left_semi")
-        old = old.persist()
+        old = keep(old)
         kept = old.where("operation_type <> 'TRUNCATE'").select(
             *(name for name in versions.columns if name not in ("_old", "_copies")),
             F.lit(0).alias("_copies"), F.lit(True).alias("_old"),
@@ -214,7 +215,7 @@ def users_history(inputs: Inputs) -> Difference:
     place = F.substring_index("_order", "|", 2)
     versions = versions.withColumn("_place", place)
     same = ["user_id", "_place", "operation_type", *ATTRIBUTES, "attributes"]
-    unique = first_of(versions, same, ["_order"], prefer=None).persist()
+    unique = keep(first_of(versions, same, ["_order"], prefer=None))
     rows = scd2(unique.where("_rank = 1").drop("_rank", "_replaces", "_place"), truncates)
     known = unique.groupBy(*same).agg(
         F.max("_old").alias("had"), F.sum("_copies").alias("n")

@@ -33,7 +33,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the suite's Spark engine."""
     home = tmp_path_factory.mktemp("engine")
-    settings = Settings(lakehouse_base_path=str(home), engine_idle_minutes=60)
+    settings = Settings(lakehouse_base_path=str(home), engine_idle_minutes=60, driver_memory="6g")
     plan = session.ensure(settings)
     yield f"sc://localhost:{plan['port']}/;token={plan['token']}"
     session.release(settings)

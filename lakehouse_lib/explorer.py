@@ -60,6 +60,7 @@ class Explorer:
         ])  # fmt: skip
         self.offset = 0
         self._drawn: set[tuple[str, int]] = set()
+        self._log: pd.DataFrame | None = None
         self._listen()
         self._list()
 
@@ -92,7 +93,7 @@ class Explorer:
         if self.names.value is None:
             return
         entry = self.entry
-        self.offset, self._drawn = 0, set()
+        self.offset, self._drawn, self._log = 0, set(), None
         self.title.value = _title(entry)
         self.schema.value = schema(entry)
         self.order.options, self.order.value = ["as stored", *_columns(entry)], "as stored"
@@ -127,7 +128,10 @@ class Explorer:
             self._code()
 
     def _versions(self) -> pd.DataFrame:
-        return history.versions(self.settings, tables.get(self.settings, self.entry.name))
+        """The log is read once for each table that is opened, not for each page."""
+        if self._log is None:
+            self._log = history.versions(self.settings, tables.get(self.settings, self.entry.name))
+        return self._log
 
     def _turn(self, step: int) -> None:
         """Show another page; the engine sorts and limits, one page reaches the browser."""

@@ -281,7 +281,7 @@ def _finish(
     flags = common_flags(at, time_name, latest) | flags
     flags |= {f"invalid_{name}": word.bad for name, word in words.items()}
     flagged = fields.records.withColumn("_quality_flags", flag_array(flags))
-    usable = ~F.array_contains("_quality_flags", "invalid_utf8")
+    usable = F.is_valid_utf8("raw")
     made = {name: F.when(usable, column).alias(name) for name, column in columns.items()}
     made[time_name] = at.column.alias(time_name)
     made[date_name] = F.when(in_range(at.column, latest), at.column.cast("date")).alias(date_name)

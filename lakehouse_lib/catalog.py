@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 __all__ = [
+    "NOTEBOOKS",
     "Entry",
     "describe",
     "edit",
@@ -37,7 +38,7 @@ __all__ = [
     "views",
 ]
 
-_NOTEBOOKS = {
+NOTEBOOKS = {
     "bronze": "10_bronze_ingestion", "quarantine": "10_bronze_ingestion", "silver": "20_silver_transformations",
     "gold": "30_gold_aggregations",
 }  # fmt: skip
@@ -198,7 +199,7 @@ def _entry(settings: Settings, table: Table, declared: dict[str, Table], verdict
         grain=table.grain, key=list(table.key), columns=json.dumps(columns), owner=owner, tags=tags,
         sources=list(table.sources) or [f"landing/{table.name.removesuffix('_bronze')}"],
         consumers=[other.name for other in declared.values() if table.name in other.sources],
-        made_by=table.transform, notebook=_NOTEBOOKS[table.layer], partition_by=table.partition_by,
+        made_by=table.transform, notebook=NOTEBOOKS[table.layer], partition_by=table.partition_by,
         cluster_by=list(table.cluster_by), freshness_hours=table.freshness_hours, retention_days=table.retention_days,
         path=path, verdict=verdict, sample_query=_sample_query(table), **facts,
     )  # fmt: skip

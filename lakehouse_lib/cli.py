@@ -66,10 +66,14 @@ def parser() -> argparse.ArgumentParser:
     describe.add_argument("--untag", action="append", default=[], metavar="TAG", help="remove a tag")
     search = command("search", _search, "find tables by name, column, tag:…, owner:…, layer:… or text")
     search.add_argument("words", nargs="+")
-    lineage = command("lineage", _lineage, "what a table is made from, and what is made from it")
-    lineage.add_argument("table")
+    lineage = command("lineage", _lineage, "what a table or column is made from, and what is made from it")
+    lineage.add_argument("table", metavar="TABLE[.COLUMN]")
     lineage.add_argument("--up", action="store_true", help="only what it is made from")
     lineage.add_argument("--down", action="store_true", help="only what is made from it")
+    trace = command("trace", _trace, "from a row down to the landing files and records that it is made from")
+    trace.add_argument("table")
+    trace.add_argument("key", nargs="+", help="values of its key in order, or column=value")
+    trace.add_argument("--limit", type=int, default=3, help="rows of each table to follow (default 3)")
     history = command("history", _history, "the versions of a table: operation, rows, change")
     history.add_argument("table")
     diff = command("diff", _diff, "what differs between two versions of a table")
@@ -261,10 +265,23 @@ def _lineage(options: argparse.Namespace) -> int:
     from lakehouse_lib import lineage
 
     settings = _settings()
+    of_column = "." in options.table
+    up, down = (
+        (lineage.column_upstream, lineage.column_downstream) if of_column else (lineage.upstream, lineage.downstream)
+    )
     if options.up or not options.down:
-        print("Made from:\n" + lineage.tree(lineage.upstream(settings, options.table), options.table, 1))
+        print("Made from:\n" + lineage.tree(up(settings, options.table), options.table, 1))
+        if of_column and (chosen := lineage.columns(settings).get(options.table, lineage.Made()).indirect):
+            print(f"Which value it is follows from {', '.join(chosen)}")
     if options.down or not options.up:
-        print("Made from it:\n" + lineage.tree(lineage.downstream(settings, options.table), options.table, 1))
+        print("Made from it:\n" + lineage.tree(down(settings, options.table), options.table, 1))
+    return 0
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from lakehouse_lib import trace
+
+    print(trace.trace(_settings(), options.table, options.key, options.limit).text())
     return 0
 
 

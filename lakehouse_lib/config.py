@@ -125,6 +125,10 @@ class Settings(BaseSettings):
     segments: SegmentSettings = Field(default_factory=SegmentSettings)
     sample: SampleSettings = Field(default_factory=SampleSettings)
 
+    openlineage_url: str = Field(
+        "", validation_alias=_plain("openlineage_url"), description="'' = a file beside the run's notebooks"
+    )
+
     driver_memory: str = Field("4g", pattern=r"^\d+[mg]$", description="heap of the engine")
     engine_idle_minutes: float = Field(30, gt=0, description="the engine stops after so long")
     shuffle_partitions: int = Field(0, ge=0, description="0 = the number of cores")

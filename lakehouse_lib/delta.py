@@ -84,8 +84,8 @@ def dataset(opened: DeltaTable) -> ds.Dataset:
     Through that of delta-rs, threads of Arrow would call back into Python, and abort a process that ends
     meanwhile.
     """
-    filesystem, root = _filesystem(opened.table_uri)
-    return opened.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, filesystem))
+    files, root = filesystem(opened.table_uri)
+    return opened.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, files))
 
 
 def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]]:
@@ -173,9 +173,9 @@ def changes(path: str, after: int, upto: int) -> Changes:
 
 def actions(path: str, version: int) -> list[dict[str, Any]] | None:
     """The actions of one commit; None where its log entry is gone."""
-    filesystem, root = _filesystem(path)
+    files, root = filesystem(path)
     try:
-        with filesystem.open_input_stream(f"{root}/_delta_log/{version:020d}.json") as stream:
+        with files.open_input_stream(f"{root}/_delta_log/{version:020d}.json") as stream:
             return [json.loads(line) for line in stream.read().splitlines() if line]
     except FileNotFoundError:
         return None
@@ -405,7 +405,8 @@ def _dates(days: Iterable[date | str]) -> str:
     return ", ".join(f"DATE'{day}'" for day in sorted({str(day) for day in days}))
 
 
-def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """Arrow's filesystem for a folder, and the folder's path in it."""
     if "://" in path:
         filesystem, root = pafs.FileSystem.from_uri(path)
         return filesystem, root.rstrip("/")

@@ -17,9 +17,10 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal, InvalidOperation
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -87,7 +88,7 @@ class Plan:
 
 def list_files(settings: Settings, feed: str) -> list[LandingFile]:
     """The feed's input files, by path; those being written and foreign ones are left alone."""
-    filesystem, root = delta._filesystem(settings.feed_path(feed))
+    filesystem, root = delta.filesystem(settings.feed_path(feed))
     selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
     found = []
     for info in filesystem.get_file_info(selector):
@@ -239,6 +240,52 @@ def read(spark: SparkSession, settings: Settings, feed: str, files: list[Landing
     return rows.drop("_path", "_block", "_row")
 
 
+def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """The records of one file in order, without an engine: the text, and its fields where it can be parsed."""
+    filesystem, root = delta.filesystem(settings.feed_path(feed))
+    full = f"{root}/{file.path}"
+    if file.kind == "parquet":
+        with filesystem.open_input_file(full) as handle:
+            for batch in pq.ParquetFile(handle).iter_batches():
+                for row in batch.to_pylist():
+                    yield json.dumps(row, default=str), row
+        return
+    head = ""
+    with filesystem.open_input_stream(full, compression=None) as handle:
+        for line in _lines(handle, file.path):
+            text = line.decode("utf-8-sig", "replace").rstrip("\r\n")
+            if file.kind == "csv" and (not head or text == head):
+                head = head or text
+            elif text.strip():
+                yield text, _fields(text, head)
+
+
+def _fields(text: str, head: str) -> dict[str, Any] | None:
+    try:
+        found = dict(zip(_csv_names(head), next(csv.reader([text])), strict=True)) if head else json.loads(text)
+    except (ValueError, csv.Error):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def instant(value: Any, zone: tzinfo) -> datetime | None:
+    """A field as a time, by the rules of the landing contract: ISO-8601 (of the zone where it has no
+    offset), or epoch seconds, milliseconds or microseconds; None where it is none."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=zone)
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        try:
+            found = datetime.fromisoformat(str(value).strip().replace(",", "."))
+        except ValueError:
+            return None
+        return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+    size = abs(number)
+    scale = 10**6 if size < 10**11 else 10**3 if size < 10**14 else 1
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(number * scale)) if size < 10**17 else None
+
+
 def read_again(messages: DataFrame, files: dict[str, LandingFile]) -> DataFrame:
     """Records of `read` for messages that were kept as they came.
 
@@ -321,7 +368,7 @@ def _same(known: LandingFile | None, file: LandingFile) -> bool:
 
 def _inspect(settings: Settings, feed: str, file: LandingFile) -> LandingFile | str:
     """Read a file once: digest, number of records, header; or the sentence why it is unreadable."""
-    filesystem, root = delta._filesystem(settings.feed_path(feed))
+    filesystem, root = delta.filesystem(settings.feed_path(feed))
     full = f"{root}/{file.path}"
     try:
         with filesystem.open_input_file(full) as handle:

@@ -1,21 +1,103 @@
-"""Lineage between tables: what a table is made from, what is made from it, and a drawing of it."""
+"""Lineage of tables and columns: what each is made from, what is made from it, and a drawing of it.
+
+Between tables it follows from the declarations; between columns from the plans of the last runs that
+made them, as ``ops/lineage`` keeps them.
+"""
 
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from lakehouse_lib import tables
+from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError, TableError
 
 COLORS = {"landing": "#6b7280", "bronze": "#a0622d", "quarantine": "#6a4c93", "silver": "#5f6b7a", "gold": "#a67c00"}
 
 _WIDTH, _HEIGHT, _BOX, _ROW = 230, 30, 200, 44
 
 
+@dataclass
+class Made:
+    """What a column is made from: columns by name, ``table.*`` for the number of rows."""
+
+    direct: list[str] = field(default_factory=list)
+    """Its value comes from them."""
+    indirect: list[str] = field(default_factory=list)
+    """They decide which value it is."""
+
+
+def columns(settings: Settings) -> dict[str, Made]:
+    """Every ``table.column`` of which lineage is known, and what it is made from.
+
+    Paths into structs are columns too: ``clickstream_silver._clicks.click_id``.
+    """
+    newest: dict[tuple[str, str], dict] = {}
+    for row in sorted(delta.read_ops(settings, "lineage"), key=lambda row: row["recorded_at"]):
+        if row.get("columns"):
+            newest[row["target"], row["source"]] = row
+    found: dict[str, Made] = {}
+    for (target, source), row in sorted(newest.items()):
+        parts = json.loads(row["columns"])
+        for kind in ("direct", "indirect"):
+            for name, refs in parts[kind].items():
+                made = found.setdefault(f"{target}.{name}", Made())
+                getattr(made, kind).extend(f"{source}.{ref}" for ref in refs)
+    return found
+
+
+def column_upstream(settings: Settings, column: str) -> dict[str, list[str]]:
+    """A ``table.column`` and all columns that its value comes from, with the direct ones of each.
+
+    Raises
+    ------
+    ConfigError
+        There is no such table or column.
+    TableError
+        No run has recorded what the table's columns are made from.
+    """
+    known = _known_columns(settings, column)
+    return _follow(column, lambda one: known[one].direct if one in known else [])
+
+
+def column_downstream(settings: Settings, column: str) -> dict[str, list[str]]:
+    """A ``table.column`` and all columns whose values come from it; see `column_upstream`."""
+    known = _known_columns(settings, column)
+
+    owners = {name.rpartition(".")[0] for name in known}
+
+    def made_from(one: str) -> list[str]:
+        if one != column and one in owners:
+            return []  # what is made from a field of it stands below the field
+        return [name for name, made in known.items()
+                if any(ref == one or (one == column and ref.startswith(f"{one}.")) for ref in made.direct)]  # fmt: skip
+
+    return _follow(column, made_from)
+
+
+def _known_columns(settings: Settings, column: str) -> dict[str, Made]:
+    name, _, path = column.partition(".")
+    if not name.startswith("landing/"):
+        table = tables.get(settings, name)
+        opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+        names = [f.name for f in opened.schema().fields] if opened else table.names
+        if path.split(".")[0] not in [*names, "*"]:
+            raise ConfigError(f"{name} has no column {path!r}; it has {', '.join(names)}")
+    known = columns(settings)
+    if not any(f"{one}.".startswith(f"{name}.") or any(ref.startswith(f"{name}.") for ref in made.direct)
+               for one, made in known.items()):  # fmt: skip
+        raise TableError(f"What the columns of {name} are made from is recorded by the run that makes it: "
+                         f"`lakehouse run`, or once `lakehouse run --full --tables {name}`.")  # fmt: skip
+    return known
+
+
 def upstream(settings: Settings, name: str) -> dict[str, list[str]]:
     """A table and all that it is made from, with the direct sources of each; landing folders last."""
-    return _walk(settings, name, lambda one: _sources(settings)[one])
+    sources = _sources(settings)
+    return _walk(settings, name, lambda one: sources[one])
 
 
 def downstream(settings: Settings, name: str) -> dict[str, list[str]]:
@@ -68,6 +150,10 @@ def picture(settings: Settings, name: str) -> str:
 
 def _walk(settings: Settings, name: str, following: Callable[[str], list[str]]) -> dict[str, list[str]]:
     tables.get(settings, name)
+    return _follow(name, following)
+
+
+def _follow(name: str, following: Callable[[str], list[str]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     waiting = [name]
     while waiting:

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse_lib import bronze, catalog, cdc, delta, landing, quality, refresh, session, tables
+from lakehouse_lib import bronze, catalog, cdc, columns, delta, landing, openlineage, quality, refresh, session, tables
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import LakehouseError, LandingError, LedgerError, LockedError, QualityError
 from lakehouse_lib.refresh import COUNTS, Inputs
@@ -48,7 +48,8 @@ _RUNS = pa.schema([
 _LINEAGE = pa.schema([
     ("run_id", pa.string()), ("source", pa.string()), ("source_version", pa.int64()),
     ("target", pa.string()), ("target_version", pa.int64()), ("operation", pa.string()),
-    ("job", pa.string()), ("rows", pa.int64()), ("recorded_at", _TIME),
+    ("job", pa.string()), ("notebook", pa.string()), ("rows", pa.int64()), ("outcome", pa.string()),
+    ("started_at", _TIME), ("recorded_at", _TIME), ("columns", pa.string()),
 ])  # fmt: skip
 
 
@@ -65,6 +66,10 @@ class Step:
     version: int = -1
     ledger: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
     """Rows of the ledger, and what their commits say of themselves."""
+    begun: bool = False
+    """Whether there was anything to do."""
+    columns: columns.Lineage | None = None
+    """What its columns were made from."""
     checks: list[quality.Result] = field(default_factory=list)
     """Results of the checks that were run in this step."""
     failing: list[str] = field(default_factory=list)
@@ -255,8 +260,17 @@ def _step(
         step.state = "failed"
         step.message = str(error).strip().split("\n\nJVM stacktrace")[0][:2000] or repr(error)
         log.error("%s failed", table.name, exc_info=error)
+        _begin(settings, table, run_id, step)
+    if step.begun or step.checks:
+        openlineage.ended(settings, table, run_id, step, checked)
     step.seconds = time.monotonic() - began
     return step
+
+
+def _begin(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+    if not step.begun:
+        step.begun = True
+        openlineage.started(settings, table, run_id)
 
 
 def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: quality.Latest) -> None:
@@ -275,12 +289,13 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         again = _all_files_there(settings, table, step)
     elif not landing.pending(settings, table) and delta.exists(settings, table):
         return
+    _begin(settings, table, run_id, step)
     delta.ensure(settings, table)
     plan = landing.make_plan(settings, table, run_id, again)
     step.problems = plan.problems
     for number, files in plan.batches.items():
         with session.opened(settings) as spark:
-            _load_batch(spark, settings, table, run_id, number, files, again)
+            step.columns = _load_batch(spark, settings, table, run_id, number, files, again)
         step.state = "updated"
     if plan.duplicates:
         repeated = sum(file.records for file in plan.duplicates)
@@ -293,7 +308,7 @@ def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
 def _load_batch(
     spark: SparkSession, settings: Settings, table: Table, run_id: str, number: int,
     files: list[landing.LandingFile], again: bool,
-) -> None:  # fmt: skip
+) -> columns.Lineage | None:  # fmt: skip
     feed = landing.feed_of(table)
     records = landing.read(spark, settings, feed, files, lines="_source_line" in table.names)
     rows = bronze_rows(settings, table, records, run_id)
@@ -304,6 +319,7 @@ def _load_batch(
     consumed = [delta.Consumed(landing.APP_ID, number)]
     write = delta.overwrite if again else delta.append
     write(rows, settings, table, consumed, says)
+    return columns.of(settings, table.name, rows, (feed, records))
 
 
 def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: str) -> DataFrame:
@@ -364,6 +380,7 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     """Bring a table that is made from tables up to date."""
     if not settings.full and settings.enable_delta and not _is_pending(settings, table):
         return
+    _begin(settings, table, run_id, step)
     delta.ensure(settings, table)
     states = refresh.source_states(settings, table)
     if missing := [name for name in table.sources if name not in states]:
@@ -376,6 +393,8 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         outcome = _function(table)(inputs)
         if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
             outcome = refresh.Difference(outcome, refresh.live_rows(inputs))
+        chosen_by = [*table.key, *outcome.order] if isinstance(outcome, refresh.Upsert) else []
+        step.columns = columns.of(settings, table.name, outcome.rows, by=chosen_by)
         counts = refresh.write(inputs, outcome)
     counts.pop("reason", None)
     step.counts, step.state = counts, "updated"
@@ -401,7 +420,10 @@ def _write_down(settings: Settings, result: RunResult) -> None:
                  "target": table.name, "target_version": row["version"],
                  "operation": said.get("operation")
                  or {"bronze": "load", "gold": "aggregate"}.get(table.layer, "transform"),
-                 "job": table.transform, "rows": row["accepted"] + row["updated"], "recorded_at": now}
+                 "job": table.transform, "notebook": catalog.NOTEBOOKS[table.layer],
+                 "rows": row["accepted"] + row["updated"], "outcome": step.state,
+                 "started_at": step.started_at, "recorded_at": now,
+                 "columns": _columns_of(step, source) if row["run_id"] == result.run_id else None}
                 for source, version in said["sources"].items()
             ]  # fmt: skip
         if step.state != "nothing new" or step.problems:
@@ -416,6 +438,20 @@ def _write_down(settings: Settings, result: RunResult) -> None:
     ):  # fmt: skip
         delta.write_ops(_ops(settings, name), pa.Table.from_pylist(rows, schema=schema))
     quality.write_results(settings, [found for step in result.steps for found in step.checks])
+
+
+def _columns_of(step: Step, source: str) -> str | None:
+    """What the table's columns are made from in one source: direct, indirect, and by which of its columns rows
+    were chosen and grouped."""
+    if step.columns is None:
+        return None
+
+    def own(refs: list[str]) -> list[str]:
+        return [ref.removeprefix(f"{source}.") for ref in refs if ref.startswith(f"{source}.")]
+
+    parts = {kind: {name: own(refs) for name, refs in getattr(step.columns, kind).items() if own(refs)}
+             for kind in ("direct", "indirect")}  # fmt: skip
+    return json.dumps(parts | {"by": own(step.columns.by)})
 
 
 def account(settings: Settings, table: Table) -> None:
@@ -474,7 +510,7 @@ def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: 
 
 def _count_bronze(path: str, table: Table, commit: dict, says: dict) -> tuple[dict, dict]:
     """Count what a load wrote, in its files, against the lines that were counted before it."""
-    filesystem, root = delta._filesystem(path)
+    filesystem, root = delta.filesystem(path)
     reasons: Counter[str] = Counter()
     accepted = quarantined = 0
     lines = set()

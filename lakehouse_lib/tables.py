@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import duckdb
@@ -54,6 +54,8 @@ class Table:
     retention_days: int = 0
     event_time: str = ""
     """Column that says when it happened; what came late is told by it."""
+    traced_by: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """How a row is found again in its sources, where not by the key: see `trace_rule`."""
     checks: tuple[Check, ...] = ()
     """What must hold, beyond what the rest of the declaration says: see `all_checks`."""
 
@@ -93,6 +95,13 @@ class Table:
     def types(self) -> dict[str, str]:
         """Name and type of each column, types as Spark writes them."""
         return {column.name: _plain_type(column.type) for column in self.columns}
+
+    def trace_rule(self, source: Table) -> Mapping[str, str] | None:
+        """Which rows of a source a row is made from: Spark SQL over the source: what it equals over the
+        row. Without a declaration, those with the row's key; None where the source lacks it."""
+        if source.name in self.traced_by:
+            return self.traced_by[source.name]
+        return {name: name for name in self.key} if self.key and {*self.key} <= {*source.names} else None
 
     def arrow_schema(self) -> pa.Schema:
         """The schema as Arrow, comments included."""
@@ -165,6 +174,19 @@ def _parse(text: str) -> tuple[Column, ...]:
     return tuple(columns)
 
 
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+_PLACE = {
+    "_source_file": r"regexp_extract(_order, '[|][0-9-]{20}[|](.*)[|][0-9]{20}[|][0-9]+$', 1)",
+    "_source_line": r"cast(regexp_extract(_order, '[|]([0-9]{20})[|][0-9]+$', 1) AS bigint)",
+}
+"""Where a change stands, from the order that CDC tables keep: sequence|time|file|line|step."""
+
+_HOUR = "cast(metric_date AS timestamp) + metric_hour * INTERVAL '1' HOUR"
+
+
 def _bronze(name: str, feed: str, date: str, declared: str, **more) -> Table:
     return Table(
         name=name, layer="bronze", grain="a record as it was received",
@@ -184,6 +206,7 @@ def _quarantine(bronze: Table) -> Table:
         grain="a rejected record", key=(), sources=(bronze.name,),
         transform="lakehouse_lib.silver.quarantine", partition_by="landed_date",
         retention_days=90, tags=("quarantine", *bronze.tags[1:]),
+        traced_by={bronze.name: {"_source_file": "_source_file", "_raw": "record"}},
         declared="""
     reasons          array<string> required -- the flags, as the ledger counts them
     explanation      string     required -- the same for people
@@ -262,6 +285,7 @@ APP_EVENTS_SILVER = Table(
     transform="lakehouse_lib.silver.app_events",
     partition_by="event_date", cluster_by=("user_id", "event_type"),
     tags=("events",), retention_days=90,
+    traced_by={"app_events_bronze": _same("event_id", "event_timestamp", "event_type", "user_id", "session_id")},
     event_time="event_timestamp",
     checks=(
         check("hour_in_day", "range", column="event_hour", min=0, max=23),
@@ -301,6 +325,10 @@ CLICKSTREAM_SILVER = Table(
     transform="lakehouse_lib.silver.clickstream",
     partition_by="session_date", cluster_by=("user_id",),
     tags=("sessions",), retention_days=90,
+    traced_by={"clickstream_bronze": {
+        "concat_ws('|', click_id, cast(click_timestamp AS timestamp))":
+            "explode(transform(_clicks, x -> concat_ws('|', x.click_id, cast(x.click_timestamp AS timestamp))))",
+    }},
     event_time="session_end_time",
     checks=(
         check("ends_after_start", "expression", condition="session_end_time >= session_start_time"),
@@ -345,6 +373,7 @@ USERS_HISTORY_SILVER = Table(
     grain="a version of a user", key=("user_id", "valid_from"), sources=("cdc_changes_bronze",),
     transform="lakehouse_lib.silver.users_history", cluster_by=("user_id",),
     tags=("users", "scd2", "pii"), retention_days=0,
+    traced_by={"cdc_changes_bronze": _PLACE},
     checks=(
         check("valid_in_order", "expression", condition="valid_to > valid_from"),
         check("open_is_current", "expression", condition="is_current = (valid_to IS NULL)"),
@@ -392,6 +421,10 @@ EVENT_METRICS_GOLD = Table(
     key=("metric_date", "metric_hour", "event_type", "app_type"),
     sources=("app_events_silver",), transform="lakehouse_lib.gold.event_metrics",
     partition_by="metric_date", tags=("metrics",), retention_days=365,
+    traced_by={"app_events_silver": {
+        "event_date": "metric_date", "event_hour": "metric_hour", "event_type": "event_type",
+        "coalesce(app_type, 'unknown')": "app_type",
+    }},
     checks=(
         check("users_not_above_events", "expression", condition="unique_users <= total_events"),
         check("hour_in_day", "range", column="metric_hour", min=0, max=23),
@@ -421,6 +454,15 @@ HOURLY_METRICS_GOLD = Table(
     ),
     transform="lakehouse_lib.gold.hourly_metrics",
     partition_by="metric_date", tags=("metrics", "operations"), retention_days=365,
+    traced_by={
+        "app_events_silver": {"event_date": "metric_date", "event_hour": "metric_hour"},
+        "clickstream_silver": {
+            "explode(array_distinct(transform(_clicks, "
+            "x -> date_trunc('hour', cast(x.click_timestamp AS timestamp)))))": _HOUR,
+        },
+        **{f"{feed}_bronze_quarantine": {"date_trunc('hour', load_timestamp)": _HOUR}
+           for feed in ("app_events", "clickstream", "cdc_changes")},
+    },
     checks=(
         check("error_rate_is_a_share", "range", column="error_rate", min=0, max=1),
         check("hour_in_day", "range", column="metric_hour", min=0, max=23),
@@ -446,6 +488,9 @@ DAILY_SUMMARY_GOLD = Table(
     key=("summary_date",), sources=("app_events_silver", "clickstream_silver"),
     transform="lakehouse_lib.gold.daily_summary",
     partition_by="summary_date", tags=("kpi",), retention_days=365,
+    traced_by={
+        "app_events_silver": {"event_date": "summary_date"}, "clickstream_silver": {"session_date": "summary_date"},
+    },
     checks=(
         check("dau_wau_mau", "expression", condition="total_users <= wau AND wau <= mau"),
         check("new_and_returning", "expression", condition="new_users + returning_users = total_users"),
@@ -631,7 +676,7 @@ def _replica(name: str, source_table: str, keys: tuple[str, ...]) -> Table:
         name=name, layer="silver", grain=f"a row of {source_table}", key=("_key",),
         description=f"Current state of the source table {source_table}, from CDC",
         sources=("cdc_changes_bronze",), transform="lakehouse_lib.cdc.replica",
-        tags=("replica", source_table), retention_days=0,
+        tags=("replica", source_table), retention_days=0, traced_by={"cdc_changes_bronze": _PLACE},
         declared="""
     is_deleted       boolean    required -- deleted at the source; attributes are emptied
     deleted_at       timestamp  -- when (UTC)

@@ -24,9 +24,11 @@ run: setup  ## set-up, then the whole pipeline on sample input
 test: setup  ## set-up, then every test
 	$(BIN)/python -m pytest
 
-bench: setup  ## what a run and the checks cost, side by side with the least that would do
+bench: setup  ## what a run, the checks and the explorer cost, side by side with the least that would do
 	$(BIN)/python tests/bench.py
 	$(BIN)/python tests/bench.py --checks --rows 2000000 --rounds 3
+	$(BIN)/python tests/bench.py --browse --rows 5000000
+	$(BIN)/python tests/bench.py --layout --rows 5000000
 
 lab: setup  ## JupyterLab attached to the warm engine
 	$(BIN)/lakehouse lab

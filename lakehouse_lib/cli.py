@@ -84,6 +84,19 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("table")
     restore.add_argument("version", type=int)
     restore.add_argument("--yes", action="store_true", help="do it")
+    optimize = command("optimize", _optimize, "put small files together, ordered by what is looked for; shorten logs")
+    optimize.add_argument("table", nargs="?", default="", help="default: whatever is worth it")
+    vacuum = command("vacuum", _vacuum, "remove files that no version within the retention needs; dry run unless --yes")
+    vacuum.add_argument("table", nargs="?", default="", help="default: all tables")
+    vacuum.add_argument("--hours", type=int, help="keep so many hours (default: time travel, or vacuum if longer)")
+    vacuum.add_argument("--force", action="store_true", help="even where versions can no longer be read then")
+    vacuum.add_argument("--yes", action="store_true", help="do it")
+    retention = command("retention", _retention, "archive rows past their retention; dry run unless --yes")
+    retention.add_argument("table", nargs="?", default="", help="default: all tables")
+    retention.add_argument("--yes", action="store_true", help="do it")
+    archived = command("archive", _archive, "what is in the archive, or bring a table's rows back from it")
+    archived.add_argument("action", nargs="?", default="show", choices=("show", "restore"))
+    archived.add_argument("table", nargs="?", default="", help="needed for restore")
     command("tables", _tables, "the tables and what is in them")
     command("lab", _lab, "JupyterLab attached to the warm engine")
     return whole
@@ -319,6 +332,98 @@ def _restore(options: argparse.Namespace) -> int:
     made = history.restore(settings, table, options.version)
     print(f"{table.name} is now version {made}, with the rows of version {options.version}. "
           "`lakehouse run` brings what is made from it up to date.")  # fmt: skip
+    return 0
+
+
+def _named(settings: Settings, name: str) -> list:
+    """The table of that name, or all that have been made."""
+    from lakehouse_lib import delta, tables
+
+    return [tables.get(settings, name)] if name else [
+        table for table in tables.declared(settings).values() if delta.exists(settings, table)
+    ]  # fmt: skip
+
+
+def _optimize(options: argparse.Namespace) -> int:
+    from lakehouse_lib import maintenance, pipeline, tables
+
+    settings = _settings()
+    with pipeline.locked(settings):
+        if options.table:
+            table = tables.get(settings, options.table)
+            print(maintenance.optimize(settings, table, everything=True))
+            print(maintenance.clean_log(settings, table))
+            return 0
+        found = [work for work in maintenance.due(settings) if work.kind in ("compact", "checkpoint")]
+        for work in found:
+            print(f"{work.table}: {work.why}")
+            print(f"    {maintenance.do(settings, work)}")
+    if not found:
+        print("Nothing is worth it: no partition has many small files, and no log is long.")
+    return 0
+
+
+def _vacuum(options: argparse.Namespace) -> int:
+    from lakehouse_lib import maintenance, pipeline
+
+    settings = _settings()
+    kept = maintenance.kept_hours(settings)
+    hours = kept if options.hours is None else options.hours
+    print(
+        f"Files are kept {hours} hours after the last version that needs them (time travel "
+        f"{settings.time_travel_retention_days} days, vacuum {settings.vacuum_retention_days} days: the longer counts)."
+    )
+    with pipeline.locked(settings):
+        for table in _named(settings, options.table):
+            if options.yes:
+                print(maintenance.vacuum(settings, table, options.hours, options.force))
+                continue
+            files, size = maintenance.removable(settings, table, options.hours)
+            print(f"{table.name}: {len(files)} files, {size:,} bytes would be freed")
+            if options.hours is not None and options.hours < kept:
+                lost = maintenance.unreadable(settings, table, options.hours)
+                print(f"    versions that could no longer be read: {', '.join(map(str, lost)) or 'none'}")
+    if not options.yes:
+        print("Nothing was done; add --yes to do it.")
+    return 0
+
+
+def _retention(options: argparse.Namespace) -> int:
+    from lakehouse_lib import archive, maintenance, pipeline
+
+    settings = _settings()
+    with pipeline.locked(settings):
+        for table in _named(settings, options.table):
+            past = archive.due(settings, table)
+            if options.yes:
+                print(maintenance.retention(settings, table))
+            elif past:
+                waits = maintenance.waiting(settings, table)
+                print(f"{table.name}: {past.rows:,} rows before {past.before} ({past.bytes:,} bytes) would go to the "
+                      f"archive{f', once {waits}' if waits else ''}")  # fmt: skip
+            else:
+                print(f"{table.name}: nothing is past its retention")
+    if not options.yes:
+        print("Nothing was done; add --yes to do it.")
+    return 0
+
+
+def _archive(options: argparse.Namespace) -> int:
+    from lakehouse_lib import archive, pipeline, tables
+
+    settings = _settings()
+    if options.action == "restore":
+        if not options.table:
+            raise ConfigError("Say which table: lakehouse archive restore app_events_bronze")
+        table = tables.get(settings, options.table)
+        with pipeline.locked(settings):
+            found = archive.restore(settings, table)
+        print(f"{table.name}: {sum(batch.rows for batch in found):,} rows of {len(found)} batches are back.")
+        return 0
+    for table in _named(settings, options.table):
+        for batch in archive.batches(settings, table):
+            print(f"{table.name:<32} batch {batch.number}: {batch.rows:>9,} rows, {batch.days[0]} to {batch.days[-1]}, "
+                  f"archived {batch.archived_at}")  # fmt: skip
     return 0
 
 

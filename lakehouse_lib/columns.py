@@ -174,8 +174,9 @@ class _Walk:
     def _read(self, body: Any) -> Frame:
         if body.WhichOneof("read_type") == "named_table":
             return self._table(body.named_table.unparsed_identifier.split(".")[-1].strip("`"))
-        (path,) = body.data_source.paths
-        frame = self._table(self.paths[path].name)
+        path = body.data_source.paths[0]
+        archived = path.removeprefix(f"{self.settings.layer_path('archive')}/")
+        frame = self._table(self.paths[path].name if archived == path else archived.split("/")[0])
         # A change feed's own columns come from the log.
         frame.columns |= dict.fromkeys(("_change_type", "_commit_version", "_commit_timestamp"), Value())
         return frame

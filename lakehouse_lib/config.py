@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     time_travel_retention_days: int = Field(30, ge=0, validation_alias=_plain("time_travel_retention_days"))
     vacuum_retention_days: int = Field(7, ge=0, validation_alias=_plain("vacuum_retention_days"))
 
+    retention: dict[str, int] = Field(
+        default_factory=dict, description="table: days that rows are kept before the archive; 0 = for ever"
+    )
     session_gap_minutes: int = Field(30, ge=1, description="a longer pause begins a new session")
     active_days: int = Field(30, ge=1, description="users seen within so many days are active")
     feeds: dict[Feed, FeedSettings] = Field(default_factory=dict)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -146,7 +146,7 @@ def watermark(target: DeltaTable | None, app_id: str) -> int | None:
 def changes(path: str, after: int, upto: int) -> Changes:
     """Data changes in the versions after ``after`` up to ``upto``, from the log alone.
 
-    Compaction and deletion by retention change no data in this sense.
+    Compaction and rows that go to the archive change no data in this sense.
     """
     found = Changes()
     for version in range(after + 1, upto + 1):
@@ -159,6 +159,8 @@ def changes(path: str, after: int, upto: int) -> Changes:
         adds = [a["add"] for a in written if "add" in a and a["add"]["dataChange"]]
         removes = [a["remove"] for a in written if "remove" in a and a["remove"]["dataChange"]]
         found.commits.append(info | {"version": version, "adds": adds})
+        if "archived" in says(info):
+            continue
         if not adds and (not removes or info.get("operation") == "DELETE"):
             continue
         found.any = True
@@ -179,6 +181,17 @@ def actions(path: str, version: int) -> list[dict[str, Any]] | None:
             return [json.loads(line) for line in stream.read().splitlines() if line]
     except FileNotFoundError:
         return None
+
+
+def last_checkpoint(path: str) -> tuple[int, datetime] | None:
+    """Version and time of a table's last checkpoint; None where it has none."""
+    files, root = filesystem(path)
+    try:
+        with files.open_input_stream(f"{root}/_delta_log/_last_checkpoint") as stream:
+            version = json.loads(stream.read())["version"]
+    except FileNotFoundError:
+        return None
+    return version, files.get_file_info(f"{root}/_delta_log/_last_checkpoint").mtime.astimezone(UTC)
 
 
 def says(info: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Explorer:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.entries = catalog.entries(settings)
+        self.made = lineage.columns(settings)
         self.layer = widgets.ToggleButtons(options=["all", *tables.LAYERS], value="all", tooltip="layer",
                                            style={"button_width": "auto"})  # fmt: skip
         self.search = widgets.Text(placeholder="name, column, tag:…, owner:…, any word", description="Search",
@@ -95,7 +96,7 @@ class Explorer:
         entry = self.entry
         self.offset, self._drawn, self._log = 0, set(), None
         self.title.value = _title(entry)
-        self.schema.value = schema(entry)
+        self.schema.value = schema(entry, self.made)
         self.order.options, self.order.value = ["as stored", *_columns(entry)], "as stored"
         telling = [name for name in _columns(entry) if name not in entry.key and not name.endswith("_id")]
         self.column.options, self.column.value = _columns(entry), telling[0]
@@ -175,15 +176,15 @@ class Explorer:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = self.widget._repr_mimebundle_(**kwargs) or {}
-        return bundle | {"text/html": static(self.settings, list(self.entries.values()))}
+        return bundle | {"text/html": static(self.settings, list(self.entries.values()), self.made)}
 
 
-def static(settings: Settings, entries: list[Entry]) -> str:
+def static(settings: Settings, entries: list[Entry], made: dict[str, lineage.Made]) -> str:
     """The whole catalog as HTML that needs nothing else: each table with all its tabs."""
     parts = [browse.table(catalog.overview(entries)).data]
     for entry in entries:
         table = tables.get(settings, entry.name)
-        body = [_title(entry), schema(entry)]
+        body = [_title(entry), schema(entry, made)]
         if entry.version >= 0:
             rows = shortened(reader.page(settings, entry.name, limit=5))
             body += ["<h4>Sample</h4>", browse.table(rows, "No rows.").data, "<h4>Quality</h4>",
@@ -195,9 +196,14 @@ def static(settings: Settings, entries: list[Entry]) -> str:
     return "".join(parts)
 
 
-def schema(entry: Entry) -> str:
-    """The columns with types and comments."""
-    return browse.table(pd.DataFrame(json.loads(entry.columns))).data
+def schema(entry: Entry, made: dict[str, lineage.Made]) -> str:
+    """The columns with types, comments, and the columns that their values come from."""
+    columns = pd.DataFrame(json.loads(entry.columns))
+    sources = [made.get(f"{entry.name}.{name}", lineage.Made()) for name in columns["name"]]
+    columns["made from"] = [
+        ", ".join(one.direct) or ("chosen by " + ", ".join(one.indirect) if one.indirect else "") for one in sources
+    ]
+    return browse.table(columns).data
 
 
 def checks(settings: Settings, entry: Entry):

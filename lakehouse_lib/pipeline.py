@@ -19,7 +19,20 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse_lib import bronze, catalog, cdc, columns, delta, landing, openlineage, quality, refresh, session, tables
+from lakehouse_lib import (
+    archive,
+    bronze,
+    catalog,
+    cdc,
+    columns,
+    delta,
+    landing,
+    openlineage,
+    quality,
+    refresh,
+    session,
+    tables,
+)
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import LakehouseError, LandingError, LedgerError, LockedError, QualityError
 from lakehouse_lib.refresh import COUNTS, Inputs
@@ -318,6 +331,8 @@ def _load_batch(
     says = {"run_id": run_id, "batch": number, "lines": read, "sources": {f"landing/{feed}": number}}
     consumed = [delta.Consumed(landing.APP_ID, number)]
     write = delta.overwrite if again else delta.append
+    if again:
+        archive.restore(settings, table)
     write(rows, settings, table, consumed, says)
     return columns.of(settings, table.name, rows, (feed, records))
 

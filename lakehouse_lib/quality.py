@@ -228,13 +228,12 @@ class _Checking:
         self.last = {name: result for name, result in last.items() if result.table_id == self.table_id}
         self.now, self.began = datetime.now(UTC), time.monotonic()
         self.known = tables.declared(settings)
-        self.connection = reader.connect()
+        self.connection, self.registered = reader.connect(), False
         self.rules = {check.name: self._rule(check) for check in table.all_checks}
 
     def results(self) -> list[Result]:
         """The results, in the order of the declaration."""
         current = delta.dataset(self.opened)
-        reader.register(self.connection, self.table.name, current)
         everything, found = list(self.table.all_checks), {}
         for name in {name for check in everything for name in self.rules[check.name].needs}:
             other = delta.open_table(delta.table_path(self.settings, self.known[name]))
@@ -306,6 +305,8 @@ class _Checking:
         found: dict[str, dict] = {name: {None: {}} for name in asked}
         if not any(rule.parts for rule in asked.values()):
             return found
+        if relation == self.table.name:
+            self._register_table()
         try:
             answer = self.connection.execute(query(self.table, relation, wanted, asked, where))
         except duckdb.Error as error:
@@ -354,8 +355,15 @@ class _Checking:
             table_version=self.version, definition=check.digest, parts=json.dumps(parts),
         )  # fmt: skip
 
+    def _register_table(self) -> None:
+        """The whole table: only where it is needed, because even a view of it opens every file."""
+        if not self.registered:
+            reader.register(self.connection, self.table.name, delta.dataset(self.opened))
+            self.registered = True
+
     def _failing_keys(self, check: Check, rule: Rule) -> list[str]:
         """Keys of some failing rows, as text."""
+        self._register_table()
         where = [f"_run_id = '{self.run_id}'"] if check.scope == "run" else []
         where += [f"({checks.to_duckdb(text)})" for text in (check.where, rule.fails) if text]
         key = rule.repeated or self.table.key or ("_source_file", *self.table.business[:1])

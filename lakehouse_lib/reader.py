@@ -9,6 +9,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 from deltalake import DeltaTable
 
 from lakehouse_lib import delta, tables
@@ -32,13 +33,16 @@ def query(settings: Settings, sql: str) -> pd.DataFrame:
     without a zone. Only tables that the text mentions are opened; nothing else can be reached.
     """
     words = set(re.findall(r"\w+", sql))
-    connection = connect()
+    statements = connect().extract_statements(sql)
+    if [one.type for one in statements] != [duckdb.StatementType.SELECT]:
+        raise ConfigError(f"One SELECT is answered here, and nothing else: {sql.strip()[:80]!r}")
+    connection, files = connect(), []
     rejected = [name for name in _paths(settings) if name.endswith("_quarantine")]
     for name, path in _paths(settings).items():
         wanted = name in words or ("quarantine" in words and name in rejected)
         opened = delta.open_table(path) if wanted else None
         if opened is not None:
-            register(connection, name, delta.dataset(opened))
+            files += register(connection, name, delta.dataset(opened))
     if "quarantine" in words:
         parts = [
             f"SELECT *, '{name.removesuffix('_quarantine')}' AS table_name FROM {name}"
@@ -46,6 +50,7 @@ def query(settings: Settings, sql: str) -> pd.DataFrame:
             if name in rejected
         ]
         connection.execute(f"CREATE VIEW quarantine AS {' UNION ALL '.join(parts) or 'SELECT 1'}")
+    connection.execute("SET allowed_paths = $1", [files])
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     return connection.execute(sql).df()
 
@@ -72,18 +77,10 @@ def page(
     dataset = delta.dataset(opened)
     if order_by and order_by not in dataset.schema.names:
         raise ConfigError(f"{name} has no column {order_by!r}; it has {', '.join(dataset.schema.names)}")
-    if not order_by:
-        # Only as many rows are read as are shown.
-        rows = dataset.head(offset + limit).slice(offset)
-        connection = connect()
-        register(connection, name, ds.dataset(rows))
-        return connection.execute(f'SELECT * FROM "{name}"').df()
     connection = connect()
     register(connection, name, dataset)
-    direction = "DESC" if descending else "ASC"
-    return connection.execute(
-        f'SELECT * FROM "{name}" ORDER BY "{order_by}" {direction} NULLS LAST LIMIT {int(limit)} OFFSET {int(offset)}'
-    ).df()
+    order = f"ORDER BY {_quoted(order_by)} {'DESC' if descending else 'ASC'} NULLS LAST" if order_by else ""
+    return connection.execute(f"SELECT * FROM {_quoted(name)} {order} LIMIT {int(limit)} OFFSET {int(offset)}").df()
 
 
 def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> pd.DataFrame:
@@ -155,14 +152,67 @@ def _ledger_rows(settings: Settings, names: list[str] | None) -> pd.DataFrame:
     return rows if names is None else rows[rows.target.isin(names)]
 
 
-def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Dataset) -> None:
-    """A view of a dataset without time zones: DuckDB's functions on those are an extension to download."""
-    zoned = [f.name for f in dataset.schema if pa.types.is_timestamp(f.type) and f.type.tz]
-    naive = ", ".join(f'"{column}"::TIMESTAMP AS "{column}"' for column in zoned)
-    connection.register(f"_{name}", dataset)
-    connection.execute(
-        f'CREATE OR REPLACE VIEW "{name}" AS SELECT * {f"REPLACE ({naive})" if naive else ""} FROM "_{name}"'
-    )
+def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Dataset) -> list[str]:
+    """A view of a dataset, timestamps without a zone: DuckDB's functions on those with one are an
+    extension to download. Returns the files that the view reads by itself.
+
+    Local Parquet is read by DuckDB, which sorts by one column before it fetches the others;
+    everything else comes through Arrow.
+    """
+    schema, files = dataset.schema, _local_files(dataset)
+    parts = {key for key, _ in _folders(files[0])} if files else set()
+    listed = ", ".join(f"{_quoted(f.name)}::{_type(f.type)} AS {_quoted(f.name)}" if _holds_time(f.type) else
+                       _quoted(f.name) for f in schema)  # fmt: skip
+    if files:
+        types = ", ".join(f"{_quoted(f.name)}: {_type(f.type)}" for f in schema if f.name in parts)
+        hive = f"hive_partitioning = true, hive_types = {{{types}}}" if parts else "hive_partitioning = false"
+        paths = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        source = f"read_parquet([{paths}], union_by_name = true, {hive})"
+    else:
+        connection.register(f"_{name}", dataset)
+        source = _quoted(f"_{name}")
+    connection.execute(f"CREATE OR REPLACE VIEW {_quoted(name)} AS SELECT {listed} FROM {source}")
+    return files
+
+
+def _local_files(dataset: ds.Dataset) -> list[str]:
+    """The files of a dataset where DuckDB can read them as they are; else none."""
+    if not isinstance(dataset, ds.FileSystemDataset) or not isinstance(dataset.format, ds.ParquetFileFormat):
+        return []
+    filesystem, root = dataset.filesystem, ""
+    if isinstance(filesystem, pafs.SubTreeFileSystem):
+        filesystem, root = filesystem.base_fs, filesystem.base_path
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return []
+    keys = [_folders(file) for file in dataset.files]
+    plain = all(re.fullmatch(r"[\w:-]+", value) for folders in keys for _, value in folders)
+    return [root + file for file in dataset.files] if plain and not re.search(r"[*?\[{]", root) else []
+
+
+def _folders(file: str) -> list[tuple[str, str]]:
+    """Partition columns and values in the folders of a file."""
+    return [(key, value) for key, equals, value in (part.partition("=") for part in file.split("/")[:-1]) if equals]
+
+
+def _type(kind: pa.DataType) -> str:
+    """DuckDB's name of an Arrow type, times without a zone."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"{_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"STRUCT({', '.join(f'{_quoted(part.name)} {_type(part.type)}' for part in kind)})"
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMP"
+    return str(duckdb.from_arrow(pa.table([pa.array([], kind)], names=["x"])).types[0])
+
+
+def _holds_time(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _holds_time(kind.value_type)
+    return any(_holds_time(part.type) for part in kind) if pa.types.is_struct(kind) else pa.types.is_timestamp(kind)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _paths(settings: Settings) -> dict[str, str]:

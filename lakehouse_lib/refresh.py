@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from lakehouse_lib import delta, tables
+from lakehouse_lib import archive, delta, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.session import keep
 from lakehouse_lib.tables import Table
@@ -104,10 +104,11 @@ class Inputs:
         self.table_now = self.table
 
     def all(self, source: str) -> DataFrame:
-        """A source as it is; all reads of one refresh see the same version."""
+        """A source as it is, archived rows too; all reads of one refresh see the same version."""
         state = self.states[source]
         version = state.upto if self.settings.enable_delta else None
-        return delta.read(self.spark, self.settings, state.table, version)
+        rows = delta.read(self.spark, self.settings, state.table, version)
+        return archive.with_archived(self.settings, state.table, rows)
 
     def before(self, source: str) -> DataFrame | None:
         """A source as it was when it was last read; None where that is not known."""
@@ -139,8 +140,8 @@ class Inputs:
         return days
 
     def current(self) -> DataFrame:
-        """The table itself."""
-        return delta.read(self.spark, self.settings, self.table)
+        """The table itself, archived rows too."""
+        return archive.with_archived(self.settings, self.table, delta.read(self.spark, self.settings, self.table))
 
     @cached_property
     def consumed(self) -> list[delta.Consumed]:
@@ -255,6 +256,7 @@ def _upsert(inputs: Inputs, outcome: Upsert) -> dict[str, int]:
     if inputs.full:
         _replace(inputs, rows, counts, counts["accepted"])
     elif counts["updated"]:
+        archive.restore(inputs.settings, table, tally["parts"])
         action = F.when(F.col("_replaces"), "update").otherwise("insert").alias("_action")
         marked = stamped(inputs, winners).select(*table.names, action)
         delta.merge(
@@ -280,6 +282,7 @@ def _days(inputs: Inputs, outcome: Days) -> dict[str, int]:
     if inputs.full:
         _replace(inputs, rows, counts, count)
     else:
+        archive.restore(inputs.settings, inputs.table_now, outcome.days)
         delta.overwrite(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed,
                         info(inputs, counts, inserted=count), outcome.days)  # fmt: skip
     return counts
@@ -330,6 +333,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
     changed = stamped(inputs, joined.where("_action <> 'same'"))
     if number["update"] or number["delete"]:
         parts = {p for a in ("update", "delete") if a in by_action for p in by_action[a]["parts"]}
+        archive.restore(inputs.settings, table, parts)
         delta.merge(inputs.spark, changed.select(*table.names, "_action"), inputs.settings, table,
                     inputs.consumed, says, parts if part else None)  # fmt: skip
     elif number["insert"]:
@@ -341,6 +345,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
 
 def _replace(inputs: Inputs, rows: DataFrame, counts: dict, count: int) -> None:
     """Write a table whole; a table that is empty and stays so is only marked."""
+    archive.restore(inputs.settings, inputs.table)
     opened = delta.open_table(delta.table_path(inputs.settings, inputs.table)) \
         if inputs.settings.enable_delta else None  # fmt: skip
     empty = opened is not None and not opened.file_uris()

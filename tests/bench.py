@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from lakehouse_lib import config, delta, quality, reader, sample, tables, toolchain
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import write_deltalake
+
+from lakehouse_lib import config, delta, explorer, maintenance, quality, reader, sample, tables, toolchain
 
 YARDSTICK = """
 import sys
@@ -70,7 +76,7 @@ def scan(settings: config.Settings, table: tables.Table) -> None:
     """The plainest look at every value of a table: how many rows, and the greatest of each column."""
     connection = reader.connect()
     opened = delta.open_table(delta.table_path(settings, table))
-    reader.register(connection, table.name, opened.to_pyarrow_dataset())
+    reader.register(connection, table.name, delta.dataset(opened))
     greatest = ", ".join(f'max("{name}")' for name in table.names)
     connection.execute(f'SELECT count(*), {greatest} FROM "{table.name}"').fetchall()
 
@@ -95,13 +101,97 @@ def checks(rows: int, rounds: int) -> None:
                       f"ratio {found['checks'] / found['scan']:.2f}", flush=True)  # fmt: skip
 
 
+def big_table(settings: config.Settings, rows: int) -> None:
+    """app_events_silver with so many rows, in five commits."""
+    table = tables.get(settings, "app_events_silver")
+    delta.ensure(settings, table)
+    given = {
+        "event_id": "'e' || md5(i::VARCHAR)", "user_id": "'user_' || (i * 31 % 50000)",
+        "session_id": "'s' || (i // 20)",
+        "event_type": "['screen_view', 'search', 'add_to_cart', 'purchase', 'app_error'][1 + i % 5]",
+        "app_type": "['web', 'ios', 'android'][1 + i % 3]", "event_timestamp": "t", "event_date": "t::DATE",
+        "event_hour": "hour(t)::INTEGER", "device_type": "'phone'", "device_os": "'iOS'",
+        "device_model": "'m' || i % 50", "app_version": "'1.' || i % 9",
+        "country": "['DE', 'US', 'FR'][1 + i % 3]", "event_value": "i * 7919 % 10007 / 100",
+        "duration_ms": "i * 31 % 100000", "is_error": "i % 5 = 4", "_run_id": "'bench'", "_processed_at": "t",
+    }  # fmt: skip
+    columns = ", ".join(f"{given[name]} AS {name}" for name in table.names)
+    for part in range(5):
+        made = reader.connect().sql(f"""
+            SELECT {columns} FROM (SELECT i, make_timestamp(1770000000000000 + i * 14 * 86400000000 // {rows}) AS t
+                                   FROM range({part * rows // 5}, {(part + 1) * rows // 5}) r(i))
+        """).to_arrow_table()  # fmt: skip
+        typed = [made[f.name].cast(f.type) for f in table.arrow_schema()]
+        write_deltalake(delta.table_path(settings, table), pa.table(typed, schema=table.arrow_schema()), mode="append")
+
+
+def browse(rows: int) -> None:
+    """Seconds that the explorer takes for what people do with it, on one large table; medians of 9."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = config.load({"lakehouse_base_path": folder})
+        big_table(settings, rows)
+
+        def median(*actions: Callable[[], object]) -> float:
+            found = []
+            for number in range(9):
+                began = time.perf_counter()
+                actions[number % len(actions)]()
+                found.append(time.perf_counter() - began)
+            return statistics.median(found)
+
+        began = time.perf_counter()
+        seen = explorer.Explorer(settings)
+        seen.search.value = seen.names.value = "app_events_silver"
+        seen.tabs.selected_index = 1
+        print(f"{rows:,} rows  first page    {time.perf_counter() - began:6.3f} s")
+        print(f"{rows:,} rows  next page     {median(seen.forward.click):6.3f} s")
+        versions = [version for _, version in seen.version.options]
+        travel = [lambda v=v: setattr(seen.version, "value", v) for v in versions[:-1]]
+        print(f"{rows:,} rows  version       {median(*travel):6.3f} s")
+        seen.version.value = versions[-1]
+        sorts = [
+            lambda c=c: setattr(seen.order, "value", c)
+            for c in ("event_value", "user_id", "event_id", "event_timestamp")
+        ]
+        print(f"{rows:,} rows  sort          {median(*sorts):6.3f} s")
+
+
+def layout(rows: int) -> None:
+    """Bytes that a reader cannot skip when it looks up 20 values, before and after `optimize`."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = config.load({"lakehouse_base_path": folder})
+        big_table(settings, rows)
+        table = tables.get(settings, "app_events_silver")
+        (column,) = table.cluster_by[:1]
+        wanted = [f"user_{n * 2477 % 50000}" for n in range(20)]
+        for state in ("as written", "optimized"):
+            if state == "optimized":
+                began = time.perf_counter()
+                maintenance.optimize(settings, table, everything=True)
+                print(f"{rows:,} rows  optimize      {time.perf_counter() - began:6.1f} s")
+            read = whole = 0
+            for file in delta.open_table(delta.table_path(settings, table)).file_uris():
+                known = pq.ParquetFile(file).metadata
+                place = known.schema.names.index(column)
+                for group in map(known.row_group, range(known.num_row_groups)):
+                    bounds = group.column(place).statistics
+                    size = sum(group.column(n).total_compressed_size for n in range(group.num_columns))
+                    whole += size * len(wanted)
+                    read += size * sum(bounds.min <= value <= bounds.max for value in wanted)
+            print(f"{rows:,} rows  {state:<13} {column} = …: {read / whole:6.1%} of the bytes are read")
+
+
 def main() -> None:
     """Print each round and each figure as a multiple of the yardstick."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=200_000)
     options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--checks", action="store_true", help="the checks against a plain scan instead")
+    options.add_argument("--browse", action="store_true", help="the explorer on one large table instead")
+    options.add_argument("--layout", action="store_true", help="what optimize saves a reader, on one large table")
     given = options.parse_args()
+    if given.browse or given.layout:
+        return browse(given.rows) if given.browse else layout(given.rows)
     if given.checks:
         return checks(given.rows, given.rounds)
     # The first yardstick fetches its jars: that is set-up and not measured.

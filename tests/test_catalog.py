@@ -19,7 +19,19 @@ from conftest import change, click, event
 from deltalake import DeltaTable
 from lake import rows
 
-from lakehouse_lib import catalog, config, delta, explorer, history, lineage, pipeline, reader, session, tables
+from lakehouse_lib import (
+    catalog,
+    config,
+    delta,
+    explorer,
+    history,
+    lineage,
+    notebooks,
+    pipeline,
+    reader,
+    session,
+    tables,
+)
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 
@@ -208,6 +220,27 @@ def browser():
         opened = player.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_exported_page_is_whole_without_a_network(lake, browser, tmp_path, width):
+    """As a person opens it from a mail: no widget runs, and nobody is asked."""
+    executed = notebooks.execute(lake, "50_catalog_explorer", f"export{width}", latest=False)
+    asked = []
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    context.on("request", lambda request: asked.append(request.url))
+    page = context.new_page()
+    page.goto(executed.with_suffix(".html").as_uri())
+    for name in tables.declared(lake):
+        page.locator("summary", has_text=name).first.click()
+        page.get_by_role("img", name=f"{name} is made from").first.wait_for()
+    shown = page.inner_text("body")
+    assert "id given by the producer" in shown and "key_is_unique" in shown
+    assert "made from" in shown and "app_events_bronze.event_properties" in shown
+    assert page.evaluate("document.documentElement.scrollWidth") <= width + 1
+    assert all(url.startswith(("file:", "data:")) for url in asked), asked
+    page.screenshot(path=tmp_path / f"{width}.png")
+    context.close()
 
 
 def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, spark):

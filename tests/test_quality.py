@@ -287,7 +287,7 @@ def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
     for name, after in (("app_events_bronze", 4), ("app_events_bronze", 7), ("clickstream_bronze", 6),
                         ("clickstream_bronze", 9)):  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "tests/worker.py", json.dumps(values | MENDED | {"sample": {"rows": 0}}), name],
+            [sys.executable, "tests/worker.py", json.dumps(values | MENDED | {"sample": {"rows": 0}}), "replay", name],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:

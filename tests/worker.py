@@ -1,19 +1,26 @@
-"""One run in a process of its own: ``python tests/worker.py SETTINGS_JSON``; tests kill it.
+"""Work in a process of its own that tests kill: ``python tests/worker.py SETTINGS_JSON [WORK TABLE]``.
 
-With a table's name behind it, the replay of its quarantine instead.
+WORK is ``run`` (the default), ``replay`` of a table's quarantine, or ``archive``: its rows go there
+and come back, for ever.
 """
 
 import json
 import sys
 
-from lakehouse_lib import config, pipeline, quarantine, session
+from lakehouse_lib import archive, config, maintenance, pipeline, quarantine, session, tables
 from lakehouse_lib.errors import LakehouseError
 
 if __name__ == "__main__":
     settings = config.load(json.loads(sys.argv[1]))
+    work, *names = sys.argv[2:] or ["run"]
     try:
-        if len(sys.argv) > 2:
-            quarantine.replay(settings, sys.argv[2])
+        if work == "replay":
+            quarantine.replay(settings, *names)
+        elif work == "archive":
+            table = tables.get(settings, *names)
+            while True:
+                archive.restore(settings, table)
+                maintenance.retention(settings, table)
         else:
             pipeline.run(settings).check()
     except LakehouseError as error:

@@ -1,0 +1,261 @@
+"""Retention: rows past it go to ``archive/`` and only then from the table, exactly once, and can come back.
+
+Batch *n* of a table is a folder of Parquet files with a manifest. It counts once a commit of the
+table carries the number *n*, the very commit that deletes the rows; it is taken back by a commit
+that carries ``archive-restored-n``. A run that is killed in between leaves a folder that no commit
+knows, and the next one writes it anew. Archived rows are still rows of the table for all that is
+made from it: `with_archived` adds them, and before a table is rewritten they come back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.transaction import AddAction
+
+from lakehouse_lib import delta
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import LedgerError, TableError
+from lakehouse_lib.tables import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+APP_ID = "archive"
+"""Transaction id under which a table remembers its last batch."""
+
+NO_DAY = "none"
+
+
+@dataclass(frozen=True)
+class Due:
+    """Rows of a table past its retention."""
+
+    table: str
+    before: date
+    """Rows of earlier days are past it."""
+    days: list[str]
+    """Their days; ``none`` for rows without one."""
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that were archived together."""
+
+    table: str
+    number: int
+    rows: int
+    bytes: int
+    days: list[str]
+    archived_at: str
+    folder: str
+    files: list[dict[str, Any]]
+
+
+def due(settings: Settings, table: Table, today: date | None = None) -> Due | None:
+    """What of a table is past its retention, from the log alone; None if nothing is.
+
+    A bronze row has to be past it by the day it happened and by the day its file landed, so that a
+    backfill stays as long as any load.
+    """
+    kept = settings.retention.get(table.name, table.retention_days)
+    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    if opened is None or not kept or not table.partition_by:
+        return None
+    before = (today or datetime.now(UTC).date()) - timedelta(days=kept)
+    files = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+    day, landed = f"partition.{table.partition_by}", "max.load_timestamp"
+    old = [f for f in files if (f[day] is None or f[day] < before)
+           and (table.layer != "bronze" or (f.get(landed) is not None and f[landed].date() < before))]  # fmt: skip
+    if not old:
+        return None
+    days = sorted({NO_DAY if f[day] is None else str(f[day]) for f in old})
+    return Due(table.name, before, days, sum(f["num_records"] or 0 for f in old), sum(f["size_bytes"] for f in old))
+
+
+def retire(settings: Settings, table: Table, found: Due) -> Batch:
+    """Move what is past a table's retention to the archive.
+
+    Raises
+    ------
+    LedgerError
+        The archive does not hold what is to be deleted; nothing was.
+    """
+    opened = DeltaTable(delta.table_path(settings, table))
+    number = (opened.transaction_version(APP_ID) or 0) + 1
+    limit = datetime.combine(found.before, datetime.min.time(), UTC)
+    batch = _write(settings, table, opened, number, found.days, limit if table.layer == "bronze" else None)
+    _verify(settings, batch)
+    dated = [f"DATE '{day}'" for day in found.days if day != NO_DAY]
+    where = [f"{table.partition_by} IN ({', '.join(dated)})"] if dated else []
+    where += [f"{table.partition_by} IS NULL"] if NO_DAY in found.days else []
+    predicate = f"({' OR '.join(where)})"
+    if table.layer == "bronze":
+        predicate += f" AND load_timestamp < '{limit.isoformat()}'"
+    done = opened.delete(
+        predicate,
+        commit_properties=CommitProperties(
+            app_transactions=[Transaction(APP_ID, number)],
+            custom_metadata={"userMetadata": json.dumps({"archived": number})},
+        ),
+    )
+    if done["num_deleted_rows"] not in (None, batch.rows):
+        raise LedgerError(
+            f"{table.name}: {done['num_deleted_rows']} rows were deleted, {batch.rows} are in {batch.folder}. "
+            f"Take the table back: lakehouse restore {table.name} {opened.version() - 1}"
+        )
+    return batch
+
+
+def batches(settings: Settings, table: Table) -> list[Batch]:
+    """Batches of a table that are in the archive and not in the table, oldest first.
+
+    Raises
+    ------
+    TableError
+        The table has rows in the archive, and their folder is gone.
+    """
+    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    last = (opened.transaction_version(APP_ID) or 0) if opened else 0
+    return [_manifest(settings, table, number) for number in range(1, last + 1)
+            if opened.transaction_version(f"{APP_ID}-restored-{number}") is None]  # fmt: skip
+
+
+def restore(settings: Settings, table: Table, days: Iterable[str | date | None] | None = None) -> list[Batch]:
+    """Bring batches back into the table: all, or those that hold one of the days.
+
+    What is made from the table does not see them as new.
+
+    Raises
+    ------
+    LedgerError
+        A file of the archive is not what was written; nothing was changed.
+    """
+    wanted = None if days is None else {NO_DAY if day is None else str(day) for day in days}
+    found = [batch for batch in batches(settings, table) if wanted is None or wanted & {*batch.days}]
+    for batch in found:
+        _verify(settings, batch)
+        _put_back(settings, table, batch)
+    return found
+
+
+def with_archived(settings: Settings, table: Table, rows: DataFrame) -> DataFrame:
+    """The table's rows and those that are in its archive."""
+    found = batches(settings, table)
+    if not found:
+        return rows
+    spark = rows.sparkSession
+    parts = (spark.read.parquet(*(f"{batch.folder}/{file['path']}" for file in batch.files)) for batch in found)
+    return reduce(lambda a, b: a.unionByName(b.select(*rows.columns), allowMissingColumns=True), parts, rows)
+
+
+def _folder(settings: Settings, table: Table, number: int) -> str:
+    return f"{settings.layer_path('archive')}/{table.name}/batch={number:06d}"
+
+
+def _write(
+    settings: Settings, table: Table, opened: DeltaTable, number: int, days: list[str], landed_before: datetime | None
+) -> Batch:
+    folder = _folder(settings, table, number)
+    filesystem, root = delta.filesystem(folder)
+    filesystem.create_dir(root, recursive=True)
+    filesystem.delete_dir_contents(root)  # of a run that was killed
+    dataset = delta.dataset(opened)
+    files = []
+    for day in days:
+        part_of = pc.field(table.partition_by)
+        of_day = part_of.is_null() if day == NO_DAY else part_of == pa.scalar(date.fromisoformat(day))
+        if landed_before:
+            of_day &= pc.field("load_timestamp") < pa.scalar(landed_before, pa.timestamp("us", "UTC"))
+        path, rows = f"{day}.parquet", 0
+        with filesystem.open_output_stream(f"{root}/{path}") as stream, \
+                pq.ParquetWriter(stream, dataset.schema, compression="zstd") as writer:  # fmt: skip
+            for part in dataset.scanner(filter=of_day).to_batches():
+                if part.num_rows:
+                    writer.write_batch(part)
+                    rows += part.num_rows
+        size, digest = _digest(filesystem, f"{root}/{path}")
+        files.append({"path": path, "day": day, "rows": rows, "bytes": size, "sha256": digest})
+    manifest = {
+        "table": table.name, "table_id": str(opened.metadata().id), "version": opened.version(), "number": number,
+        "rows": sum(f["rows"] for f in files), "bytes": sum(f["bytes"] for f in files), "days": days,
+        "archived_at": datetime.now(UTC).isoformat(timespec="seconds"), "files": files,
+    }  # fmt: skip
+    with filesystem.open_output_stream(f"{root}/manifest.json") as stream:
+        stream.write(json.dumps(manifest, indent=1).encode())
+    return _manifest(settings, table, number)
+
+
+def _manifest(settings: Settings, table: Table, number: int) -> Batch:
+    folder = _folder(settings, table, number)
+    filesystem, root = delta.filesystem(folder)
+    try:
+        with filesystem.open_input_stream(f"{root}/manifest.json") as stream:
+            found = json.loads(stream.read())
+    except FileNotFoundError:
+        raise TableError(
+            f"Batch {number} of the archive of {table.name} is gone ({folder}); what is made from the table needs "
+            "its rows. Put the folder back."
+        ) from None
+    return Batch(folder=folder, **{name: found[name] for name in Batch.__dataclass_fields__ if name != "folder"})
+
+
+def _verify(settings: Settings, batch: Batch) -> None:
+    filesystem, root = delta.filesystem(batch.folder)
+    for file in batch.files:
+        size, digest = _digest(filesystem, f"{root}/{file['path']}")
+        if digest != file["sha256"]:
+            raise LedgerError(
+                f"{batch.folder}/{file['path']} is not what was archived ({size} bytes, {file['bytes']} expected, or "
+                "other content). Bring it back from a backup; nothing was changed."
+            )
+
+
+def _digest(filesystem: Any, path: str) -> tuple[int, str]:
+    with filesystem.open_input_file(path) as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return stream.size(), digest
+
+
+def _put_back(settings: Settings, table: Table, batch: Batch) -> None:
+    """Add the batch's rows as files that say that they change no data: nobody reads them as new."""
+    source, root = delta.filesystem(batch.folder)
+    target, home = delta.filesystem(delta.table_path(settings, table))
+    actions = []
+    for file in batch.files:
+        rows = ds.dataset(f"{root}/{file['path']}", filesystem=source).to_table()
+        value = None if file["day"] == NO_DAY else file["day"]
+        place = f"{table.partition_by}={value or '__HIVE_DEFAULT_PARTITION__'}"
+        path = f"{place}/restored-{batch.number:06d}-{file['sha256'][:16]}.snappy.parquet"
+        target.create_dir(f"{home}/{place}", recursive=True)
+        with target.open_output_stream(f"{home}/{path}") as stream:
+            pq.write_table(rows.drop([table.partition_by]), stream, compression="snappy")
+        size = target.get_file_info(f"{home}/{path}").size
+        stats: dict[str, Any] = {"numRecords": rows.num_rows}
+        if "load_timestamp" in rows.column_names:
+            bounds = pc.min_max(rows["load_timestamp"]).as_py()
+            stats |= {f"{name}Values": {"load_timestamp": at.isoformat()} for name, at in bounds.items()}
+            stats |= {"nullCount": {"load_timestamp": 0}}
+        actions.append(AddAction(path, size, {table.partition_by: value}, int(datetime.now().timestamp() * 1000),
+                                 False, json.dumps(stats)))  # fmt: skip
+    opened = DeltaTable(delta.table_path(settings, table))
+    opened.create_write_transaction(
+        actions, mode="append", schema=opened.schema(), partition_by=opened.metadata().partition_columns,
+        commit_properties=CommitProperties(
+            app_transactions=[Transaction(f"{APP_ID}-restored-{batch.number}", 1)],
+            custom_metadata={"userMetadata": json.dumps({"restored_from_archive": batch.number})},
+        ),
+    )  # fmt: skip

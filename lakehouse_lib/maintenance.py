@@ -1,0 +1,258 @@
+"""Keep the tables in shape: compact and cluster, vacuum, clean logs, archive. Without Spark.
+
+What is worth doing follows from the Delta logs alone; each piece of work says why, and what it frees.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import pyarrow as pa
+from deltalake import DeltaTable, WriterProperties
+from deltalake.exceptions import DeltaError
+
+from lakehouse_lib import archive, delta, refresh, tables
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.tables import Table
+
+SMALL = 16 * 2**20
+"""Bytes below which a file counts as small."""
+MANY = 8
+"""Small files in one partition that are worth compacting."""
+ROW_GROUP = 20_000
+"""Rows of a row group of a clustered file: what a reader can skip. Measured on 5,000,000 events
+(`make bench`): the events of one user are in 6 % of the bytes, with one row group a file in all."""
+LONG_LOG = 150
+"""Commits since the last checkpoint from which a table opens slowly."""
+WORTH_VACUUM = 0.2
+"""Share of the live bytes that vacuum has to free to be worth a pass of its own."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something worth doing to a table."""
+
+    table: str
+    kind: str
+    """compact, checkpoint, vacuum or archive."""
+    why: str
+    files: int
+    bytes: int
+    """Rewritten by compact, freed by the others."""
+    command: str
+
+
+def due(settings: Settings, today: date | None = None) -> list[Work]:
+    """All that is worth doing, from the logs."""
+    found = []
+    for table in _made(settings):
+        try:
+            opened = delta.open_table(delta.table_path(settings, table))
+            found += filter(None, (_compact(table, opened), _checkpoint(settings, table, opened),
+                                   _vacuum(settings, table, opened)))  # fmt: skip
+            if past := archive.due(settings, table, today):
+                waits = waiting(settings, table)
+                why = "; ".join(
+                    filter(None, [f"{past.rows:,} rows before {past.before} are past its retention", waits])
+                )
+                command = "lakehouse run" if waits else f"lakehouse retention {table.name} --yes"
+                found.append(Work(table.name, "archive", why, len(past.days), past.bytes, command))
+        except (TableError, DeltaError, OSError):
+            continue  # a broken table is the health report's to tell
+    return found
+
+
+def automatic(settings: Settings) -> list[Work]:
+    """What is done by itself after a run where ``auto_optimize`` says so: nothing that takes rows
+    out of a table."""
+    return [work for work in due(settings) if work.kind != "archive"] if settings.auto_optimize else []
+
+
+def do(settings: Settings, work: Work) -> str:
+    """Do a piece of work; returns what was done, for people."""
+    table = tables.get(settings, work.table)
+    if work.kind == "compact":
+        return optimize(settings, table)
+    if work.kind == "vacuum":
+        return vacuum(settings, table)
+    if work.kind == "checkpoint":
+        return clean_log(settings, table)
+    return retention(settings, table)
+
+
+def optimize(settings: Settings, table: Table, everything: bool = False) -> str:
+    """Put small files together, ordered by what people look for; no row changes.
+
+    Only partitions with many small files are rewritten, or with ``everything`` all. A table with
+    ``cluster_by`` is ordered along its first column.
+    """
+    opened = _opened(settings, table)
+    sizes = _file_sizes(table, opened, below=2**63 if everything else SMALL)
+    parts = [part for part, found in sizes.items() if everything or len(found) >= MANY]
+    before, rewritten = len(opened.file_uris()), 0
+    properties = WriterProperties(compression="SNAPPY", max_row_group_size=ROW_GROUP)
+    for part in sorted(parts, key=str):
+        where = [(table.partition_by, "=", "" if part is None else str(part))] if table.partition_by else None
+        if table.cluster_by:
+            done = opened.optimize.z_order(table.cluster_by[:1], partition_filters=where, writer_properties=properties)
+        else:
+            done = opened.optimize.compact(partition_filters=where, writer_properties=properties)
+        rewritten += int(done["numFilesRemoved"])
+    return f"{table.name}: {rewritten} files rewritten, {before} before, {len(opened.file_uris())} now"
+
+
+def kept_hours(settings: Settings) -> int:
+    """How long files that no version needs any more are kept: time travel needs them as long."""
+    return 24 * max(settings.time_travel_retention_days, settings.vacuum_retention_days)
+
+
+def removable(settings: Settings, table: Table, hours: int | None = None) -> tuple[list[str], int]:
+    """Files that vacuum would remove, and their bytes."""
+    opened = _opened(settings, table)
+    kept = kept_hours(settings) if hours is None else hours
+    files = opened.vacuum(retention_hours=kept, dry_run=True, enforce_retention_duration=False, full=True)
+    return files, sum(_sizes(opened, files).values())
+
+
+def unreadable(settings: Settings, table: Table, hours: int) -> list[int]:
+    """Versions that can be read now, and not after a vacuum that keeps fewer hours."""
+    files, _ = removable(settings, table, hours)
+    gone, opened = set(files), _opened(settings, table)
+    lost = []
+    for entry in opened.history():
+        try:
+            needed = pa.table(DeltaTable(opened.table_uri, version=entry["version"]).get_add_actions())["path"]
+        except DeltaError:
+            continue
+        if gone.intersection(needed.to_pylist()):
+            lost.append(entry["version"])
+    return sorted(lost)
+
+
+def vacuum(settings: Settings, table: Table, hours: int | None = None, force: bool = False) -> str:
+    """Remove files that no version within the retention needs; returns what was freed.
+
+    Raises
+    ------
+    ConfigError
+        ``hours`` is less than time travel promises, and ``force`` was not given.
+    """
+    kept = kept_hours(settings)
+    if hours is not None and hours < kept and not force:
+        lost = unreadable(settings, table, hours)
+        raise ConfigError(
+            f"{table.name}: time travel promises {kept} hours; with {hours} the versions "
+            f"{', '.join(map(str, lost)) or '(none)'} could no longer be read. Add --force to do it."
+        )
+    opened = _opened(settings, table)
+    files = opened.vacuum(retention_hours=kept if hours is None else hours, dry_run=True,
+                          enforce_retention_duration=False, full=True)  # fmt: skip
+    before = _sizes(opened, files)
+    opened.vacuum(retention_hours=kept if hours is None else hours, dry_run=False,
+                  enforce_retention_duration=False, full=True)  # fmt: skip
+    left = _sizes(opened, files)
+    freed = sum(size for file, size in before.items() if file not in left)
+    return f"{table.name}: {len(before) - len(left)} files removed, {freed:,} bytes freed"
+
+
+def clean_log(settings: Settings, table: Table) -> str:
+    """Write a checkpoint and remove log entries that are past time travel."""
+    opened = _opened(settings, table)
+    opened.create_checkpoint()
+    opened.cleanup_metadata()
+    return f"{table.name}: checkpoint at version {opened.version()}"
+
+
+def retention(settings: Settings, table: Table, today: date | None = None) -> str:
+    """Archive what is past the table's retention, unless a table made from it has yet to read it."""
+    past = archive.due(settings, table, today)
+    if past is None:
+        return f"{table.name}: nothing is past its retention"
+    if waits := waiting(settings, table):
+        return f"{table.name}: kept, because {waits}"
+    batch = archive.retire(settings, table, past)
+    return f"{table.name}: {batch.rows:,} rows of {len(batch.days)} days are in {batch.folder}"
+
+
+def waiting(settings: Settings, table: Table) -> str:
+    """Which tables have yet to read the whole table; empty if none."""
+    behind = []
+    for other in tables.declared(settings).values():
+        if table.name in other.sources:
+            state = refresh.source_states(settings, other).get(table.name)
+            if not delta.exists(settings, other) or state is None or state.changed:
+                behind.append(other.name)
+    return f"{', '.join(behind)} has not read all of it yet" if behind else ""
+
+
+def log_length(opened: DeltaTable) -> tuple[int, datetime | None]:
+    """Commits since the last checkpoint, and when that was written."""
+    last = delta.last_checkpoint(opened.table_uri)
+    return opened.version() - (last[0] if last else -1), last[1] if last else None
+
+
+def _compact(table: Table, opened: DeltaTable) -> Work | None:
+    parts = {part: found for part, found in _file_sizes(table, opened, SMALL).items() if len(found) >= MANY}
+    if not parts:
+        return None
+    files, size = sum(map(len, parts.values())), sum(map(sum, parts.values()))
+    where = f" in {len(parts)} days" if table.partition_by else ""
+    why = f"{files} files below {SMALL // 2**20} MB{where}, {MANY} or more together"
+    return Work(table.name, "compact", why, files, size, f"lakehouse optimize {table.name}")
+
+
+def _checkpoint(settings: Settings, table: Table, opened: DeltaTable) -> Work | None:
+    commits, _ = log_length(opened)
+    if commits < LONG_LOG:
+        return None
+    why = f"{commits} commits since the last checkpoint, at most {LONG_LOG} open fast"
+    return Work(table.name, "checkpoint", why, commits, 0, f"lakehouse optimize {table.name}")
+
+
+def _vacuum(settings: Settings, table: Table, opened: DeltaTable) -> Work | None:
+    files, size = removable(settings, table)
+    live = sum(pa.table(opened.get_add_actions())["size_bytes"].to_pylist())
+    if not files or size < WORTH_VACUUM * live:
+        return None
+    why = f"{size:,} bytes are of versions older than {kept_hours(settings) // 24} days, {live:,} are live"
+    return Work(table.name, "vacuum", why, len(files), size, f"lakehouse vacuum {table.name} --yes")
+
+
+def _file_sizes(table: Table, opened: DeltaTable, below: int) -> dict[str | None, list[int]]:
+    """Sizes of the files of each partition that are smaller than that."""
+    files = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+    found: dict[str | None, list[int]] = defaultdict(list)
+    for file in files:
+        if file["size_bytes"] < below:
+            part = file.get(f"partition.{table.partition_by}")
+            found[None if part is None else str(part)].append(file["size_bytes"])
+    return found
+
+
+def _sizes(opened: DeltaTable, files: list[str]) -> dict[str, int]:
+    """Bytes of those files that are there."""
+    filesystem, root = delta.filesystem(opened.table_uri)
+    infos = filesystem.get_file_info([f"{root}/{file}" for file in files]) if files else []
+    return {file: info.size for file, info in zip(files, infos, strict=True) if info.is_file}
+
+
+def _made(settings: Settings) -> list[Table]:
+    return [table for table in tables.declared(settings).values()
+            if settings.enable_delta and _exists(settings, table)]  # fmt: skip
+
+
+def _exists(settings: Settings, table: Table) -> bool:
+    try:
+        return delta.exists(settings, table)
+    except TableError:
+        return False
+
+
+def _opened(settings: Settings, table: Table) -> DeltaTable:
+    opened = delta.open_table(delta.table_path(settings, table))
+    if opened is None:
+        raise TableError(f"{table.name} has not been made yet: there is nothing to keep in shape.")
+    return opened

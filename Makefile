@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench lab clean
+.PHONY: help setup run test bench report lab clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ bench: setup  ## what a run, the checks and the explorer cost, side by side with
 	$(BIN)/python tests/bench.py --checks --rows 2000000 --rounds 3
 	$(BIN)/python tests/bench.py --browse --rows 5000000
 	$(BIN)/python tests/bench.py --layout --rows 5000000
+
+report: setup  ## the health report as one HTML page
+	$(BIN)/lakehouse report
 
 lab: setup  ## JupyterLab attached to the warm engine
 	$(BIN)/lakehouse lab

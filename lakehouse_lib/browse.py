@@ -12,10 +12,11 @@ from IPython.display import HTML
 BADGES = {
     "ok": "#2e7d4f", "fresh": "#2e7d4f", "warn": "#b26a00", "late": "#b26a00", "error": "#b3261e",
     "failed": "#b3261e", "held": "#b3261e", "quarantine": "#6a4c93",
+    "Healthy": "#2e7d4f", "Unknown": "#5f6b7a", "Warning": "#b26a00", "Degraded": "#b3261e",
 }  # fmt: skip
 """Words that are shown as a badge, and its colour; the word says it too."""
 
-VERDICTS = ("verdict", "severity", "freshness", "state")
+VERDICTS = ("verdict", "severity", "freshness", "state", "checks", "last run")
 """Columns in which they are."""
 
 _CELL = "padding:3px 12px 3px 0;border-bottom:1px solid #8884;vertical-align:top;"

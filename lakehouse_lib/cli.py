@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lakehouse_lib import config
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, QualityError, SetupError
+from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, LockedError, QualityError, SetupError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,8 +46,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="date_from", default="", metavar="DAY")
     run.add_argument("--to", dest="date_to", default="", metavar="DAY")
     run.add_argument("--full", action="store_true", help="rebuild instead of increment")
+    run.add_argument("--notify", default="", metavar="COMMAND",
+                     help="gets the summary as JSON when the run fails or the verdict changes")  # fmt: skip
     notebook = command("notebook", _notebook, "execute one notebook")
     notebook.add_argument("name")
+    command("health", _health, "how the lakehouse is, and what needs a person; ends with 3 if it is degraded")
+    command("report", _report, "the same as one HTML page, with the figures")
     sample = command("sample", _sample, "write sample landing files")
     sample.add_argument("--rows", type=int, required=True)
     sample.add_argument("--out", required=True)
@@ -132,12 +136,31 @@ def _setup(_: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lakehouse_lib import notebooks, pipeline, quality, sample, session
+    from lakehouse_lib import health
+
+    settings = _settings(tables=options.tables, full=options.full, date_from=options.date_from,
+                         date_to=options.date_to, notify=options.notify)  # fmt: skip
+    run_id = settings.run_id or config.new_run_id()
+    before = health.last_verdict(settings) if settings.notify else ""
+    failure: LakehouseError | None = None
+    try:
+        _run_notebooks(settings, run_id, options)
+    except (ConfigError, LockedError):
+        raise
+    except LakehouseError as error:
+        failure = error
+    if settings.notify:
+        health.tell(settings, run_id, before, failure)
+    if failure:
+        raise failure
+    return 0
+
+
+def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace) -> None:
+    """The notebooks of a run, then the report; errors are raised when all is done that can be."""
+    from lakehouse_lib import health, maintenance, notebooks, pipeline, quality, sample, session
 
     began = time.monotonic()
-    settings = _settings(tables=options.tables, full=options.full,
-                         date_from=options.date_from, date_to=options.date_to)  # fmt: skip
-    run_id = settings.run_id or config.new_run_id()
     latest = settings.local_dir("runs") / "latest"
     with pipeline.locked(settings):
         if sample.write_if_empty(settings):
@@ -145,8 +168,10 @@ def _run(options: argparse.Namespace) -> int:
         if not pipeline.pending(settings):
             print(f"Nothing new: all tables are up to date ({time.monotonic() - began:.1f} s). "
                   f"The last notebooks: {latest}")  # fmt: skip
+            if health.outdated(settings):
+                _render(settings, run_id, latest=False)
             quality.stop_on_errors(quality.latest(settings))
-            return 0
+            return
         os.environ[session.OWNER_VARIABLE] = str(os.getpid())
         print(f"Run {run_id}")
         given = {"tables": options.tables, "full": options.full,
@@ -158,24 +183,56 @@ def _run(options: argparse.Namespace) -> int:
             starter.submit(session.ensure, settings)
         try:
             for name in notebooks.ORDER:
-                print(name, flush=True)
-                start = time.monotonic()
-                try:
-                    notebooks.execute(settings, name, run_id, given)
-                except (ConfigError, SetupError, EngineError):
-                    raise
-                except LakehouseError as error:
-                    # What does not depend on it goes on.
-                    failures.append(error)
-                print(f"    {time.monotonic() - start:.1f} s")
+                failures += _one(settings, name, run_id, given)
         finally:
             starter.shutdown()
             session.release(settings)
+        if maintenance.automatic(settings):
+            failures += _one(settings, notebooks.MAINTENANCE, run_id, {})
+        _render(settings, run_id)
     print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
     if failures:
         kind = QualityError if all(isinstance(error, QualityError) for error in failures) else LakehouseError
         said = dict.fromkeys(line for error in failures for line in str(error).splitlines())
         raise kind("The run needs a person:\n" + "\n".join(said))
+
+
+def _one(settings: Settings, name: str, run_id: str, given: dict) -> list[LakehouseError]:
+    """Execute one notebook of a run; what does not depend on it goes on after an error."""
+    from lakehouse_lib import notebooks
+
+    print(name, flush=True)
+    began = time.monotonic()
+    try:
+        notebooks.execute(settings, name, run_id, given)
+    except (ConfigError, SetupError, EngineError):
+        raise
+    except LakehouseError as error:
+        return [error]
+    finally:
+        print(f"    {time.monotonic() - began:.1f} s")
+    return []
+
+
+def _render(settings: Settings, run_id: str, latest: bool = True) -> None:
+    from lakehouse_lib import notebooks
+
+    print(notebooks.REPORT, flush=True)
+    page = notebooks.execute(settings, notebooks.REPORT, run_id, latest=latest).with_suffix(".html")
+    print(f"Health report: {page}")
+
+
+def _health(_: argparse.Namespace) -> int:
+    from lakehouse_lib import health
+
+    made = health.report(_settings())
+    print(made.text())
+    return QualityError.exit_status if made.verdict == "Degraded" else 0
+
+
+def _report(_: argparse.Namespace) -> int:
+    settings = _settings()
+    _render(settings, settings.run_id or config.new_run_id(), latest=False)
     return 0
 
 

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
         "", validation_alias=_plain("openlineage_url"), description="'' = a file beside the run's notebooks"
     )
 
+    notify: str = Field(
+        "", description="shell command that gets the summary as JSON when a run fails or the verdict changes"
+    )
     driver_memory: str = Field("4g", pattern=r"^\d+[mg]$", description="heap of the engine")
     engine_idle_minutes: float = Field(30, gt=0, description="the engine stops after so long")
     shuffle_partitions: int = Field(0, ge=0, description="0 = the number of cores")

@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, datetime
 
+import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties
 from deltalake.exceptions import DeltaError
@@ -69,6 +70,18 @@ def automatic(settings: Settings) -> list[Work]:
     """What is done by itself after a run where ``auto_optimize`` says so: nothing that takes rows
     out of a table."""
     return [work for work in due(settings) if work.kind != "archive"] if settings.auto_optimize else []
+
+
+def overview(settings: Settings) -> pd.DataFrame:
+    """What is worth doing: ``table, what, why, files, MB, command``."""
+    rows = [(w.table, w.kind, w.why, w.files, w.bytes / 1e6, f"`{w.command}`") for w in due(settings)]
+    return pd.DataFrame(rows, columns=["table", "what", "why", "files", "MB", "command"])
+
+
+def freeable(settings: Settings) -> pd.DataFrame:
+    """What vacuum would free now: ``table, files, bytes``."""
+    rows = [(table.name, len(files), size) for table in _made(settings) for files, size in [removable(settings, table)]]
+    return pd.DataFrame(rows, columns=["table", "files", "bytes"])
 
 
 def do(settings: Settings, work: Work) -> str:

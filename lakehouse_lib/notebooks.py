@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from lakehouse_lib.errors import ConfigError, LakehouseError
 
 ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations",
          "40_data_quality")  # fmt: skip
+
+MAINTENANCE, REPORT = "70_maintenance", "60_health_report"
+"""Executed at the end of a run: where something is worth doing, and to say how things are."""
 
 EXPLORE = ("50_catalog_explorer", "55_time_travel")
 """Notebooks for people to look around in; a run does not execute them."""
@@ -106,7 +110,14 @@ class _Indented(io.TextIOBase):
 
 
 def _export(notebook: Path) -> None:
+    """A copy as HTML; the report is for people who do not want to see code."""
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
-    body, _ = HTMLExporter(template_name="lab").from_filename(str(notebook))
+    plain = Config(HTMLExporter={"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True},
+                   TagRemovePreprocessor={"enabled": True, "remove_cell_tags": ["remove-cell"]})  # fmt: skip
+    reads = Config() if notebook.stem != REPORT else plain
+    body, _ = HTMLExporter(template_name="lab", config=reads).from_filename(str(notebook))
+    # The template fetches MathJax and RequireJS from a host: a copy has to be whole without a network.
+    body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
     notebook.with_suffix(".html").write_text(body)

@@ -220,7 +220,7 @@ def run(
     with locked(settings):
         waiting = dict(chosen)
         finished: dict[str, Step] = {}
-        settled, checked = _last_versions(settings), quality.latest(settings)
+        settled, checked = last_accounted(settings), quality.latest(settings)
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             running = {}
             while waiting or running:
@@ -472,11 +472,11 @@ def _columns_of(step: Step, source: str) -> str | None:
 def account(settings: Settings, table: Table) -> None:
     """Write down what the ledger lacks of a table's commits, as the next run would."""
     result = RunResult(settings.run_id or new_run_id(), [Step(table.name)])
-    _settle(settings, table, result.run_id, result.steps[0], _last_versions(settings))
+    _settle(settings, table, result.run_id, result.steps[0], last_accounted(settings))
     _write_down(settings, result)
 
 
-def _last_versions(settings: Settings) -> dict[str, int]:
+def last_accounted(settings: Settings) -> dict[str, int]:
     """The last version of each table, by its id, that the ledger knows."""
     last: dict[str, int] = {}
     for row in delta.read_ops(settings, "ledger"):

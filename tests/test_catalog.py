@@ -223,8 +223,9 @@ def browser():
 
 
 @pytest.mark.parametrize("width", [1400, 390])
-def test_the_exported_page_is_whole_without_a_network(lake, browser, tmp_path, width):
+def test_the_exported_page_is_whole_without_a_network(lake, browser, tmp_path, monkeypatch, width):
     """As a person opens it from a mail: no widget runs, and nobody is asked."""
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     executed = notebooks.execute(lake, "50_catalog_explorer", f"export{width}", latest=False)
     asked = []
     context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
@@ -239,7 +240,7 @@ def test_the_exported_page_is_whole_without_a_network(lake, browser, tmp_path, w
     assert "made from" in shown and "app_events_bronze.event_properties" in shown
     assert page.evaluate("document.documentElement.scrollWidth") <= width + 1
     assert all(url.startswith(("file:", "data:")) for url in asked), asked
-    page.screenshot(path=tmp_path / f"{width}.png")
+    page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"catalog-{width}.png", full_page=True)
     context.close()
 
 
@@ -265,7 +266,7 @@ def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, spark):
     slider.focus()
     slider.press("ArrowLeft")  # by keyboard alone, to the version before
     page.get_by_text("of 45;").wait_for()
-    page.screenshot(path=os.environ.get("LAKEHOUSE_SCREENSHOT", tmp_path / "explorer.png"))
+    page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "explorer.png")
     page.get_by_role("tab", name="Lineage").click()
     page.get_by_role("img", name="app_events_silver is made from app_events_bronze").first.wait_for()
     page.get_by_role("tab", name="Code", exact=True).click()

@@ -1,0 +1,482 @@
+"""The health of the lakehouse: one verdict, what needs a person, and the figures behind it.
+
+Everything comes from Delta logs, ``ops/`` and lists of files: no row is read, no engine is started.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.fs as pafs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from IPython.display import HTML
+
+from lakehouse_lib import anomalies, archive, delta, landing, maintenance, pipeline, quality, refresh, tables
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import TableError
+from lakehouse_lib.tables import Table
+
+VERDICTS = ("Healthy", "Unknown", "Warning", "Degraded")
+"""From best to worst; the worst component counts."""
+COLORS = dict(zip(VERDICTS, ("#2e7d4f", "#5f6b7a", "#b26a00", "#b3261e"), strict=True))
+
+SKEW = timedelta(minutes=5)
+"""A time further ahead than this is a clock that is wrong."""
+RECENT = timedelta(days=7)
+"""Anomalies of the volume that ended earlier are history."""
+GRACE = 2
+"""Days that rows may be past their retention before it is told."""
+
+_REPORTS = pa.schema([("generated_at", pa.timestamp("us", "UTC")), ("run_id", pa.string()), ("verdict", pa.string()),
+                      ("findings", pa.string()), ("rows", pa.string())])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that needs a person."""
+
+    kind: str
+    """broken table, failed run, half-written run, failed check, stale feed, volume, behind, clock
+    skew, small files, long log, old files or late archive."""
+    verdict: str
+    table: str
+    text: str
+    """Cause, with its number and its bound."""
+    command: str
+    """What mends it."""
+
+
+@dataclass
+class Report:
+    """The state of the lakehouse at one moment."""
+
+    generated_at: datetime
+    verdict: str
+    findings: list[Finding]
+    """Worst first."""
+    rows: dict[str, int]
+    """Rows of each table that can be read."""
+    before: dict | None = None
+    """The report before: ``generated_at``, ``verdict``, ``findings``, ``rows``; None if there is none."""
+    states: dict[str, str] = field(default_factory=dict)
+    """Verdict of each table."""
+
+    def summary(self) -> dict:
+        """As JSON, for `--notify` and other programs."""
+        return {"generated_at": self.generated_at.isoformat(timespec="seconds"), "verdict": self.verdict,
+                "verdict_before": self.before["verdict"] if self.before else None,
+                "findings": [asdict(finding) for finding in self.findings]}  # fmt: skip
+
+    def text(self) -> str:
+        """For the terminal."""
+        lines = [f"{self.verdict} at {self.generated_at:%Y-%m-%d %H:%M} UTC"]
+        for one in self.findings:
+            lines.append(f"{one.verdict:<9} {one.table}: {one.kind}: {one.text}\n          mend it: {one.command}")
+        return "\n".join(lines if self.findings else [*lines, "Nothing to do."])
+
+
+def report(settings: Settings, now: datetime | None = None) -> Report:
+    """The state of the lakehouse, judged."""
+    now = now or datetime.now(UTC)
+    findings: list[Finding] = []
+    opened: dict[str, DeltaTable] = {}
+    declared = tables.declared(settings)
+    for table in declared.values():
+        try:
+            if found := delta.open_table(delta.table_path(settings, table)):
+                findings += _files_there(settings, table, found)
+                opened[table.name] = found
+        except (TableError, DeltaError, OSError, ValueError) as error:
+            findings.append(_broken(settings, table, f"it cannot be opened: {str(error).splitlines()[0]}"))
+    broken = {finding.table for finding in findings}
+    whole = {name: found for name, found in opened.items() if name not in broken}
+    findings += _last_run(settings)
+    known = quality.latest(settings)
+    for table in declared.values():
+        if table.name in whole:
+            findings += _half_written(settings, table, whole[table.name])
+            findings += _checks(settings, known.get(table.name, {}))
+            findings += _skew(settings, table, whole[table.name], now)
+            findings += _freshness(settings, table, whole, now) or _volume(settings, table, now)
+    # What is behind for a reason that stands here already is not told again.
+    reasons = ("broken table", "failed run", "half-written run", "stale feed", "failed check")
+    if not any(one.kind in reasons and (one.kind != "failed check" or one.verdict == "Degraded") for one in findings):
+        findings += [one for table in declared.values() if table.name in whole for one in _behind(settings, table)]
+    findings += _maintenance(settings, now)
+    findings.sort(key=lambda one: -VERDICTS.index(one.verdict))
+    states = {name: "Unknown" for name in declared} | dict.fromkeys(whole, "Healthy")
+    for one in reversed(findings):
+        states[one.table] = one.verdict
+    fed = [name for name, found in whole.items() if declared[name].layer == "bronze" and found.count()]
+    verdict = max([one.verdict for one in findings] or ["Healthy" if fed else "Unknown"], key=VERDICTS.index)
+    counts = {name: found.count() for name, found in whole.items()}
+    return Report(now, verdict, findings, counts, _last_report(settings), states)
+
+
+def remember(settings: Settings, made: Report) -> None:
+    """Keep a report, for the next one to say what has changed."""
+    row = {"generated_at": made.generated_at, "run_id": settings.run_id, "verdict": made.verdict,
+           "findings": json.dumps([asdict(one) for one in made.findings]), "rows": json.dumps(made.rows)}  # fmt: skip
+    delta.write_ops(_path(settings), pa.Table.from_pylist([row], _REPORTS))
+
+
+def last_verdict(settings: Settings) -> str:
+    """The verdict of the report before; empty if there is none."""
+    before = _last_report(settings)
+    return before["verdict"] if before else ""
+
+
+def outdated(settings: Settings, now: datetime | None = None) -> bool:
+    """Whether the last report no longer says how things are, or is half a day old."""
+    now, before = now or datetime.now(UTC), _last_report(settings)
+    if before is None or now - before["generated_at"] > timedelta(hours=12):
+        return True
+    known = {(one["table"], one["kind"]) for one in before["findings"]}
+    return {(one.table, one.kind) for one in report(settings, now).findings} != known
+
+
+def tell(settings: Settings, run_id: str, before: str, failure: Exception | None) -> None:
+    """Give the summary as JSON to the command that ``notify`` names, where the run failed or the
+    verdict is another than ``before``; a command that fails is said, and no more."""
+    made = report(settings)
+    if failure is None and made.verdict == before:
+        return
+    about = {"run_id": run_id, "failure": str(failure or ""), **made.summary(), "verdict_before": before or None}
+    done = subprocess.run(settings.notify, shell=True, input=json.dumps(about), text=True, capture_output=True)
+    if done.returncode:
+        print(f"lakehouse: --notify {settings.notify!r} ended with {done.returncode}: {done.stderr.strip()[:500]}",
+              file=sys.stderr)  # fmt: skip
+
+
+# What is looked for -----------------------------------------------------------
+
+
+def _files_there(settings: Settings, table: Table, opened: DeltaTable) -> list[Finding]:
+    there = {path for path, _ in _listed(opened)}
+    needed = pa.table(opened.get_add_actions())["path"].to_pylist()
+    if missing := [path for path in needed if path not in there]:
+        text = f"{len(missing)} of its {len(needed)} files are gone, at most 0 may be; the first is {missing[0]}"
+        return [_broken(settings, table, text)]
+    return []
+
+
+def _broken(settings: Settings, table: Table, text: str) -> Finding:
+    path = delta.table_path(settings, table)
+    return Finding("broken table", "Degraded", table.name, text, f"mv {path} {path}.broken && lakehouse run")
+
+
+def _last_run(settings: Settings) -> list[Finding]:
+    """Tables that failed, or were held back, when they were last tried."""
+    last: dict[str, dict] = {}
+    for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"]):
+        last[row["target"]] = row
+    return [Finding("failed run", "Degraded", row["target"],
+                    f"run {row['run_id']} of {row['started_at']:%Y-%m-%d %H:%M} ended {row['state']}: "
+                    f"{(row['message'] or 'no reason').splitlines()[0]}", "lakehouse run")
+            for row in last.values() if row["state"] == "failed"]  # fmt: skip
+
+
+def _half_written(settings: Settings, table: Table, opened: DeltaTable) -> list[Finding]:
+    settled = pipeline.last_accounted(settings).get(str(opened.metadata().id), -1)
+    commits = delta.changes(opened.table_uri, settled, opened.version()).commits
+    lacking = [commit for commit in commits if "run_id" in delta.says(commit)]
+    found = []
+    if lacking:
+        run_id = delta.says(lacking[0])["run_id"]
+        text = f"{len(lacking)} commits of run {run_id} are not in the ledger, at most 0 may be: it was cut off"
+        found.append(Finding("half-written run", "Warning", table.name, text, "lakehouse run"))
+    if table.layer == "bronze":
+        _, waiting = landing.known_files(settings, landing.feed_of(table), opened)
+        if waiting:
+            files = sum(map(len, waiting.values()))
+            text = f"{files} files were about to be loaded when a run was cut off, at most 0 may be left"
+            found.append(Finding("half-written run", "Warning", table.name, text, "lakehouse run"))
+    return found
+
+
+def _checks(settings: Settings, known: dict[str, quality.Result]) -> list[Finding]:
+    """Checks that fail; freshness is judged by `_freshness`, which also looks at landing."""
+    return [
+        Finding("failed check", "Degraded" if result.stops else "Warning", result.table_name,
+                result.message.split(": ", 1)[1], _undo(settings, result))
+        for result in known.values() if not result.passed and result.kind != "freshness"
+    ]  # fmt: skip
+
+
+def _undo(settings: Settings, result: quality.Result) -> str:
+    """How to take back the load after which a check fails; else how to look closely."""
+    table = tables.get(settings, result.table_name)
+    origins = {table.name} if table.layer == "bronze" else set()
+    waiting = list(table.sources)
+    while waiting:
+        source = tables.get(settings, waiting.pop())
+        origins |= {source.name} if source.layer == "bronze" else set()
+        waiting += source.sources
+    loads = [row for row in delta.read_ops(settings, "ledger")
+             if row["run_id"] == result.run_id and row["target"] in origins and row["version"] > 1]  # fmt: skip
+    if not loads:
+        return f"lakehouse quality profile {result.table_name}"
+    back = {row["target"]: row["version"] - 1 for row in sorted(loads, key=lambda row: -row["version"])}
+    return " && ".join([*(f"lakehouse restore {name} {version} --yes" for name, version in sorted(back.items())),
+                        "lakehouse run"])  # fmt: skip
+
+
+def _skew(settings: Settings, table: Table, opened: DeltaTable, now: datetime) -> list[Finding]:
+    found = []
+    (last,) = opened.history(1)
+    ahead = datetime.fromtimestamp(last["timestamp"] / 1000, UTC) - now
+    bound = f"at most {SKEW.seconds // 60} minutes may be"
+    if ahead > SKEW:
+        text = f"its last commit is dated {_hours(ahead)} ahead of this machine's clock, {bound}"
+        found.append(Finding("clock skew", "Warning", table.name, text, f"lakehouse optimize {table.name}"))
+    if table.layer == "bronze":
+        feed = landing.feed_of(table)
+        early = [file for file in landing.list_files(settings, feed) if file.modified - now > SKEW]
+        if early:
+            most = max(file.modified for file in early) - now
+            text = f"{len(early)} files of landing/{feed} are dated up to {_hours(most)} ahead of this clock, {bound}"
+            command = f"find {settings.feed_path(feed)} -newermt now -exec touch {{}} + && lakehouse run"
+            found.append(Finding("clock skew", "Warning", table.name, text, command))
+    return found
+
+
+def newest(settings: Settings, table: Table, opened: DeltaTable) -> tuple[datetime | None, datetime | None]:
+    """When the newest event of a table happened, and when rows were last loaded."""
+    happened = None
+    if table.event_time:
+        files = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+        day = f"partition.{table.partition_by}"
+        times = [f.get(f"max.{table.event_time}") for f in files if f.get(day) is not None]
+        happened = max((at.replace(tzinfo=UTC) if at.tzinfo is None else at for at in times if at), default=None)
+    loads = [row["recorded_at"] for row in delta.read_ops(settings, "ledger", target=table.name)
+             if row["records_read"] > row["duplicate"]]  # fmt: skip
+    return happened, max(loads, default=None)
+
+
+def _freshness(settings: Settings, table: Table, opened: dict[str, DeltaTable], now: datetime) -> list[Finding]:
+    """A feed whose newest event, or whose last load, is older than the table's target."""
+    if table.layer != "bronze" or not opened[table.name].count():
+        return []
+    target = timedelta(hours=table.freshness_hours)
+    happened, loaded = newest(settings, table, opened[table.name])
+    ages = {"newest event": happened, "last load": loaded}
+    late = {name: now - at for name, at in ages.items() if at and now - at > target}
+    if not late:
+        return []
+    feed = landing.feed_of(table)
+    waits = sum(1 for _ in _waiting_files(settings, table))
+    said = " and ".join(f"{name} is {_hours(age)} old" for name, age in late.items())
+    backfill = " (what came last was old: a backfill)" if "last load" not in late else ""
+    cause = f"{waits} files wait in landing" if waits else f"nothing waits in landing: ask who delivers {feed}"
+    text = f"its {said}, at most {table.freshness_hours} hours may be{backfill}; {cause}"
+    verdict = "Degraded" if max(late.values()) > 3 * target else "Warning"
+    return [Finding("stale feed", verdict, table.name, text, "lakehouse run")]
+
+
+def _volume(settings: Settings, table: Table, now: datetime) -> list[Finding]:
+    """Days of the last week with far fewer or far more rows than usual, from the log."""
+    if table.layer != "bronze":
+        return []
+    judged = anomalies.expected_counts(anomalies.daily(settings, table)["rows"])
+    since = (now - RECENT).replace(tzinfo=None)
+    found = [one for one in anomalies.incidents(table.name, "rows by day", judged) if pd.Timestamp(one.end) >= since]
+    waits = sum(1 for _ in _waiting_files(settings, table))
+    cause = (
+        f"{waits} files wait in landing"
+        if waits
+        else f"nothing waits in landing: ask who delivers {landing.feed_of(table)}"
+    )
+    return [Finding("volume", "Warning", table.name, f"{one.message.split(': ', 1)[1]}; {cause}", "lakehouse run")
+            for one in found]  # fmt: skip
+
+
+def _waiting_files(settings: Settings, table: Table) -> Iterator[landing.LandingFile]:
+    feed = landing.feed_of(table)
+    done, _ = landing.known_files(settings, feed, delta.open_table(delta.table_path(settings, table)))
+    yield from (file for file in landing.list_files(settings, feed) if file.path not in done)
+
+
+def _behind(settings: Settings, table: Table) -> list[Finding]:
+    """A table that has not read all of its sources."""
+    if table.layer == "bronze":
+        waits = sum(1 for _ in _waiting_files(settings, table))
+        text = f"{waits} files wait in landing, at most 0 after a run"
+    else:
+        states = refresh.source_states(settings, table)
+        waits = sum(state.changed for state in states.values())
+        text = f"{waits} of its {len(states)} sources have changed since it read them, at most 0 after a run"
+    return [Finding("behind", "Warning", table.name, text, "lakehouse run")] if waits else []
+
+
+def _maintenance(settings: Settings, now: datetime) -> list[Finding]:
+    kinds = {"compact": "small files", "checkpoint": "long log", "vacuum": "old files", "archive": "late archive"}
+    late = now.date() - timedelta(days=GRACE)
+    return [
+        Finding(kinds[work.kind], "Warning", work.table, work.why, work.command)
+        for work in maintenance.due(settings, now.date())
+        if work.kind != "archive" or archive.due(settings, tables.get(settings, work.table), late)
+    ]
+
+
+# What is shown ----------------------------------------------------------------
+
+
+def front(made: Report, most: int = 3) -> HTML:
+    """The first screen: the verdict, and the few things that need a person most."""
+    color = COLORS[made.verdict]
+    cards = "".join(
+        f'<div style="border-left:5px solid {COLORS[one.verdict]};padding:6px 12px;margin:10px 0;background:#8881">'
+        f"<b>{html.escape(one.table)}: {html.escape(one.kind)}</b><br>{html.escape(one.text)}<br>"
+        f'<code style="overflow-wrap:anywhere">{html.escape(one.command)}</code></div>'
+        for one in made.findings[:most]
+    )
+    more = len(made.findings) - most
+    rest = f"<p>{more} more below.</p>" if more > 0 else ""
+    return HTML(
+        f'<div style="background:{color};color:#fff;padding:14px 18px;border-radius:6px;font-size:26px">'
+        f'<b>{made.verdict}</b><span style="font-size:14px;float:right;line-height:36px">'
+        f"{made.generated_at:%Y-%m-%d %H:%M} UTC</span></div>"
+        f"{cards or '<p>Nothing needs a person.</p>'}{rest}"
+    )
+
+
+def findings(made: Report) -> pd.DataFrame:
+    """Everything that needs a person: ``verdict, table, kind, cause, mend it``."""
+    rows = [(one.verdict, one.table, one.kind, one.text, f"`{one.command}`") for one in made.findings]
+    return pd.DataFrame(rows, columns=["verdict", "table", "kind", "cause", "mend it"])
+
+
+def overview(settings: Settings, made: Report) -> pd.DataFrame:
+    """Each table: verdict, rows, hours since its newest event and last load, target, last run, checks."""
+    verdicts = dict(quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False))
+    last = {row["target"]: row for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"])}
+    found = []
+    for table in tables.declared(settings).values():
+        happened = loaded = None
+        if table.name in made.rows:
+            happened, loaded = newest(settings, table, DeltaTable(delta.table_path(settings, table)))
+        ages = [
+            None if at is None else round((made.generated_at - at).total_seconds() / 3600, 1)
+            for at in (happened, loaded)
+        ]
+        found.append((made.states[table.name], table.layer, table.name, made.rows.get(table.name), *ages,
+                      table.freshness_hours, last.get(table.name, {}).get("state", "never run"),
+                      verdicts.get(table.name, "")))  # fmt: skip
+    names = ["verdict", "layer", "table", "rows", "event age, h", "load age, h", "target, h", "last run", "checks"]
+    return pd.DataFrame(found, columns=names)
+
+
+def changes(made: Report) -> pd.DataFrame:
+    """What is other than in the report before: ``what, before, now``."""
+    if made.before is None:
+        return pd.DataFrame(columns=["what", "before", "now"])
+    old, new = ({f"{one['table']}: {one['kind']}" for one in found}
+                for found in (made.before["findings"], [asdict(one) for one in made.findings]))  # fmt: skip
+    was = made.before["verdict"]
+    rows = [("verdict", was, made.verdict)] if was != made.verdict else []
+    rows += [(name, "", "new") for name in sorted(new - old)] + [(name, "", "gone") for name in sorted(old - new)]
+    had = made.before["rows"]
+    rows += [(f"rows of {name}", f"{had.get(name, 0):,}", f"{count:,}") for name, count in made.rows.items()
+             if had.get(name, 0) != count]  # fmt: skip
+    return pd.DataFrame(rows, columns=["what", "before", "now"])
+
+
+def ledger(settings: Settings) -> pd.DataFrame:
+    """What became of every record of each table: read is the sum of the others, or it says so."""
+    sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(refresh.COUNTS, 0))
+    for row in delta.read_ops(settings, "ledger"):
+        for name in refresh.COUNTS:
+            sums[row["target"]][name] += row[name]
+    declared = [name for name in tables.declared(settings) if name in sums]
+    frame = pd.DataFrame([{"table": name, **sums[name]} for name in declared], columns=["table", *refresh.COUNTS])
+    right = frame.records_read == frame[list(refresh.COUNTS[1:])].sum(axis=1)
+    return frame.assign(verdict=right.map({True: "ok", False: "error"})).rename(columns={"records_read": "read"})
+
+
+def storage(settings: Settings, made: Report) -> pd.DataFrame:
+    """Each table on the disk: MB and files of its newest version, share of small files, MB that only
+    older versions need, commits since the last checkpoint and the hours since it was written."""
+    found = []
+    for name in made.rows:
+        opened = DeltaTable(delta.table_path(settings, tables.get(settings, name)))
+        live = dict(
+            zip(*(pa.table(opened.get_add_actions())[c].to_pylist() for c in ("path", "size_bytes")), strict=True)
+        )
+        old = sum(size for path, size in _listed(opened) if path not in live)
+        commits, written = maintenance.log_length(opened)
+        small = sum(size < maintenance.SMALL for size in live.values()) / len(live) if live else None
+        age = (made.generated_at - written).total_seconds() / 3600 if written else None
+        found.append((name, sum(live.values()) / 1e6, len(live), None if small is None else f"{small:.0%}", old / 1e6,
+                      commits, age))  # fmt: skip
+    names = ["table", "MB", "files", "small files", "MB of old versions", "commits since checkpoint", "its age, h"]
+    return pd.DataFrame(found, columns=names)
+
+
+def file_sizes(settings: Settings, made: Report) -> pd.DataFrame:
+    """How many files of all tables are how large: ``size, files``."""
+    bounds = {"below 0.1 MB": 1e5, "0.1 to 1 MB": 1e6, "1 to 16 MB": 16 * 2**20, "16 to 128 MB": 128 * 2**20,
+              "above": float("inf")}  # fmt: skip
+    counts = dict.fromkeys(bounds, 0)
+    for name in made.rows:
+        opened = DeltaTable(delta.table_path(settings, tables.get(settings, name)))
+        for size in pa.table(opened.get_add_actions())["size_bytes"].to_pylist():
+            counts[next(word for word, bound in bounds.items() if size < bound)] += 1
+    return pd.DataFrame(counts.items(), columns=["size", "files"])
+
+
+def performance(settings: Settings, runs: int = 8) -> pd.DataFrame:
+    """Seconds of each table in the last runs, newest last; and rows of the newest run."""
+    rows = pd.DataFrame(delta.read_ops(settings, "runs"))
+    if rows.empty:
+        return pd.DataFrame()
+    last = sorted(rows.run_id.unique(), key=lambda run: rows[rows.run_id == run].started_at.min())[-runs:]
+    wide = rows[rows.run_id.isin(last)].pivot_table(index="target", columns="run_id", values="seconds", aggfunc="sum")
+    wide = wide.reindex(columns=last).sort_values(last[-1], ascending=False)
+    return wide.round(1).reset_index().rename(columns={"target": "table"})
+
+
+def drift(settings: Settings) -> pd.DataFrame:
+    """Records of each feed that hold fields which the contract does not know, from the log."""
+    found = []
+    for table in tables.declared(settings).values():
+        opened = delta.open_table(delta.table_path(settings, table)) if table.layer == "bronze" else None
+        if opened is None:
+            continue
+        files = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+        known = [f for f in files if f.get("null_count._rescued_data") is not None]
+        more = sum(f["num_records"] - f["null_count._rescued_data"] for f in known)
+        found.append((landing.feed_of(table), sum(f["num_records"] or 0 for f in files), more))
+    return pd.DataFrame(found, columns=["feed", "records", "with unknown fields"])
+
+
+def _last_report(settings: Settings) -> dict | None:
+    rows = sorted(delta.read_ops(settings, "health_reports"), key=lambda row: row["generated_at"])
+    if not rows:
+        return None
+    return rows[-1] | {name: json.loads(rows[-1][name]) for name in ("findings", "rows")}
+
+
+def _listed(opened: DeltaTable) -> list[tuple[str, int]]:
+    """Data files in a table's folder, and their bytes."""
+    filesystem, root = delta.filesystem(opened.table_uri)
+    infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+    return [(info.path.removeprefix(root).lstrip("/"), info.size) for info in infos
+            if info.is_file and "_delta_log" not in info.path]  # fmt: skip
+
+
+def _hours(age: timedelta) -> str:
+    return f"{age.total_seconds() / 3600:,.1f} hours"
+
+
+def _path(settings: Settings) -> str:
+    return f"{settings.layer_path('ops')}/health_reports"

@@ -1,0 +1,383 @@
+"""The health report: planted troubles are named and mended by the command that it gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import change, click, event
+from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
+from test_catalog import browser  # noqa: F401 - a fixture
+
+from lakehouse_lib import cli, config, delta, health, landing, notebooks, pipeline, session, tables
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import LakehouseError
+
+NOW = datetime.now(UTC)
+
+
+def at(days: float = 0, hours: float = 1) -> str:
+    return (NOW - timedelta(days=days, hours=hours)).isoformat()
+
+
+def run(settings: Settings) -> None:
+    pipeline.run(settings, progress=lambda line: None).check()
+
+
+@pytest.fixture(scope="module")
+def made(engine, tmp_path_factory) -> Path:
+    """A small lakehouse that is up to date, and its landing folder; each test has a copy."""
+    home = tmp_path_factory.mktemp("health")
+    recent = int((NOW - timedelta(hours=1)).timestamp() * 1000)
+    feeds = {
+        "app_events": [event(n, at(hours=1 + n / 10), user_id=f"u{n}") for n in range(20)],
+        "clickstream": [click(n, at(hours=1 + n / 10), user_id=f"u{n}") for n in range(20)],
+        "cdc_changes": [change("c", n, None, {"user_id": f"u{n}"}, ts_ms=recent + n) for n in range(9)],
+    }
+    for feed, records in feeds.items():
+        (home / "landing" / feed).mkdir(parents=True)
+        (home / "landing" / feed / "1.json").write_text("\n".join(map(json.dumps, records)) + "\n")
+    values = {"lakehouse_base_path": str(home / "lake"), "landing_path": str(home / "landing"), "spark_master": engine}
+    run(config.load(values | {"sample": {"rows": 0}}))
+    return home
+
+
+@pytest.fixture
+def lake(made, lakehouse, tmp_path, monkeypatch) -> Settings:
+    """A lakehouse of the test's own; commands find it."""
+    shutil.copytree(made / "lake", tmp_path / "lake")
+    shutil.copytree(made / "landing", tmp_path / "landing")
+    settings = lakehouse()
+    for name, value in (("LAKEHOUSE_BASE_PATH", settings.path()), ("SPARK_MASTER", settings.spark_master),
+                        ("LANDING_PATH", settings.layer_path("landing")), ("LAKEHOUSE_SAMPLE__ROWS", "0")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+def mend(settings: Settings, command: str) -> None:
+    """Do what the report says; the layers of `lakehouse run` without their notebooks."""
+    for part in command.split(" && "):
+        if part == "lakehouse run":
+            run(settings)
+        elif part.startswith("lakehouse "):
+            assert cli.main(part.split()[1:]) == 0
+        else:
+            subprocess.run(part, shell=True, check=True)
+
+
+def only(settings: Settings, kind: str, table: str) -> health.Finding:
+    """The one trouble that the report names."""
+    made = health.report(settings)
+    found = [one for one in made.findings if (one.kind, one.table) == (kind, table)]
+    assert len(found) == 1 and made.verdict != "Healthy", made.text()
+    assert made.states[table] == found[0].verdict
+    return found[0]
+
+
+def append(settings: Settings, name: str, rows: list[dict]) -> None:
+    table = tables.get(settings, name)
+    full = [{c.name: None for c in table.columns} | row for row in rows]
+    write_deltalake(delta.table_path(settings, table), pa.Table.from_pylist(full, table.arrow_schema()), mode="append")
+
+
+def metric(n: int, days: int = 0) -> dict:
+    return {"metric_date": (NOW - timedelta(days=days)).date(), "metric_hour": 1, "event_type": f"x{n}",
+            "app_type": "web", "total_events": 1, "unique_users": 1, "_run_id": "r", "_processed_at": NOW}  # fmt: skip
+
+
+# Troubles: each plants itself, and tells kind, table, words and verdict ---------------------
+
+
+def stale_feed(settings, deliver, monkeypatch):
+    late = NOW + timedelta(hours=80)
+    monkeypatch.setattr(health, "datetime", _Clock(late))
+    deliver("app_events/2.json", [event(50, (late - timedelta(hours=1)).isoformat())])
+    made = health.report(settings)
+    assert any("1 files wait in landing" in one.text and "newest event is 81.0 hours old and last load" in one.text
+               and one.verdict == "Degraded" for one in made.findings if one.table == "app_events_bronze")  # fmt: skip
+    monkeypatch.setattr(health, "datetime", datetime)
+    return None
+
+
+class _Clock:
+    """A clock that shows another time."""
+
+    def __init__(self, shown: datetime):
+        self.shown = shown
+
+    def now(self, zone):
+        return self.shown
+
+    def __getattr__(self, name):
+        return getattr(datetime, name)
+
+
+def small_files(settings, deliver, monkeypatch):
+    for n in range(100):
+        append(settings, "event_metrics_gold", [metric(n)])
+    return "small files", "event_metrics_gold", "files below 16 MB", "Warning"
+
+
+def failed_quality(settings, deliver, monkeypatch):
+    deliver("app_events/bad.json", [event(99, at(), properties={"duration_ms": -5})])
+    pipeline.run(settings, progress=lambda line: None)
+    return "failed check", "app_events_silver", "1 of 21 rows have duration_ms below 0", "Degraded"
+
+
+def long_log(settings, deliver, monkeypatch):
+    opened = DeltaTable(delta.table_path(settings, tables.get(settings, "event_metrics_gold")))
+    for _ in range(160):
+        opened.create_write_transaction(
+            [], mode="append", schema=opened.schema(), partition_by=["metric_date"],
+            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
+        )  # fmt: skip
+    return "long log", "event_metrics_gold", "at most 150", "Warning"
+
+
+def late_archive(settings, deliver, monkeypatch):
+    append(settings, "event_metrics_gold", [metric(n, days=10) for n in range(5)])
+    settings.retention["event_metrics_gold"] = 5
+    monkeypatch.setenv("LAKEHOUSE_RETENTION", json.dumps(settings.retention))
+    return "late archive", "event_metrics_gold", "5 rows before", "Warning"
+
+
+def broken_log(settings, deliver, monkeypatch):
+    log = Path(delta.table_path(settings, tables.get(settings, "daily_summary_gold"))) / "_delta_log"
+    (log / f"{1:020d}.json").write_text("{no json")
+    return "broken table", "daily_summary_gold", "cannot be opened", "Degraded"
+
+
+def lost_file(settings, deliver, monkeypatch):
+    path = Path(delta.table_path(settings, tables.get(settings, "app_events_bronze")))
+    next(path.glob("event_date=*/*.parquet")).unlink()
+    return "broken table", "app_events_bronze", "files are gone, at most 0", "Degraded"
+
+
+def cut_off_load(settings, deliver, monkeypatch):
+    deliver("app_events/2.json", [event(50, at())])
+    landing.make_plan(settings, tables.get(settings, "app_events_bronze"), "killed")
+    return "half-written run", "app_events_bronze", "1 files were about to be loaded", "Warning"
+
+
+def cut_off_ledger(settings, deliver, monkeypatch):
+    deliver("app_events/2.json", [event(50, at())])
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_write_down", lambda *_: None)
+        run(settings.model_copy(update={"run_id": "killed"}))
+    return "half-written run", "app_events_silver", "commits of run killed are not in the ledger", "Warning"
+
+
+def clock_skew(settings, deliver, monkeypatch):
+    ahead = NOW.timestamp() + 7200
+    for path in Path(settings.feed_path("clickstream")).iterdir():
+        os.utime(path, (ahead, ahead))
+    return "clock skew", "clickstream_bronze", "ahead of this clock, at most 5 minutes", "Warning"
+
+
+def failed_run(settings, deliver, monkeypatch):
+    deliver("app_events/2.json", [event(50, at())])
+    with monkeypatch.context() as patch:
+        patch.setattr("lakehouse_lib.gold.event_metrics", lambda _: 1 / 0)
+        pipeline.run(settings, progress=lambda line: None)
+    return "failed run", "event_metrics_gold", "ended failed: division by zero", "Degraded"
+
+
+def waiting_files(settings, deliver, monkeypatch):
+    deliver("app_events/2.json", [event(50, at())])
+    return "behind", "app_events_bronze", "1 files wait in landing", "Warning"
+
+
+@pytest.mark.parametrize("plant", [
+    small_files, failed_quality, long_log, late_archive, broken_log, lost_file, cut_off_load, cut_off_ledger,
+    clock_skew, failed_run, waiting_files,
+], ids=lambda plant: plant.__name__)  # fmt: skip
+def test_a_planted_trouble_is_named_and_mended_by_the_command(lake, deliver, monkeypatch, plant):
+    assert health.report(lake).verdict == "Healthy", health.report(lake).text()
+    kind, table, words, verdict = plant(lake, deliver, monkeypatch)
+    found = only(lake, kind, table)
+    assert words in found.text and found.verdict == verdict, found
+    mend(lake, found.command)
+    after = health.report(lake)
+    assert after.verdict == "Healthy", after.text()
+
+
+def test_a_stale_feed_is_told_by_event_and_by_load(lake, deliver, monkeypatch):
+    stale_feed(lake, deliver, monkeypatch)
+    deliver("cdc_changes/old.json", [change("u", 50, None, {"user_id": "u1"})])
+    run(lake)  # of March: fresh by load, not by event
+    made = health.report(lake, NOW + timedelta(hours=23.5))
+    assert made.verdict == "Warning"
+    (found,) = [one for one in made.findings if one.table == "cdc_changes_bronze"]
+    assert found.kind == "stale feed" and "a backfill" in found.text and "last load" not in found.text.split("(")[0]
+
+
+def test_a_day_with_too_little_is_told_and_mended_when_the_rest_comes(lake, deliver):
+    picks = random.Random(3)
+    rest = []
+    for day in range(57, 0, -1):
+        noon = f"{(NOW - timedelta(days=day)).date()}T12:{picks.randrange(60):02}:00Z"
+        records = [event(1000 * day + n, noon, user_id=f"u{n % 9}") for n in range(180 + picks.randrange(40))]
+        if day == 3:
+            records, rest = records[:20], records[20:]
+        deliver(f"app_events/day{day}.json", records)
+    run(lake)
+    found = only(lake, "volume", "app_events_bronze")
+    assert "drop of rows by day" in found.text and ": 20, expected about" in found.text
+    assert "ask who delivers app_events" in found.text
+    deliver("app_events/rest.json", rest)
+    mend(lake, found.command)
+    assert health.report(lake).verdict == "Healthy", health.report(lake).text()
+
+
+def test_no_evidence_is_no_health(lakehouse):
+    made = health.report(lakehouse())
+    assert made.verdict == "Unknown" and set(made.states.values()) == {"Unknown"} and not made.findings
+
+
+def test_the_worst_comes_first_and_changes_are_told(lake, deliver, monkeypatch, capsys):
+    health.remember(lake, health.report(lake))
+    small_files(lake, deliver, monkeypatch)
+    failed_quality(lake, deliver, monkeypatch)
+    made = health.report(lake)
+    assert made.verdict == "Degraded" and made.findings[0].verdict == "Degraded"
+    told = health.changes(made).set_index("what")
+    assert tuple(told.loc["verdict"]) == ("Healthy", "Degraded")
+    assert told.loc["app_events_silver: failed check", "now"] == "new"
+    assert tuple(told.loc["rows of app_events_bronze"]) == ("20", "21")
+    assert cli.main(["health"]) == 3
+    assert "mend it: lakehouse restore app_events_bronze 1 --yes && lakehouse run" in capsys.readouterr().out
+    assert health.outdated(lake) and not health.outdated(_remembered(lake, made))
+
+
+def _remembered(settings: Settings, made: health.Report) -> Settings:
+    health.remember(settings, made)
+    return settings
+
+
+def test_people_are_told_of_a_failure_and_of_another_verdict(lake, deliver, monkeypatch, tmp_path, capsys):
+    told = tmp_path / "told.json"
+    settings = lake.model_copy(update={"notify": f"cat > {told}"})
+    health.tell(settings, "r1", "Healthy", None)
+    assert not told.exists()
+    health.tell(settings, "r2", "Warning", None)
+    assert json.loads(told.read_text())["verdict"] == "Healthy"
+    health.tell(settings, "r3", "Healthy", RuntimeError("the disk is full"))
+    said = json.loads(told.read_text())
+    assert (said["run_id"], said["failure"], said["verdict"], said["findings"]) == (
+        "r3",
+        "the disk is full",
+        "Healthy",
+        [],
+    )
+    health.tell(lake.model_copy(update={"notify": "echo no such channel >&2; exit 7"}), "r4", "Warning", None)
+    assert "ended with 7: no such channel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [1300, 390])
+def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, deliver, monkeypatch, width):  # noqa: F811
+    """No engine is started for it; first the verdict and three troubles, then the figures."""
+    failed_quality(lake, deliver, monkeypatch)
+    monkeypatch.setenv("SPARK_MASTER", "sc://localhost:1")  # nobody answers there
+    monkeypatch.setattr(session, "connect", lambda *_: pytest.fail("Spark was started"))
+    executed = notebooks.execute(lake, notebooks.REPORT, f"report{width}", latest=False)
+    asked: list[str] = []
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    context.on("request", lambda request: asked.append(request.url))
+    page = context.new_page()
+    page.goto(executed.with_suffix(".html").as_uri())
+    assert page.title() == "Health report"
+    first = page.get_by_text("app_events_silver: failed check").first
+    assert page.get_by_text("Degraded", exact=True).first.bounding_box()["y"] < first.bounding_box()["y"] < 900
+    for heading in (
+        "Tables",
+        "What became of the records",
+        "Volume",
+        "Quality",
+        "Storage",
+        "Performance",
+        "New fields",
+    ):
+        assert page.get_by_role("heading", name=heading, exact=True).count() == 1
+    for picture in ("Checks that passed", "Files of all tables by size"):
+        assert page.get_by_role("img", name=picture).evaluate("image => image.naturalWidth") > 300
+    text = page.inner_text("body")
+    assert "import " not in text and "Reads" not in text and "lakehouse restore app_events_bronze 1 --yes" in text
+    assert page.evaluate("document.documentElement.scrollWidth") <= width + 1
+    assert all(url.startswith(("file:", "data:")) for url in asked), asked
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/report-{width}.png", full_page=True)
+    context.close()
+
+
+def test_the_run_ends_with_the_report(lake, deliver, tmp_path):
+    """Through the command itself, with maintenance on the way."""
+    for n in range(9):
+        append(lake, "event_metrics_gold", [metric(n, days=3)])
+    deliver("app_events/2.json", [event(50, at())])
+    told = tmp_path / "told.json"
+    done = subprocess.run([sys.executable, "-m", "lakehouse_lib", "run", "--notify", f"cat > {told}"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "70_maintenance" in done.stdout and "event_metrics_gold: " in done.stdout
+    page = Path(done.stdout.split("Health report: ")[1].splitlines()[0])
+    assert page.name == "60_health_report.html" and page.exists() and page.parent.name in os.listdir(lake.path("runs"))
+    assert json.loads(told.read_text())["verdict"] == "Healthy"
+    shutil.rmtree(page.parent)
+    again = subprocess.run([sys.executable, "-m", "lakehouse_lib", "run"], capture_output=True, text=True)
+    assert "Nothing new" in again.stdout and "Health report" not in again.stdout
+
+
+# Schedules -------------------------------------------------------------------
+
+
+def scheduled() -> list[str]:
+    """The commands of the examples for cron and systemd."""
+    lines = Path("deploy/crontab").read_text().splitlines()
+    found = [line.split(".venv/bin/lakehouse ")[1].split(" >>")[0] for line in lines if ".venv/bin/lakehouse" in line]
+    for unit in Path("deploy/systemd").glob("*.service"):
+        (start,) = [line for line in unit.read_text().splitlines() if line.startswith("ExecStart=")]
+        found.append(start.split("/.venv/bin/lakehouse ")[1])
+        assert unit.with_suffix(".timer").exists()
+    return found
+
+
+@pytest.mark.parametrize("command", scheduled())
+def test_each_scheduled_command_is_understood(command):
+    options = cli.parser().parse_args(shlex.split(command))
+    assert options.does and Path(options.params or "parameters/default.yml").exists()
+    if notify := getattr(options, "notify", ""):
+        assert os.access(notify, os.X_OK)
+
+
+def test_the_notification_is_one_line_that_names_the_worst(lake, deliver, monkeypatch, tmp_path):
+    failed_quality(lake, deliver, monkeypatch)
+    out = tmp_path / "said.txt"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "logger").write_text(f'#!/bin/sh\nshift 3\necho "$@" > {out}\n')
+    (tmp_path / "logger").chmod(0o755)
+    settings = lake.model_copy(update={"notify": "deploy/notify.sh"})
+    health.tell(settings, "r9", "Healthy", LakehouseError("the disk is full\nand so on"))
+    (line,) = out.read_text().splitlines()
+    assert line.startswith("Lakehouse r9: Degraded (was Healthy) · run failed: the disk is full · app_events_silver: ")
+    assert line.endswith("lakehouse restore app_events_bronze 1 --yes && lakehouse run")
+
+
+def test_the_notebook_for_a_scheduler_runs_the_same_command(lake, tmp_path):
+    import papermill
+
+    given = {"lakehouse_home": os.getcwd(), "notify": f"cat > {tmp_path}/told.json"}
+    done = papermill.execute_notebook(
+        "deploy/scheduled_run.ipynb", str(tmp_path / "out.ipynb"), given, cwd=str(tmp_path), kernel_name="python3",
+        progress_bar=False,
+    )  # fmt: skip
+    assert "Nothing new: all tables are up to date" in str(done.cells[-1].outputs)
+    assert json.loads((tmp_path / "told.json").read_text())["verdict"] == "Healthy"

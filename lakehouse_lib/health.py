@@ -100,7 +100,8 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
             findings.append(_broken(settings, table, f"it cannot be opened: {str(error).splitlines()[0]}"))
     broken = {finding.table for finding in findings}
     whole = {name: found for name, found in opened.items() if name not in broken}
-    findings += _last_run(settings)
+    last = _last_steps(settings)
+    findings += _last_run(last)
     known = quality.latest(settings)
     for table in declared.values():
         if table.name in whole:
@@ -115,6 +116,7 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
     findings += _maintenance(settings, now)
     findings.sort(key=lambda one: -VERDICTS.index(one.verdict))
     states = {name: "Unknown" for name in declared} | dict.fromkeys(whole, "Healthy")
+    states |= {name: "Warning" for name in whole if last.get(name, {}).get("state") == "held"}  # its cause is told
     for one in reversed(findings):
         states[one.table] = one.verdict
     fed = [name for name, found in whole.items() if declared[name].layer == "bronze" and found.count()]
@@ -175,11 +177,13 @@ def _broken(settings: Settings, table: Table, text: str) -> Finding:
     return Finding("broken table", "Degraded", table.name, text, f"mv {path} {path}.broken && lakehouse run")
 
 
-def _last_run(settings: Settings) -> list[Finding]:
-    """Tables that failed, or were held back, when they were last tried."""
-    last: dict[str, dict] = {}
-    for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"]):
-        last[row["target"]] = row
+def _last_steps(settings: Settings) -> dict[str, dict]:
+    """What the last run that touched a table did to it: the row of ``ops/runs``."""
+    return {row["target"]: row for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"])}
+
+
+def _last_run(last: dict[str, dict]) -> list[Finding]:
+    """Tables that failed when they were last tried."""
     return [Finding("failed run", "Degraded", row["target"],
                     f"run {row['run_id']} of {row['started_at']:%Y-%m-%d %H:%M} ended {row['state']}: "
                     f"{(row['message'] or 'no reason').splitlines()[0]}", "lakehouse run")
@@ -359,7 +363,7 @@ def findings(made: Report) -> pd.DataFrame:
 def overview(settings: Settings, made: Report) -> pd.DataFrame:
     """Each table: verdict, rows, hours since its newest event and last load, target, last run, checks."""
     verdicts = dict(quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False))
-    last = {row["target"]: row for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"])}
+    last = _last_steps(settings)
     found = []
     for table in tables.declared(settings).values():
         happened = loaded = None

@@ -14,7 +14,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties
 from deltalake.exceptions import DeltaError
 
-from lakehouse_lib import archive, delta, refresh, tables
+from lakehouse_lib import archive, delta, reader, refresh, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.tables import Table
@@ -26,6 +26,8 @@ MANY = 8
 ROW_GROUP = 20_000
 """Rows of a row group of a clustered file: what a reader can skip. Measured on 5,000,000 events
 (`make bench`): the events of one user are in 6 % of the bytes, with one row group a file in all."""
+MANY_RUNS = 50
+"""Files of a table under ``ops/`` that are worth compacting."""
 LONG_LOG = 150
 """Commits since the last checkpoint from which a table opens slowly."""
 WORTH_VACUUM = 0.2
@@ -48,7 +50,7 @@ class Work:
 
 def due(settings: Settings, today: date | None = None) -> list[Work]:
     """All that is worth doing, from the logs."""
-    found = []
+    found = _ops(settings) if settings.enable_delta else []
     for table in _made(settings):
         try:
             opened = delta.open_table(delta.table_path(settings, table))
@@ -63,6 +65,18 @@ def due(settings: Settings, today: date | None = None) -> list[Work]:
                 found.append(Work(table.name, "archive", why, len(past.days), past.bytes, command))
         except (TableError, DeltaError, OSError):
             continue  # a broken table is the health report's to tell
+    return found
+
+
+def _ops(settings: Settings) -> list[Work]:
+    """The tables under ``ops/``, to which every run adds a file."""
+    found = []
+    for name in (*reader.OPS, "health_reports", "catalog_edits"):
+        opened = delta.open_table(f"{settings.layer_path('ops')}/{name}")
+        files = len(opened.file_uris()) if opened else 0
+        if files >= MANY_RUNS:
+            why = f"{files} files, one of each run, {MANY_RUNS} or more"
+            found.append(Work(f"ops/{name}", "compact", why, files, 0, "lakehouse optimize"))
     return found
 
 
@@ -86,6 +100,11 @@ def freeable(settings: Settings) -> pd.DataFrame:
 
 def do(settings: Settings, work: Work) -> str:
     """Do a piece of work; returns what was done, for people."""
+    if work.table.startswith("ops/"):
+        opened = DeltaTable(f"{settings.layer_path('ops')}/{work.table.removeprefix('ops/')}")
+        opened.optimize.compact()
+        opened.create_checkpoint()
+        return f"{work.table}: {work.files} files before, {len(opened.file_uris())} now"
     table = tables.get(settings, work.table)
     if work.kind == "compact":
         return optimize(settings, table)

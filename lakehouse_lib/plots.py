@@ -25,6 +25,7 @@ def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) 
         marker = "o" if len(frame) < 40 else ""
         axes.plot(pd.to_datetime(frame[x]), frame[name], lw=1.4, marker=marker, ms=4, color=color,
                   label=name.replace("_", " "))  # fmt: skip
+    axes.margins(y=0.15)
     axes.set_ylim(bottom=0)
     if len(frame) == 1:
         only = pd.to_datetime(frame[x].iloc[0])
@@ -84,5 +85,7 @@ def _picture(figure: Figure, title: str) -> HTML:
     plt.close(figure)
     image = base64.b64encode(data.getvalue()).decode()
     return HTML(
-        f'<figure><img alt="{html.escape(title)}" style="max-width:100%" src="data:image/png;base64,{image}"></figure>'
+        # On a phone the figure is moved sideways, and not made too small to read.
+        f'<figure style="overflow-x:auto;margin:8px 0"><img alt="{html.escape(title)}" '
+        f'style="max-width:100%;min-width:560px" src="data:image/png;base64,{image}"></figure>'
     )

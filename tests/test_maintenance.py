@@ -19,7 +19,7 @@ from conftest import change, click, event
 from deltalake import DeltaTable, write_deltalake
 from lake import assert_same, contents, rows
 
-from lakehouse_lib import archive, cli, delta, maintenance, pipeline, quality, reader, tables
+from lakehouse_lib import archive, catalog, cli, delta, maintenance, pipeline, quality, reader, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LedgerError, TableError
 
@@ -93,6 +93,16 @@ def test_many_small_files_become_one_and_no_row_changes(lakehouse):
     assert all_rows(lake, table.name) == before and len(DeltaTable(delta.table_path(lake, table)).file_uris()) == 1
     assert not [one for one in maintenance.due(lake) if one.kind == "compact"]
     assert not delta.changes(delta.table_path(lake, table), 10, 11).any
+
+
+def test_what_each_run_adds_to_is_compacted_as_well(lakehouse):
+    lake = lakehouse()
+    for _ in range(maintenance.MANY_RUNS):
+        catalog.edit(lake, "users_silver", add=["gdpr"])
+    (work,) = maintenance.due(lake)
+    assert (work.table, work.kind) == ("ops/catalog_edits", "compact")
+    assert maintenance.do(lake, work) == "ops/catalog_edits: 50 files before, 1 now"
+    assert "gdpr" in catalog.describe(lake, "users_silver").tags and not maintenance.due(lake)
 
 
 def test_vacuum_frees_what_it_foretold_and_keeps_time_travel(lakehouse, capsys, monkeypatch):

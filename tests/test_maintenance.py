@@ -248,10 +248,13 @@ def test_killed_at_any_moment_no_row_is_lost_or_doubled(lakehouse):
     given = json.dumps({"lakehouse_base_path": lake.path(), "retention": lake.retention})
     picks, seen = random.Random(11), set()
     for _ in range(20):
-        worker = subprocess.Popen([sys.executable, "tests/worker.py", given, "archive", table.name])
-        time.sleep(1.2 + 1.3 * picks.random())
+        command = [sys.executable, "tests/worker.py", given, "archive", table.name]
+        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert worker.stdout.readline() == "ready\n"
+        time.sleep(0.7 * picks.random())
         worker.send_signal(signal.SIGKILL)
         worker.wait()
+        worker.stdout.close()
         live = Counter(row["event_type"] for row in rows(lake, table.name, ["event_type"]))
         away = Counter()
         for batch in archive.batches(lake, table):

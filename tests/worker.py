@@ -18,6 +18,7 @@ if __name__ == "__main__":
             quarantine.replay(settings, *names)
         elif work == "archive":
             table = tables.get(settings, *names)
+            print("ready", flush=True)
             while True:
                 archive.restore(settings, table)
                 maintenance.retention(settings, table)

@@ -3,8 +3,11 @@
 Batch *n* of a table is a folder of Parquet files with a manifest. It counts once a commit of the
 table carries the number *n*, the very commit that deletes the rows; it is taken back by a commit
 that carries ``archive-restored-n``. A run that is killed in between leaves a folder that no commit
-knows, and the next one writes it anew. Archived rows are still rows of the table for all that is
-made from it: `with_archived` adds them, and before a table is rewritten they come back.
+knows, and the next one writes it anew. A table that is taken back to a version in which a batch was
+still away remembers that too (``archive-restored-n`` is 0 then).
+
+Archived rows are still rows of the table for all that is made from it: `with_archived` adds them,
+and before a table is rewritten they come back.
 """
 
 from __future__ import annotations
@@ -130,8 +133,23 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
     """
     opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
     last = (opened.transaction_version(APP_ID) or 0) if opened else 0
-    return [_manifest(settings, table, number) for number in range(1, last + 1)
-            if opened.transaction_version(f"{APP_ID}-restored-{number}") is None]  # fmt: skip
+    return [_manifest(settings, table, number) for number in range(1, last + 1) if _is_away(opened, number)]
+
+
+def memories(then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
+    """What a table has to remember of its batches when it is taken back to what it was: those whose
+    rows it held then are back, those whose rows it did not hold are away."""
+    last = now.transaction_version(APP_ID) or 0
+    return [
+        delta.Consumed(f"{APP_ID}-restored-{number}", int(not _is_away(then, number)))
+        for number in range(1, last + 1) if _is_away(then, number) != _is_away(now, number)
+    ]  # fmt: skip
+
+
+def _is_away(opened: DeltaTable, number: int) -> bool:
+    """Whether the rows of a batch are in the archive and not in the table."""
+    archived = (opened.transaction_version(APP_ID) or 0) >= number
+    return archived and not opened.transaction_version(f"{APP_ID}-restored-{number}")
 
 
 def restore(settings: Settings, table: Table, days: Iterable[str | date | None] | None = None) -> list[Batch]:

@@ -183,6 +183,14 @@ def actions(path: str, version: int) -> list[dict[str, Any]] | None:
         return None
 
 
+def data_files(opened: DeltaTable) -> list[tuple[str, int]]:
+    """Every data file in a table's folder, of whatever version, and its bytes."""
+    files, root = filesystem(opened.table_uri)
+    infos = files.get_file_info(pafs.FileSelector(root, recursive=True))
+    return [(info.path.removeprefix(root).lstrip("/"), info.size) for info in infos
+            if info.is_file and "_delta_log" not in info.path]  # fmt: skip
+
+
 def last_checkpoint(path: str) -> tuple[int, datetime] | None:
     """Version and time of a table's last checkpoint; None where it has none."""
     files, root = filesystem(path)

@@ -1,25 +1,21 @@
-"""The health of the lakehouse: one verdict, what needs a person, and the figures behind it.
+"""The health of the lakehouse: one verdict, and what needs a person. The figures behind it: `figures`.
 
 Everything comes from Delta logs, ``ops/`` and lists of files: no row is read, no engine is started.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.fs as pafs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
-from IPython.display import HTML
 
 from lakehouse_lib import anomalies, archive, delta, landing, maintenance, pipeline, quality, refresh, tables
 from lakehouse_lib.config import Settings
@@ -100,7 +96,7 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
             findings.append(_broken(settings, table, f"it cannot be opened: {str(error).splitlines()[0]}"))
     broken = {finding.table for finding in findings}
     whole = {name: found for name, found in opened.items() if name not in broken}
-    last = _last_steps(settings)
+    last = last_steps(settings)
     findings += _last_run(last)
     known = quality.latest(settings)
     for table in declared.values():
@@ -164,7 +160,7 @@ def tell(settings: Settings, run_id: str, before: str, failure: Exception | None
 
 
 def _files_there(settings: Settings, table: Table, opened: DeltaTable) -> list[Finding]:
-    there = {path for path, _ in _listed(opened)}
+    there = {path for path, _ in delta.data_files(opened)}
     needed = pa.table(opened.get_add_actions())["path"].to_pylist()
     if missing := [path for path in needed if path not in there]:
         text = f"{len(missing)} of its {len(needed)} files are gone, at most 0 may be; the first is {missing[0]}"
@@ -177,7 +173,7 @@ def _broken(settings: Settings, table: Table, text: str) -> Finding:
     return Finding("broken table", "Degraded", table.name, text, f"mv {path} {path}.broken && lakehouse run")
 
 
-def _last_steps(settings: Settings) -> dict[str, dict]:
+def last_steps(settings: Settings) -> dict[str, dict]:
     """What the last run that touched a table did to it: the row of ``ops/runs``."""
     return {row["target"]: row for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"])}
 
@@ -332,157 +328,11 @@ def _maintenance(settings: Settings, now: datetime) -> list[Finding]:
     ]
 
 
-# What is shown ----------------------------------------------------------------
-
-
-def front(made: Report, most: int = 3) -> HTML:
-    """The first screen: the verdict, and the few things that need a person most."""
-    color = COLORS[made.verdict]
-    cards = "".join(
-        f'<div style="border-left:5px solid {COLORS[one.verdict]};padding:6px 12px;margin:10px 0;background:#8881">'
-        f"<b>{html.escape(one.table)}: {html.escape(one.kind)}</b><br>{html.escape(one.text)}<br>"
-        f'<code style="overflow-wrap:anywhere">{html.escape(one.command)}</code></div>'
-        for one in made.findings[:most]
-    )
-    more = len(made.findings) - most
-    rest = f"<p>{more} more below.</p>" if more > 0 else ""
-    return HTML(
-        f'<div style="background:{color};color:#fff;padding:14px 18px;border-radius:6px;font-size:26px">'
-        f'<b>{made.verdict}</b><span style="font-size:14px;float:right;line-height:36px">'
-        f"{made.generated_at:%Y-%m-%d %H:%M} UTC</span></div>"
-        f"{cards or '<p>Nothing needs a person.</p>'}{rest}"
-    )
-
-
-def findings(made: Report) -> pd.DataFrame:
-    """Everything that needs a person: ``verdict, table, kind, cause, mend it``."""
-    rows = [(one.verdict, one.table, one.kind, one.text, f"`{one.command}`") for one in made.findings]
-    return pd.DataFrame(rows, columns=["verdict", "table", "kind", "cause", "mend it"])
-
-
-def overview(settings: Settings, made: Report) -> pd.DataFrame:
-    """Each table: verdict, rows, hours since its newest event and last load, target, last run, checks."""
-    verdicts = dict(quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False))
-    last = _last_steps(settings)
-    found = []
-    for table in tables.declared(settings).values():
-        happened = loaded = None
-        if table.name in made.rows:
-            happened, loaded = newest(settings, table, DeltaTable(delta.table_path(settings, table)))
-        ages = [
-            None if at is None else round((made.generated_at - at).total_seconds() / 3600, 1)
-            for at in (happened, loaded)
-        ]
-        found.append((made.states[table.name], table.layer, table.name, made.rows.get(table.name), *ages,
-                      table.freshness_hours, last.get(table.name, {}).get("state", "never run"),
-                      verdicts.get(table.name, "")))  # fmt: skip
-    names = ["verdict", "layer", "table", "rows", "event age, h", "load age, h", "target, h", "last run", "checks"]
-    return pd.DataFrame(found, columns=names)
-
-
-def changes(made: Report) -> pd.DataFrame:
-    """What is other than in the report before: ``what, before, now``."""
-    if made.before is None:
-        return pd.DataFrame(columns=["what", "before", "now"])
-    old, new = ({f"{one['table']}: {one['kind']}" for one in found}
-                for found in (made.before["findings"], [asdict(one) for one in made.findings]))  # fmt: skip
-    was = made.before["verdict"]
-    rows = [("verdict", was, made.verdict)] if was != made.verdict else []
-    rows += [(name, "", "new") for name in sorted(new - old)] + [(name, "", "gone") for name in sorted(old - new)]
-    had = made.before["rows"]
-    rows += [(f"rows of {name}", f"{had.get(name, 0):,}", f"{count:,}") for name, count in made.rows.items()
-             if had.get(name, 0) != count]  # fmt: skip
-    return pd.DataFrame(rows, columns=["what", "before", "now"])
-
-
-def ledger(settings: Settings) -> pd.DataFrame:
-    """What became of every record of each table: read is the sum of the others, or it says so."""
-    sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(refresh.COUNTS, 0))
-    for row in delta.read_ops(settings, "ledger"):
-        for name in refresh.COUNTS:
-            sums[row["target"]][name] += row[name]
-    declared = [name for name in tables.declared(settings) if name in sums]
-    frame = pd.DataFrame([{"table": name, **sums[name]} for name in declared], columns=["table", *refresh.COUNTS])
-    right = frame.records_read == frame[list(refresh.COUNTS[1:])].sum(axis=1)
-    return frame.assign(verdict=right.map({True: "ok", False: "error"})).rename(columns={"records_read": "read"})
-
-
-def storage(settings: Settings, made: Report) -> pd.DataFrame:
-    """Each table on the disk: MB and files of its newest version, share of small files, MB that only
-    older versions need, commits since the last checkpoint and the hours since it was written."""
-    found = []
-    for name in made.rows:
-        opened = DeltaTable(delta.table_path(settings, tables.get(settings, name)))
-        live = dict(
-            zip(*(pa.table(opened.get_add_actions())[c].to_pylist() for c in ("path", "size_bytes")), strict=True)
-        )
-        old = sum(size for path, size in _listed(opened) if path not in live)
-        commits, written = maintenance.log_length(opened)
-        small = sum(size < maintenance.SMALL for size in live.values()) / len(live) if live else None
-        age = (made.generated_at - written).total_seconds() / 3600 if written else None
-        found.append((name, sum(live.values()) / 1e6, len(live), None if small is None else f"{small:.0%}", old / 1e6,
-                      commits, age))  # fmt: skip
-    names = ["table", "MB", "files", "small files", "MB of old versions", "commits since checkpoint", "its age, h"]
-    return pd.DataFrame(found, columns=names)
-
-
-def file_sizes(settings: Settings, made: Report) -> pd.DataFrame:
-    """How many files of all tables are how large: ``size, files``."""
-    bounds = {"below 0.1 MB": 1e5, "0.1 to 1 MB": 1e6, "1 to 16 MB": 16 * 2**20, "16 to 128 MB": 128 * 2**20,
-              "above": float("inf")}  # fmt: skip
-    counts = dict.fromkeys(bounds, 0)
-    for name in made.rows:
-        opened = DeltaTable(delta.table_path(settings, tables.get(settings, name)))
-        for size in pa.table(opened.get_add_actions())["size_bytes"].to_pylist():
-            counts[next(word for word, bound in bounds.items() if size < bound)] += 1
-    return pd.DataFrame(counts.items(), columns=["size", "files"])
-
-
-def performance(settings: Settings, made: Report, runs: int = 6) -> pd.DataFrame:
-    """Seconds of each table in the last runs, newest last, slowest first; the rows that the newest
-    run wrote, and how much the table has grown by them."""
-    rows = pd.DataFrame(delta.read_ops(settings, "runs"))
-    if rows.empty:
-        return pd.DataFrame()
-    last = sorted(rows.run_id.unique(), key=lambda run: rows[rows.run_id == run].started_at.min())[-runs:]
-    wide = rows[rows.run_id.isin(last)].pivot_table(index="target", columns="run_id", values="seconds", aggfunc="sum")
-    wide = wide.reindex(columns=last).sort_values(last[-1], ascending=False).round(1)
-    written = rows[rows.run_id == last[-1]].groupby("target").rows.sum()
-    wide["rows written"] = written.reindex(wide.index)
-    had = pd.Series(made.rows).reindex(wide.index) - wide["rows written"]
-    wide["growth"] = [
-        f"{part / base:+.1%}" if base > 0 else "" for part, base in zip(wide["rows written"], had, strict=True)
-    ]
-    return wide.reset_index().rename(columns={"target": "table"})
-
-
-def drift(settings: Settings) -> pd.DataFrame:
-    """Records of each feed that hold fields which the contract does not know, from the log."""
-    found = []
-    for table in tables.declared(settings).values():
-        opened = delta.open_table(delta.table_path(settings, table)) if table.layer == "bronze" else None
-        if opened is None:
-            continue
-        files = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
-        known = [f for f in files if f.get("null_count._rescued_data") is not None]
-        more = sum(f["num_records"] - f["null_count._rescued_data"] for f in known)
-        found.append((landing.feed_of(table), sum(f["num_records"] or 0 for f in files), more))
-    return pd.DataFrame(found, columns=["feed", "records", "with unknown fields"])
-
-
 def _last_report(settings: Settings) -> dict | None:
     rows = sorted(delta.read_ops(settings, "health_reports"), key=lambda row: row["generated_at"])
     if not rows:
         return None
     return rows[-1] | {name: json.loads(rows[-1][name]) for name in ("findings", "rows")}
-
-
-def _listed(opened: DeltaTable) -> list[tuple[str, int]]:
-    """Data files in a table's folder, and their bytes."""
-    filesystem, root = delta.filesystem(opened.table_uri)
-    infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-    return [(info.path.removeprefix(root).lstrip("/"), info.size) for info in infos
-            if info.is_file and "_delta_log" not in info.path]  # fmt: skip
 
 
 def _hours(age: timedelta) -> str:

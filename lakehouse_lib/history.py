@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
-from lakehouse_lib import catalog, delta, landing, pipeline, reader, tables
+from lakehouse_lib import archive, catalog, delta, landing, pipeline, reader, tables
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.refresh import COUNTS
@@ -177,7 +177,8 @@ def consequences(settings: Settings, table: Table, version: int) -> list[str]:
 
 
 def _memories(settings: Settings, table: Table, then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
-    """How far the table had read its sources then, where it has read further since."""
+    """How far the table had read its sources then, where it has read further since; and which of its rows
+    were in the archive."""
     found = []
     for name in table.sources:
         source = delta.open_table(delta.table_path(settings, tables.get(settings, name)))
@@ -186,7 +187,7 @@ def _memories(settings: Settings, table: Table, then: DeltaTable, now: DeltaTabl
             before, since = delta.watermark(then, app_id), delta.watermark(now, app_id)
             if before != since:
                 found.append(delta.Consumed(app_id, -1 if before is None else before))
-    return found
+    return found + archive.memories(then, now)
 
 
 def _taken_back(settings: Settings, table: Table, then: DeltaTable) -> list[landing.LandingFile]:

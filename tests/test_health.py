@@ -18,7 +18,7 @@ from conftest import change, click, event
 from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
 from test_catalog import browser  # noqa: F401 - a fixture
 
-from lakehouse_lib import cli, config, delta, health, landing, notebooks, pipeline, session, tables
+from lakehouse_lib import cli, config, delta, figures, health, landing, notebooks, pipeline, session, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LakehouseError
 
@@ -249,7 +249,7 @@ def test_the_worst_comes_first_and_changes_are_told(lake, deliver, monkeypatch, 
     failed_quality(lake, deliver, monkeypatch)
     made = health.report(lake)
     assert made.verdict == "Degraded" and made.findings[0].verdict == "Degraded"
-    told = health.changes(made).set_index("what")
+    told = figures.changes(made).set_index("what")
     assert tuple(told.loc["verdict"]) == ("Healthy", "Degraded")
     assert told.loc["app_events_silver: failed check", "now"] == "new"
     assert tuple(told.loc["rows of app_events_bronze"]) == ("20", "21")

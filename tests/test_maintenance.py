@@ -19,7 +19,7 @@ from conftest import change, click, event
 from deltalake import DeltaTable, write_deltalake
 from lake import assert_same, contents, rows
 
-from lakehouse_lib import archive, catalog, cli, delta, maintenance, pipeline, quality, reader, tables
+from lakehouse_lib import archive, catalog, cli, delta, history, maintenance, pipeline, quality, reader, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LedgerError, TableError
 
@@ -219,6 +219,28 @@ def test_a_backfill_of_old_days_stays_its_time(lakehouse, deliver):
     assert archive.due(lake, tables.get(lake, "app_events_silver")).days == ["2020-01-01"]
     kept = lake.model_copy(update={"retention": {"app_events_silver": 0}})
     assert archive.due(kept, tables.get(lake, "app_events_silver")) is None
+
+
+def test_time_travel_over_an_archive_neither_doubles_nor_loses_rows(lakehouse):
+    lake = lakehouse(retention={"event_metrics_gold": 30})
+    table = many_hours(lake, 12)
+    whole = rows(lake, table.name)
+
+    def everything() -> int:
+        return len(rows(lake, table.name)) + sum(batch.rows for batch in archive.batches(lake, table))
+
+    maintenance.retention(lake, table)
+    archived = DeltaTable(delta.table_path(lake, table)).version()
+    history.restore(lake, table, 1)  # to before: its rows are there again
+    assert rows(lake, table.name) == whole and everything() == 12
+    maintenance.retention(lake, table)
+    assert not rows(lake, table.name) and everything() == 12
+    archive.restore(lake, table)
+    assert rows(lake, table.name) == whole and everything() == 12
+    history.restore(lake, table, archived)  # to while they were away
+    assert not rows(lake, table.name) and everything() == 12
+    archive.restore(lake, table)
+    assert rows(lake, table.name) == whole and everything() == 12
 
 
 def test_a_spoilt_or_lost_archive_is_told_and_changes_nothing(lakehouse):

@@ -102,6 +102,9 @@ def parser() -> argparse.ArgumentParser:
     archived.add_argument("action", nargs="?", default="show", choices=("show", "restore"))
     archived.add_argument("table", nargs="?", default="", help="needed for restore")
     command("tables", _tables, "the tables and what is in them")
+    api = command("api", _api, "the REST API: catalog, tables, previews, lineage, health, metrics")
+    api.add_argument("--host", default="127.0.0.1", help="other than loopback needs LAKEHOUSE_API_TOKEN")
+    api.add_argument("--port", type=int, default=8888)
     command("lab", _lab, "JupyterLab attached to the warm engine")
     return whole
 
@@ -490,6 +493,13 @@ def _tables(_: argparse.Namespace) -> int:
     settings = _settings()
     for table in tables.declared(settings).values():
         print(f"{table.layer:<11} {table.name:<32} {reader.count(settings, table.name):>12,}  {table.description}")
+    return 0
+
+
+def _api(options: argparse.Namespace) -> int:
+    from lakehouse_lib import api
+
+    api.serve(_settings(), options.host, options.port)
     return 0
 
 

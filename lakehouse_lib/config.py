@@ -132,6 +132,10 @@ class Settings(BaseSettings):
         "", validation_alias=_plain("openlineage_url"), description="'' = a file beside the run's notebooks"
     )
 
+    api_cors_origins: list[str] = Field(default_factory=list, description="origins that browsers may ask the API from")
+    api_max_rows: int = Field(1000, ge=1, description="rows of one answer of the API, at most")
+    api_timeout_ms: int = Field(10_000, ge=1, description="time that a query of the API may take, at most")
+    api_at_once: int = Field(8, ge=1, description="requests that read tables at once; further ones get 429")
     notify: str = Field(
         "", description="shell command that gets the summary as JSON when a run fails or the verdict changes"
     )

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
@@ -66,21 +67,45 @@ def page(
     TableError
         The table has not been made.
     ConfigError
-        There is no such table or column.
+        There is no such table, version or column.
     """
+    connection, sql, _ = _page(settings, name, version, [], order_by, descending, offset, limit)
+    return connection.execute(sql).df()
+
+
+def preview(
+    settings: Settings, name: str, version: int | None = None, columns: list[str] = (), order_by: str = "",
+    descending: bool = False, limit: int = 10,
+) -> tuple[pa.Table, int]:  # fmt: skip
+    """`page` as Arrow, of some columns, and the version that was read."""
+    connection, sql, read = _page(settings, name, version, columns, order_by, descending, 0, limit)
+    return connection.sql(sql).to_arrow_table(), read
+
+
+def _page(
+    settings: Settings, name: str, version: int | None, columns: list[str], order_by: str, descending: bool,
+    offset: int, limit: int,
+) -> tuple[duckdb.DuckDBPyConnection, str, int]:  # fmt: skip
     table = tables.get(settings, name)
     opened = delta.open_table(delta.table_path(settings, table))
     if opened is None:
         raise TableError(f"{name} has not been made yet: it has no rows.")
     if version is not None and version != opened.version():
-        opened = DeltaTable(opened.table_uri, version=version)
+        try:
+            opened = DeltaTable(opened.table_uri, version=version)
+        except DeltaError:
+            raise ConfigError(
+                f"{name} has no version {version} that can be read; the newest is {opened.version()}"
+            ) from None
     dataset = delta.dataset(opened)
-    if order_by and order_by not in dataset.schema.names:
-        raise ConfigError(f"{name} has no column {order_by!r}; it has {', '.join(dataset.schema.names)}")
+    if unknown := [column for column in (*columns, *filter(None, [order_by])) if column not in dataset.schema.names]:
+        raise ConfigError(f"{name} has no column {unknown[0]!r}; it has {', '.join(dataset.schema.names)}")
     connection = connect()
     register(connection, name, dataset)
     order = f"ORDER BY {_quoted(order_by)} {'DESC' if descending else 'ASC'} NULLS LAST" if order_by else ""
-    return connection.execute(f"SELECT * FROM {_quoted(name)} {order} LIMIT {int(limit)} OFFSET {int(offset)}").df()
+    listed = ", ".join(map(_quoted, columns)) or "*"
+    sql = f"SELECT {listed} FROM {_quoted(name)} {order} LIMIT {int(limit)} OFFSET {int(offset)}"
+    return connection, sql, opened.version()
 
 
 def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> pd.DataFrame:

@@ -156,6 +156,8 @@ def spark_type(kind: pa.DataType) -> str:
         return f"struct<{','.join(f'{part.name}:{spark_type(part.type)}' for part in kind)}>"
     if pa.types.is_timestamp(kind):
         return "timestamp"
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision},{kind.scale})"
     return next((name for name, known in _ARROW.items() if known == kind), str(kind))
 
 

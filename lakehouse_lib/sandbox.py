@@ -1,0 +1,381 @@
+"""SQL of strangers, in processes that may be killed: ``python -m lakehouse_lib.sandbox`` is one of them.
+
+A query is read into a tree, and only the tree's own text is run, so that what was looked at is what
+runs. The tree must be one query over published tables and known functions. The process has an
+engine without file system, network, extensions or settings, beside the files of the tables named;
+it is killed and replaced when it takes too long or too much.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import queue
+import resource
+import selectors
+import struct
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import duckdb
+import pyarrow as pa
+import sqlglot
+from deltalake import DeltaTable
+from sqlglot import exp
+
+from lakehouse_lib import delta, reader
+from lakehouse_lib.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+LONGEST = 20_000
+"""Characters of a query."""
+MEMORY = 1024
+"""MB that a query may use; the whole process may use three times as much."""
+
+FUNCTIONS = frozenset(
+    "bit_count dayname entropy epoch epoch_ms epoch_us even isodow kurtosis len list_avg list_max list_min list_sum "
+    "mad make_date make_timestamp median mode monthname product skewness strip_accents to_days to_hours".split()
+)
+"""Functions beyond those that sqlglot knows, and so can carry from one dialect to the other."""
+
+DIALECTS = {"spark": "databricks", "duckdb": "duckdb"}
+"""How sqlglot calls them: its Databricks is Spark with ANSI casts, as Spark 4 has them."""
+
+INEXACT = frozenset({"ApproxDistinct", "ApproxQuantile", "Rand", "CurrentTimestamp", "CurrentDate"})
+"""Functions whose answer is an estimate, or of the moment, in both dialects."""
+
+CARRIED = INEXACT | frozenset(
+    (
+        "Abs AddMonths And AnyValue ArgMax ArgMin ArrayContains ArrayFilter ArraySize ArraySort Avg Case Cast Ceil "
+        "Coalesce Concat ConcatWs Corr Count CountIf CovarPop DateDiff Day DayOfWeek DayOfYear DenseRank Exists "
+        "Exp Explode Floor Greatest Hour If Initcap JSONExtractScalar Lag LastDay Lead Least Left Length Ln Log "
+        "LogicalAnd LogicalOr Lower Max Min Month Ntile Nullif Pad Pow Quantile Quarter Rank RegexpExtract "
+        "RegexpLike RegexpReplace RegexpSplit Repeat Replace Reverse Right Round RowNumber Sign Sqrt Stddev "
+        "StddevPop StrPosition Substring Sum TimeStrToTime TimeToStr TimestampTrunc Transform Trim TsOrDsAdd "
+        "TsOrDsToDate Upper Variance VariancePop WeekOfYear Year "
+    ).split()
+)
+"""Functions, as sqlglot calls them, that give the same in Spark and here; each is held against Spark by a test."""
+
+_FORBIDDEN = (exp.Command, exp.DDL, exp.DML, exp.Into, exp.Pragma, exp.Set, exp.Attach, exp.Parameter,
+              exp.SessionParameter, exp.Placeholder, exp.Version, exp.Hint, exp.Use)  # fmt: skip
+
+
+class Denied(Exception):
+    """A query that is not run; the code is for programs, the text for people."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows of a query, whether there were more, and the versions that were read."""
+
+    rows: pa.Table
+    truncated: bool
+    versions: dict[str, int]
+
+
+def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[str, list[str]]:
+    """A query as DuckDB runs it, and the tables that it reads; ``layers`` are the published ones.
+
+    Raises
+    ------
+    Denied
+        It is no single query, or holds a table, function or construct that is not allowed, or that
+        does not carry over.
+    """
+    if len(sql) > LONGEST:
+        raise Denied("too_long", f"The query has {len(sql):,} characters; at most {LONGEST:,} are read.")
+    try:
+        trees = sqlglot.parse(sql, dialect=DIALECTS[dialect])
+    except (sqlglot.errors.SqlglotError, RecursionError) as error:
+        raise Denied("syntax", f"The query cannot be read: {_first(error)}") from None
+    if len(trees) != 1 or not isinstance(trees[0], exp.Query):
+        raise Denied("no_query", "One SELECT is answered here, and nothing else.")
+    tree = trees[0]
+    inner = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
+    used: dict[str, None] = {}
+    for node in tree.walk():
+        if isinstance(node, _FORBIDDEN):
+            raise Denied("not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is not allowed in a query here.")
+        if isinstance(node, exp.Anonymous) and node.name.lower() not in FUNCTIONS:
+            raise Denied("no_such_function", f"The function {node.name[:60]} is not known here.")
+        if isinstance(node, exp.Table) and not isinstance(node.this, exp.Identifier):
+            raise Denied(
+                "not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is no table; name a table of the catalog."
+            )
+        if isinstance(node, exp.Table):
+            name = _table(node, layers, inner)
+            used |= {name: None} if name else {}
+    if dialect == "spark":
+        tree = _as_spark_means(tree)
+    try:
+        return tree.sql("duckdb", unsupported_level=sqlglot.ErrorLevel.RAISE), list(used)
+    except (sqlglot.errors.SqlglotError, RecursionError) as error:
+        raise Denied("does_not_carry_over", f"This does not carry over from {dialect}: {_first(error)}") from None
+
+
+def _as_spark_means(tree: exp.Query) -> exp.Query:
+    """The query with what DuckDB would take otherwise said in its own words, or refused by name."""
+    for node in tree.find_all(exp.Func):
+        known = isinstance(node, exp.Anonymous) or type(node).__name__ in CARRIED
+        if not known:
+            raise Denied("does_not_carry_over", f"{node.sql_name()} is not known to give here what it gives in Spark; "
+                                                "say it otherwise, or ask in the dialect duckdb.")  # fmt: skip
+    for select in tree.find_all(exp.Select):
+        if select.args.get("group") and any(one.find(exp.Explode, exp.Posexplode) for one in select.selects):
+            raise Denied("does_not_carry_over", "explode beside GROUP BY gives other rows in Spark; "
+                                                "explode in a query of its own, and group that.")  # fmt: skip
+    for group in tree.find_all(exp.Group):  # GROUP BY a, b WITH ROLLUP
+        for kind in ("rollup", "cube"):
+            for node in group.args.get(kind) or []:
+                if isinstance(node, exp.Expression) and not node.expressions:
+                    node.set("expressions", group.expressions)
+                    group.set("expressions", [])
+    for node in reversed(list(tree.walk())):
+        if said := _said(node):
+            node.replace(said)
+    return tree
+
+
+def _said(node: exp.Expression) -> exp.Expression | None:
+    """What stands for a node that DuckDB would take otherwise than Spark; None for any other."""
+    same = node.copy()
+    if isinstance(node, exp.Cast) and node.to.is_type(*exp.DataType.INTEGER_TYPES):
+        same.set("this", exp.Anonymous(this="whole_part", expressions=[same.this]))  # Spark cuts, DuckDB rounds
+        return same
+    if isinstance(node, exp.Quantile):
+        return exp.Anonymous(this="quantile_cont", expressions=[same.this, same.args["quantile"]])
+    if isinstance(node, (exp.TsOrDsAdd, exp.AddMonths)):
+        return exp.Cast(this=same, to=exp.DataType.build("date"))  # DuckDB makes a timestamp of it
+    if isinstance(node, exp.DayOfWeek):
+        return exp.Paren(this=exp.Add(this=same, expression=exp.Literal.number(1)))  # Sunday is 1 there, 0 here
+    return None
+
+
+def _table(node: exp.Table, layers: dict[str, str], inner: set[str]) -> str | None:
+    """The published table that is meant; None for a part of the query itself."""
+    name, layer = node.name.lower(), node.db.lower()
+    if not layer and not node.catalog and name in inner:
+        return None
+    if name not in layers or node.catalog or layer not in ("", layers[name]):
+        raise Denied("no_such_table", f"There is no table {node.sql()[:80]!r}; /tables lists those that there are.")
+    node.set("db", None)
+    return name
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+# In the process --------------------------------------------------------------
+
+
+def answer(request: dict[str, Any]) -> Answer:
+    """Run one query over the tables of the request (name: layer, path, version)."""
+    given = request["tables"]
+    sql, used = checked(request["sql"], request["dialect"], {name: one["layer"] for name, one in given.items()})
+    if request["version"] is not None and len(used) != 1:
+        raise Denied("wrong_request", f"version is for a query over one table; this one reads {len(used)}.")
+    connection, files, versions = _engine(), [], {}
+    for name in used:
+        version = given[name]["version"] if request["version"] is None else request["version"]
+        if version is None:
+            raise Denied("not_made", f"{name} has not been made yet: it has no rows.")
+        try:
+            opened = DeltaTable(given[name]["path"], version=version)
+        except Exception:
+            raise Denied("no_such_version", f"{name} has no version {version} that can be read.") from None
+        files += reader.register(connection, name, delta.dataset(opened))
+        versions[name] = opened.version()
+    connection.execute("SET allowed_paths = $1", [files])
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    limit, parts, rows, size = request["limit"], [], 0, 0
+    batches = connection.sql(f"SELECT * FROM ({sql}) LIMIT {limit + 1}").to_arrow_reader(1024)
+    for batch in batches:
+        parts.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows > limit or size > request["bytes"]:
+            break
+    whole = pa.Table.from_batches(parts, batches.schema)
+    while size > request["bytes"] and whole.num_rows:  # a single batch may be too large by itself
+        whole = whole.slice(0, whole.num_rows // 2)
+        size = pa.Table.from_pylist(whole.to_pylist(), whole.schema).nbytes
+        limit = min(limit, whole.num_rows)
+    return Answer(whole.slice(0, limit), rows > limit, versions)
+
+
+def _engine() -> duckdb.DuckDBPyConnection:
+    connection = reader.connect()
+    connection.execute(f"""
+        SET memory_limit = '{MEMORY}MB'; SET threads = 2; SET temp_directory = '';
+        SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;
+        SET python_enable_replacements = false; SET allow_community_extensions = false;
+        CREATE MACRO whole_part(x BOOLEAN) AS x, (x VARCHAR) AS x, (x BIGINT) AS x, (x HUGEINT) AS x,
+                                (x DECIMAL(38, 9)) AS trunc(x), (x DOUBLE) AS trunc(x);
+    """)
+    return connection
+
+
+_SAID = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException, duckdb.InvalidInputException,
+         duckdb.OutOfRangeException, duckdb.ParserException, duckdb.NotImplementedException)  # fmt: skip
+"""Errors that speak of the query; all others may speak of the machine."""
+
+
+def _work() -> None:
+    """Answer requests until the other side is gone."""
+    most = 3 * MEMORY * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that a library prints may stand among the answers
+    while (given := _receive(source)) is not None:
+        body = b""
+        try:
+            found = answer(json.loads(given))
+            sink = io.BytesIO()
+            with pa.ipc.new_stream(sink, found.rows.schema) as stream:
+                stream.write_table(found.rows)
+            head, body = {"truncated": found.truncated, "versions": found.versions}, sink.getvalue()
+        except Denied as error:
+            head = {"code": error.code, "message": str(error)}
+        except _SAID as error:
+            head = {"code": "query_failed", "message": _first(error)}
+        except (duckdb.OutOfMemoryException, MemoryError):
+            head = {"code": "too_large", "message": f"The query needs more than {MEMORY} MB."}
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            head = {"code": "query_failed", "message": "The query cannot be run."}
+        _send(target, json.dumps(head).encode())
+        _send(target, body)
+
+
+def _send(stream: BinaryIO, data: bytes) -> None:
+    stream.write(struct.pack(">I", len(data)) + data)
+    stream.flush()
+
+
+def _receive(stream: BinaryIO) -> bytes | None:
+    head = stream.read(4)
+    return stream.read(struct.unpack(">I", head)[0]) if len(head) == 4 else None
+
+
+# Before the processes --------------------------------------------------------
+
+
+class Pool:
+    """Processes that answer one query at a time each, and are replaced when they have to be killed."""
+
+    def __init__(self, size: int):
+        self.idle: queue.Queue[_Process] = queue.Queue()
+        self.all: set[_Process] = set()
+        self._closed = False
+        for _ in range(size):
+            self._start()
+
+    def _start(self) -> None:
+        process = _Process()
+        self.all.add(process)
+        self.idle.put(process)
+
+    def ask(self, request: dict[str, Any], seconds: float) -> Answer:
+        """Have a query run.
+
+        Raises
+        ------
+        Denied
+            It was not run, failed, or was stopped.
+        """
+        until = time.monotonic() + seconds
+        try:
+            process = self.idle.get(timeout=seconds)
+        except queue.Empty:
+            raise Denied("busy", "All places for queries are taken; ask again.") from None
+        try:
+            head, body = process.ask(json.dumps(request).encode(), until)
+        except (TimeoutError, EOFError, OSError) as error:
+            process.kill()
+            self.all.discard(process)
+            if not self._closed:
+                self._start()
+            if isinstance(error, TimeoutError):
+                raise Denied("timeout", f"The query was stopped after {seconds:.1f} seconds.") from None
+            raise Denied("too_large", "The query needed more than a query may have, and was stopped.") from None
+        self.idle.put(process)
+        if "code" in head:
+            raise Denied(head["code"], head["message"])
+        return Answer(pa.ipc.open_stream(body).read_all(), head["truncated"], head["versions"])
+
+    def close(self) -> None:
+        """End all processes."""
+        self._closed = True
+        for process in list(self.all):
+            process.kill()
+
+
+class _Process:
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "lakehouse_lib.sandbox"]
+        # No secret of the service is in the process.
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
+        self.popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept,
+                                      stderr=subprocess.DEVNULL)  # fmt: skip
+        self.lock = threading.Lock()
+
+    def ask(self, request: bytes, until: float) -> tuple[dict[str, Any], bytes]:
+        with self.lock:
+            _send(self.popen.stdin, request)
+            return json.loads(self._read(until)), self._read(until)
+
+    def _read(self, until: float) -> bytes:
+        return self._exactly(struct.unpack(">I", self._exactly(4, until))[0], until)
+
+    def _exactly(self, size: int, until: float) -> bytes:
+        parts, pipe = [], self.popen.stdout.fileno()
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(pipe, selectors.EVENT_READ)
+            while size:
+                if not waiting.select(max(0.0, until - time.monotonic())):
+                    raise TimeoutError
+                part = os.read(pipe, min(size, 1 << 20))
+                if not part:
+                    raise EOFError
+                parts.append(part)
+                size -= len(part)
+        return b"".join(parts)
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def tables_for(sql: str, known: dict[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """What a request says of the published tables (name: layer, path): those that the text mentions
+    with the version that they have now, so that a query reads each as it is at one moment."""
+    text, found = sql.lower(), {}
+    for name, (layer, path) in known.items():
+        opened = delta.open_table(path) if name in text else None
+        found[name] = {"layer": layer, "path": path, "version": opened.version() if opened else None}
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        _work()
+    except (BrokenPipeError, KeyboardInterrupt, ConfigError):
+        sys.exit(0)

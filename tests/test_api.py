@@ -1,0 +1,533 @@
+# ruff: noqa: E501 - queries stand in one line
+"""The REST API: what it answers, what it refuses, and that it is there for the next request."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import subprocess
+import threading
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import sqlglot
+from conftest import SHARED, event
+from deltalake import DeltaTable
+from fastapi.testclient import TestClient
+
+from lakehouse_lib import api, catalog, config, delta, pipeline, sample, sandbox, session, tables
+from lakehouse_lib.config import SampleSettings, Settings
+from lakehouse_lib.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def lake(engine, tmp_path_factory) -> Settings:
+    """A dirty sample, loaded; further tests only read it."""
+    base = tmp_path_factory.mktemp("api")
+    sample.write(SampleSettings(days=4, end=date(2026, 3, 10), share_duplicates=0.05), base / "landing", 3_000)
+    settings = config.load({"lakehouse_base_path": str(base), "spark_master": engine, "sample": {"rows": 0}})
+    pipeline.run(settings, progress=lambda line: None).check()
+    return settings
+
+
+@pytest.fixture(scope="module")
+def client(lake):
+    app = api.build(lake.model_copy(update={"spark_master": "sc://localhost:1"}))
+    yield TestClient(app, raise_server_exceptions=False)
+    app.state.close()
+
+
+def ask(client: TestClient, sql: str, dialect: str = "spark", **more):
+    return client.post("/query", json={"sql": sql, "dialect": dialect} | more)
+
+
+def clean(answer, lake: Settings) -> None:
+    """An answer that is no success says what is wrong, and nothing about the machine."""
+    assert answer.status_code < 500, answer.text
+    for secret in (lake.path(), "Traceback", "/root", "/home", "site-packages", ".parquet", "root:x:"):
+        assert secret not in answer.text, answer.text
+    if answer.status_code >= 400:
+        assert answer.json().keys() == {"code", "message", "request_id"}
+        assert answer.headers["x-request-id"] == answer.json()["request_id"]
+
+
+# Metadata --------------------------------------------------------------------
+
+
+def test_the_state_is_told(client, lake):
+    told = client.get("/health").json()
+    assert told["status"] == "ok" and told["verdict"] == "Degraded"  # of March: its feeds are stale
+    assert {one["kind"] for one in told["findings"]} == {"stale feed", "late archive"} and told[
+        "tables"
+    ].keys() == tables.declared(lake).keys()
+    broken = lake.model_copy(update={"lakehouse_base_path": "/proc/1/nothing"})
+    app = api.build(broken)
+    assert TestClient(app).get("/health").json()["verdict"] == "Unknown"
+    app.state.close()
+
+
+def test_the_catalog_is_listed_filtered_and_paged(client, lake):
+    told = client.get("/catalog").json()
+    assert [one["name"] for one in told["tables"]] == list(tables.declared(lake))
+    assert told["layers"]["gold"]["tables"] == 4 and told["layers"]["silver"]["rows"] > 0
+    names = lambda **q: [one["name"] for one in client.get("/tables", params=q).json()["tables"]]  # noqa: E731
+    assert names(layer="gold") == [t.name for t in tables.declared(lake).values() if t.layer == "gold"]
+    assert names(tag="pii") == ["users_history_silver", "users_silver"] and names(q="bounce_rate") == [
+        "daily_summary_gold"
+    ]
+    assert names(owner="nobody") == []
+    assert names(limit=2, offset=1) == list(tables.declared(lake))[1:3]
+    assert client.get("/tables", params={"limit": 1}).json()["total"] == 14
+
+
+def test_a_table_is_described_without_its_path(client, lake):
+    told = client.get("/tables/users_silver").json()
+    assert told["grain"] == "a user" and told["columns"][0] == {
+        "name": "user_id", "type": "string", "required": True, "comment": "user"}  # fmt: skip
+    assert told["rows"] == catalog.describe(lake, "users_silver").rows and "path" not in told
+    versions = client.get("/tables/users_silver/history").json()["versions"]
+    assert versions[0]["version"] == told["version"] and versions[-1]["operation"] == "CREATE TABLE"
+    checks = client.get("/tables/users_silver/quality").json()["checks"]
+    assert all(one["passed"] for one in checks) and {"key_is_unique", "required_values"} <= {
+        c["check_name"] for c in checks
+    }
+    told = client.get("/catalog/lineage/users_silver").json()
+    assert told["upstream"]["users_silver"] == list(tables.get(lake, "users_silver").sources)
+    assert told["columns"]["email"]["direct"] == ["users_history_silver.email"]
+
+
+def test_a_preview_comes_as_json_csv_and_arrow(client, lake):
+    path = "/tables/event_metrics_gold/preview?limit=3&columns=metric_date,total_events&order_by=total_events&descending=true"
+    told = client.get(path).json()
+    assert told["columns"] == [{"name": "metric_date", "type": "date"}, {"name": "total_events", "type": "bigint"}]
+    assert told["truncated"] and len(told["rows"]) == 3 and told["rows"][0][1] >= told["rows"][1][1]
+    version = DeltaTable(delta.table_path(lake, tables.get(lake, "event_metrics_gold"))).version()
+    assert told["versions"] == {"event_metrics_gold": version}
+    csv = client.get(path, headers={"Accept": "text/csv"})
+    assert csv.text.splitlines()[0] == '"metric_date","total_events"' and csv.headers["x-truncated"] == "true"
+    assert csv.text.splitlines()[1] == f'"{told["rows"][0][0]}","{told["rows"][0][1]}"'
+    arrow = client.get(path, headers={"Accept": api.ARROW})
+    rows = pa.ipc.open_stream(arrow.content).read_all()
+    assert [[d.isoformat(), n] for d, n in zip(*rows.to_pydict().values(), strict=True)] == told["rows"]
+    assert client.get("/tables/users_silver/preview").json()["versions"]["users_silver"] >= 1
+    assert client.get("/tables/users_silver/preview?version=0").json()["rows"] == []
+    nested = client.get("/tables/clickstream_silver/preview?limit=1&columns=_clicks").json()["rows"][0][0]
+    assert datetime.fromisoformat(nested[0]["click_timestamp"]).tzinfo == UTC
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/tables/nothing", 404, "no_such_table"),
+        ("/tables/..%2f..%2fetc%2fpasswd/preview", 404, "refused"),
+        ("/tables/users_silver/preview?columns=nothing", 400, "wrong_request"),
+        ("/tables/users_silver/preview?order_by=%22;drop", 400, "wrong_request"),
+        ("/tables/users_silver/preview?version=9999", 400, "wrong_request"),
+        ("/tables/users_silver/preview?version=-1", 422, "wrong_request"),
+        ("/tables/users_silver/preview?limit=0", 422, "wrong_request"),
+        ("/catalog/lineage/nothing", 404, "no_such_table"),
+        ("/tables?limit=100000", 422, "wrong_request"),
+        ("/nowhere", 404, "refused"),
+        ("/query", 405, "refused"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_form(client, lake, path, status, code):
+    answer = client.get(path)
+    clean(answer, lake)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_limits_can_be_lowered_and_not_raised(lake):
+    app = api.build(lake.model_copy(update={"api_max_rows": 5, "api_at_once": 1}))
+    client = TestClient(app, raise_server_exceptions=False)
+    for told in (client.get("/tables/app_events_silver/preview?limit=100000").json(),
+                 ask(client, "SELECT event_id FROM app_events_silver", limit=10**6).json()):  # fmt: skip
+        assert len(told["rows"]) == 5 and told["truncated"]
+    slow = threading.Thread(target=ask, args=(client, HEAVY), kwargs={"timeout_ms": 2500})
+    slow.start()
+    time.sleep(0.7)
+    busy = client.get("/tables")
+    assert (busy.status_code, busy.json()["code"], busy.headers["retry-after"]) == (429, "busy", "1")
+    assert client.get("/metrics").status_code == 200
+    slow.join()
+    assert client.get("/tables").status_code == 200
+    assert client.post("/query", content=b"x" * 70_000, headers={"Content-Type": "application/json"}).status_code == 413
+    assert client.post("/query", content=iter([b"{}"]), headers={"Content-Type": "application/json"}).status_code == 411
+    assert ask(client, "SELECT 1" + " " * 20_000).status_code == 422
+    app.state.close()
+
+
+def test_others_need_a_token_and_browsers_a_permission(lake, monkeypatch):
+    with pytest.raises(ConfigError, match="needs a token: set LAKEHOUSE_API_TOKEN"):
+        api.build(lake, host="0.0.0.0")
+    app = api.build(lake, token="s3cret", host="0.0.0.0")
+    client = TestClient(app)
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}, {"Authorization": "Bearer "}):
+        answer = client.get("/tables", headers=headers)
+        assert (
+            answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer" and "s3cret" not in answer.text
+        )
+    good = client.get("/tables", headers={"Authorization": "Bearer s3cret", "Origin": "https://evil.example"})
+    assert good.status_code == 200 and "access-control-allow-origin" not in good.headers
+    assert client.get("/health").status_code == 200
+    app.state.close()
+    app = api.build(lake.model_copy(update={"api_cors_origins": ["https://board.example"]}))
+    client = TestClient(app)
+    allowed = client.get("/tables", headers={"Origin": "https://board.example"})
+    assert allowed.headers["access-control-allow-origin"] == "https://board.example"
+    assert client.get("/tables", headers={"Host": "evil.example"}).status_code == 400
+    app.state.close()
+
+
+def test_prometheus_reads_the_metrics(client, lake):
+    client.get("/tables/users_silver")
+    text = client.get("/metrics").text
+    assert (
+        f'lakehouse_table_rows{{layer="silver",table="users_silver"}} {catalog.describe(lake, "users_silver").rows:.1f}'
+        in text
+    )
+    assert 'lakehouse_api_requests_total{route="/tables/{name}",status="200"}' in text
+    assert re.search(r'lakehouse_table_event_age_seconds\{table="app_events_bronze"\} \d', text)
+    assert "lakehouse_health 3.0" in text
+
+
+# Queries ---------------------------------------------------------------------
+
+HEAVY = """SELECT sum(a.total_events * b.total_events * c.total_events * d.total_events)
+           FROM event_metrics_gold a, event_metrics_gold b, event_metrics_gold c, event_metrics_gold d"""
+
+SAME = """
+SELECT 1 AS one, 'a' AS a, true AS t, CAST(NULL AS STRING) AS n
+SELECT count(*) FROM app_events_silver
+SELECT count(*), count(user_id), count(DISTINCT user_id) FROM silver.app_events_silver
+SELECT event_type, count(*) AS n FROM app_events_silver GROUP BY event_type ORDER BY n DESC, event_type
+SELECT event_type, app_type, sum(event_value), avg(event_value), min(event_value), max(event_value) FROM app_events_silver GROUP BY 1, 2
+SELECT event_date, count_if(is_error) AS errors, count_if(is_error) / count(*) AS share FROM app_events_silver GROUP BY event_date
+SELECT user_id, count(*) FROM app_events_silver GROUP BY user_id HAVING count(*) > 20 ORDER BY 2 DESC, 1 LIMIT 10
+SELECT event_id, event_timestamp FROM app_events_silver ORDER BY event_timestamp DESC, event_id LIMIT 5
+SELECT event_id, event_value FROM app_events_silver ORDER BY event_value, event_id LIMIT 15
+SELECT event_id, event_value FROM app_events_silver ORDER BY event_value DESC NULLS LAST, event_id LIMIT 15
+SELECT date_trunc('HOUR', event_timestamp) AS h, count(*) FROM app_events_silver GROUP BY 1 ORDER BY 1
+SELECT year(event_timestamp), month(event_timestamp), day(event_timestamp), hour(event_timestamp), count(*) FROM app_events_silver GROUP BY 1, 2, 3, 4
+SELECT dayofweek(event_date), dayofyear(event_date), quarter(event_date), weekofyear(event_date), count(*) FROM app_events_silver GROUP BY 1, 2, 3, 4
+SELECT date_add(event_date, 7), date_sub(event_date, 1), datediff(event_date, DATE'2026-01-01'), count(*) FROM app_events_silver GROUP BY 1, 2, 3
+SELECT last_day(event_date), add_months(event_date, 1), count(*) FROM app_events_silver GROUP BY 1, 2
+SELECT to_date('2026-03-05'), CAST('2026-03-05' AS DATE), CAST('12' AS INT) + 1, CAST(3.7 AS INT), CAST('x' AS STRING)
+SELECT date_format(event_date, 'yyyy-MM-dd') AS d, count(*) FROM app_events_silver GROUP BY 1
+SELECT upper(event_type), lower(app_type), length(event_type), trim(concat(' ', event_type, ' ')), count(*) FROM app_events_silver GROUP BY 1, 2, 3, 4
+SELECT substring(event_id, 1, 3), substr(event_id, 2), left(event_id, 2), right(event_id, 2) FROM app_events_silver ORDER BY event_id LIMIT 5
+SELECT concat(user_id, '-', event_type), concat_ws('|', user_id, event_type), user_id || event_type FROM app_events_silver ORDER BY event_id LIMIT 5
+SELECT replace(event_type, '_', ' '), split(event_type, '_'), instr(event_type, '_'), locate('_', event_type) FROM app_events_silver ORDER BY event_id LIMIT 5
+SELECT lpad(app_type, 9, '*'), rpad(app_type, 9, '*'), repeat(app_type, 2), reverse(app_type), initcap(app_type) FROM app_events_silver ORDER BY event_id LIMIT 5
+SELECT regexp_replace(event_type, '[aeiou]', '#'), regexp_extract(event_type, '([a-z]+)_', 1), event_type RLIKE '^s' FROM app_events_silver ORDER BY event_id LIMIT 5
+SELECT event_type LIKE '%tap', event_type ILIKE 'SC%', event_type IN ('search', 'login'), count(*) FROM app_events_silver GROUP BY 1, 2, 3
+SELECT CASE WHEN event_value > 50 THEN 'high' WHEN event_value IS NULL THEN 'none' ELSE 'low' END AS c, count(*) FROM app_events_silver GROUP BY 1
+SELECT coalesce(country, 'none'), nvl(app_type, 'x'), nullif(app_type, 'web'), if(is_error, 1, 0), count(*) FROM app_events_silver GROUP BY 1, 2, 3, 4
+SELECT round(event_value, 1), floor(event_value), ceil(event_value), abs(-event_value) FROM app_events_silver WHERE event_value IS NOT NULL ORDER BY event_id LIMIT 9
+SELECT event_value % 7, mod(duration_ms, 10), duration_ms / 1000, duration_ms DIV 1000 FROM app_events_silver WHERE event_value IS NOT NULL ORDER BY event_id LIMIT 9
+SELECT sqrt(16), power(2, 10), exp(0), ln(1), log10(100), sign(-3), greatest(1, 5, 3), least(4, 2, 8)
+SELECT 7 / 2, 7 DIV 2, -7 / 2, 7 % 3, 1 / 4
+SELECT stddev(event_value), variance(event_value), stddev_pop(event_value), var_pop(event_value) FROM app_events_silver
+SELECT percentile(event_value, 0.5), percentile(event_value, 0.9) FROM app_events_silver
+SELECT corr(event_value, duration_ms), covar_pop(event_value, duration_ms) FROM app_events_silver
+SELECT event_date, count(*) AS n, sum(count(*)) OVER (ORDER BY event_date) AS running FROM app_events_silver GROUP BY event_date
+SELECT user_id, event_id, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp, event_id) AS r FROM app_events_silver QUALIFY r = 1
+SELECT metric_date, metric_hour, total_events, lag(total_events) OVER w, lead(total_events, 2) OVER w FROM hourly_metrics_gold WINDOW w AS (ORDER BY metric_date, metric_hour)
+SELECT user_id, frequency, rank() OVER (ORDER BY frequency DESC), dense_rank() OVER (ORDER BY frequency DESC), ntile(4) OVER (ORDER BY frequency, user_id) FROM user_segments_gold
+SELECT summary_date, total_events, avg(total_events) OVER (ORDER BY summary_date ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM daily_summary_gold
+SELECT segment_name, count(*), avg(engagement_score), max(risk_of_churn) FROM gold.user_segments_gold GROUP BY segment_name
+SELECT s.segment_name, u.plan, count(*) FROM user_segments_gold s JOIN users_silver u ON u.user_id = s.user_id GROUP BY 1, 2
+SELECT u.user_id, s.segment_name FROM users_silver u LEFT JOIN user_segments_gold s USING (user_id) WHERE u.is_deleted
+SELECT count(*) FROM users_silver u LEFT SEMI JOIN app_events_silver e ON u.user_id = e.user_id
+SELECT count(*) FROM users_silver u LEFT ANTI JOIN app_events_silver e ON u.user_id = e.user_id
+SELECT count(*) FROM users_silver WHERE user_id NOT IN (SELECT user_id FROM app_events_silver WHERE user_id IS NOT NULL)
+SELECT user_id FROM users_silver u WHERE EXISTS (SELECT 1 FROM clickstream_silver c WHERE c.user_id = u.user_id AND c.is_bounce)
+SELECT count(*) FROM (SELECT user_id FROM app_events_silver UNION SELECT user_id FROM clickstream_silver)
+SELECT user_id FROM app_events_silver INTERSECT SELECT user_id FROM clickstream_silver
+SELECT user_id FROM users_silver EXCEPT SELECT user_id FROM app_events_silver
+WITH busy AS (SELECT user_id, count(*) AS n FROM app_events_silver GROUP BY user_id), top AS (SELECT * FROM busy WHERE n > 10) SELECT count(*), sum(n) FROM top
+SELECT (SELECT max(total_events) FROM daily_summary_gold) AS most, count(*) FROM daily_summary_gold
+SELECT event_type, app_type, count(*) FROM app_events_silver GROUP BY ROLLUP (event_type, app_type)
+SELECT event_type, app_type, count(*) FROM app_events_silver GROUP BY event_type, app_type WITH ROLLUP
+SELECT event_type, app_type, count(*) FROM app_events_silver GROUP BY CUBE (event_type, app_type)
+SELECT event_type, app_type, count(*) FROM app_events_silver GROUP BY GROUPING SETS ((event_type), (app_type), ())
+SELECT size(page_sequence), page_sequence[0], element_at(page_sequence, -1), array_contains(page_sequence, 'home') FROM clickstream_silver ORDER BY session_id LIMIT 9
+SELECT page, count(*) FROM (SELECT explode(page_sequence) AS page FROM clickstream_silver) GROUP BY page
+SELECT page, count(*) FROM clickstream_silver LATERAL VIEW explode(page_sequence) t AS page GROUP BY page
+SELECT session_id, sort_array(page_sequence) FROM clickstream_silver ORDER BY session_id LIMIT 9
+SELECT transform(page_sequence, p -> upper(p)), filter(page_sequence, p -> p <> 'home') FROM clickstream_silver ORDER BY session_id LIMIT 9
+SELECT session_date, avg(session_duration_seconds), sum(total_clicks), avg(CAST(is_bounce AS INT)) FROM clickstream_silver GROUP BY session_date
+SELECT get_json_object(event_properties, '$.page_name') AS page, count(*) FROM app_events_bronze GROUP BY 1
+SELECT * FROM VALUES (1, 'a'), (2, 'b') AS t(x, y)
+SELECT max(valid_from), min(valid_from), count(valid_to) FROM users_history_silver WHERE is_current = false
+SELECT event_date BETWEEN DATE'2026-03-07' AND DATE'2026-03-08', NOT is_error, is_error <=> NULL, count(*) FROM app_events_silver GROUP BY 1, 2, 3
+SELECT CAST(event_timestamp AS DATE), CAST(event_hour AS STRING) FROM app_events_silver ORDER BY event_id LIMIT 4
+SELECT event_timestamp + INTERVAL 1 DAY, event_timestamp - INTERVAL 2 HOURS FROM app_events_silver ORDER BY event_id LIMIT 4
+SELECT concat('a', NULL), 'a' || NULL, concat_ws(',', 'a', NULL, 'b'), greatest(1, NULL), least(NULL, 2), NULL = NULL
+SELECT CAST(-3.7 AS INT), CAST(event_value AS BIGINT), CAST(is_error AS INT), CAST(duration_ms AS INT), CAST('7' AS BIGINT) FROM app_events_silver WHERE event_value > 1 ORDER BY event_id LIMIT 9
+SELECT sum(event_hour), sum(duration_ms), avg(event_hour), max(event_timestamp), min(event_date), max(event_type) FROM app_events_silver
+SELECT user_id, max_by(event_type, event_timestamp), min_by(event_type, event_timestamp) FROM app_events_silver GROUP BY user_id
+SELECT DISTINCT app_type, is_error FROM app_events_silver
+SELECT any_value(segment_date), bool_or(recency_days > 1), bool_and(frequency >= 0) FROM user_segments_gold
+"""
+"""Spark SQL that gives the same here and in Spark."""
+
+
+REFUSED = [
+    ("SELECT array_distinct(page_sequence) FROM clickstream_silver", "ARRAY_DISTINCT"),
+    ("SELECT explode(page_sequence), count(*) FROM clickstream_silver GROUP BY 1", "explode"),
+    ("SELECT unix_timestamp(event_timestamp) FROM app_events_silver", "UNIX"),
+    ("SELECT months_between(event_date, event_date) FROM app_events_silver", "MONTHS_BETWEEN"),
+    ("SELECT xxhash64(user_id) FROM users_silver", "xxhash64"),
+    ("SELECT weekday(event_date) FROM app_events_silver", "weekday"),
+    ("SELECT arrays_zip(page_sequence, page_sequence) FROM clickstream_silver", "ARRAYS_ZIP"),
+    ("SELECT count(*) FROM users_silver TIMESTAMP AS OF '2026-03-01'", "TIMESTAMP AS OF"),
+]
+"""Spark SQL that would give something else, or nothing, in DuckDB; the word that the refusal names."""
+
+
+@pytest.mark.parametrize(("sql", "word"), REFUSED)
+def test_what_does_not_carry_over_is_refused_by_name(client, lake, sql, word):
+    answer = ask(client, sql)
+    clean(answer, lake)
+    assert answer.status_code == 400 and word in answer.json()["message"], answer.text
+
+
+def test_each_function_that_carries_over_has_been_held_against_spark():
+    """What is not in a query of `SAME` is not let through."""
+    tested = {type(node).__name__ for line in SAME.splitlines() if line
+              for node in sqlglot.parse_one(line, dialect=sandbox.DIALECTS["spark"]).find_all(sqlglot.exp.Func)}  # fmt: skip
+    assert sandbox.CARRIED - sandbox.INEXACT <= tested
+
+
+@pytest.mark.parametrize("sql", [line for line in SAME.splitlines() if line], ids=range(len(SAME.split("\n")) - 2))
+def test_a_query_gives_what_spark_gives(client, lake, spark, sql):
+    catalog.views(spark, lake)
+    bare = re.sub(r"\b(silver|gold|bronze)\.(?=\w+_\1)", "", sql)
+    theirs = [list(row) for row in spark.sql(bare).collect()]
+    answer = ask(client, sql)
+    assert answer.status_code == 200, answer.text
+    ours = answer.json()["rows"]
+    if "ORDER BY" not in sql.split("OVER")[-1].split(")")[-1]:
+        ours, theirs = sorted(ours, key=repr_of), sorted(theirs, key=repr_of)
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(same(a, b) for a, b in zip(one, other, strict=True)), (one, other)
+
+
+def repr_of(row: list) -> str:
+    return repr(
+        [f"{float(v):.6g}" if isinstance(v, (int, float)) and not isinstance(v, bool) else told(v) for v in row]
+    )
+
+
+def told(value):
+    """A value of Spark as the API tells it."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    return [told(one) for one in value] if isinstance(value, list) else value
+
+
+def same(ours, theirs) -> bool:
+    theirs = told(theirs)
+    if isinstance(ours, str) and isinstance(theirs, str) and re.match(r"\d{4}-\d\d-\d\dT", ours + theirs):
+        return ours[:19] == theirs[:19]
+    if hasattr(theirs, "quantize") or (
+        (isinstance(ours, float) or isinstance(theirs, float)) and None not in (ours, theirs)
+    ):
+        return math.isclose(float(ours), float(theirs), rel_tol=1e-9, abs_tol=1e-9)
+    return ours == theirs
+
+
+ATTACKS = [
+    "SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM '/etc/passwd'", "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM glob('/*')", "FROM duckdb_settings()", "SELECT * FROM duckdb_views()", "SELECT * FROM pragma_version()",
+    "SELECT * FROM information_schema.tables", "SELECT * FROM pg_catalog.pg_tables", "SELECT * FROM sqlite_master",
+    "COPY (SELECT 1) TO '/tmp/owned'", "COPY users_silver TO '/tmp/owned'", "ATTACH '/tmp/owned.db' AS x",
+    "INSTALL httpfs", "LOAD httpfs", "SET memory_limit='90GB'", "PRAGMA enable_external_access", "RESET ALL",
+    "CREATE TABLE x AS SELECT 1", "CREATE SECRET (TYPE s3)", "DROP VIEW users_silver", "DELETE FROM users_silver",
+    "INSERT INTO users_silver SELECT 1", "UPDATE users_silver SET email = 'x'", "EXPLAIN SELECT 1", "DESCRIBE users_silver",
+    "SELECT 1; SELECT 2", "SELECT 1; DROP VIEW users_silver", "CALL pragma_version()", "EXPORT DATABASE '/tmp/owned'",
+    "SELECT getenv('LAKEHOUSE_API_TOKEN')", "SELECT current_setting('secret_directory')", "SELECT * FROM query('SELECT 1')",
+    "SELECT * FROM query_table('users_silver')", "SELECT * FROM which_secret('x', 's3')", "SELECT * FROM ops_ledger",
+    "SELECT * FROM ops.ledger", "SELECT * FROM memory.main.users_silver", "SELECT * FROM gold.users_silver",
+    "SELECT * FROM read_parquet('/proc/self/environ')", "SELECT content FROM read_blob('/proc/self/environ')",
+    "SELECT * FROM parquet_metadata('x')", "SELECT write_log('x')", "WITH x AS (DELETE FROM users_silver RETURNING *) FROM x",
+    "SELECT * FROM users_silver, LATERAL (SELECT * FROM read_csv('/etc/passwd'))", "SELECT nextval('s')", "SELECT $1",
+    "SELECT " + "(" * 3000 + "1" + ")" * 3000, "SELECT " + "+".join(["1"] * 9000), "", " ", ";", "--", "/*", "\x00", "SELECT",
+]  # fmt: skip
+"""None of them may be answered with rows."""
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "spark"])
+def test_an_attack_is_refused_and_the_next_request_answered(client, lake, dialect):
+    for sql in ATTACKS:
+        answer = ask(client, sql, dialect, timeout_ms=4000)
+        clean(answer, lake)
+        assert answer.status_code != 200 or sql.startswith("SELECT (") or sql.startswith("SELECT 1+"), (
+            sql,
+            answer.text,
+        )
+        assert ask(client, "SELECT 1 AS one").json()["rows"] == [[1]]
+    assert not list(Path("/tmp").glob("owned*"))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the published cases are not here")
+def test_the_published_attacks_get_nothing_and_the_benign_are_answered(client, lake):
+    names = {"lake.silver_events": "app_events_silver", "silver_events": "app_events_silver", "lake.dim_users": "users_silver",
+             "dim_users": "users_silver"}  # fmt: skip
+    columns = {"kind": "event_type", "amount": "event_value", "tags": "attributes", "day": "event_date", "id": "event_id",
+               "ts": "event_timestamp"}  # fmt: skip
+
+    def ours(sql: str) -> str:
+        sql = re.sub("|".join(names), lambda found: names[found[0]], sql)
+        return re.sub(rf"\b({'|'.join(columns)})\b", lambda found: columns[found[0]], sql)
+
+    for line in (SHARED / "sql/attacks.jsonl").read_text().splitlines():
+        sql = json.loads(line)["sql"]
+        for dialect in ("spark", "duckdb"):
+            answer = ask(client, ours(sql), dialect, timeout_ms=1500)
+            clean(answer, lake)
+            if answer.status_code == 200:  # it read nothing but published tables, and was cut
+                assert set(answer.json()["versions"]) <= {"app_events_silver", "users_silver"}
+                assert len(answer.json()["rows"]) <= lake.api_max_rows
+        assert ask(client, "SELECT 1 AS one").json()["rows"] == [[1]]
+    for line in (SHARED / "sql/benign.jsonl").read_text().splitlines():
+        sql = json.loads(line)["sql"]
+        answer = ask(client, ours(sql))
+        if "TIMESTAMP AS OF" in sql:  # said by `version` here
+            assert answer.json()["code"] == "not_allowed"
+        else:
+            assert answer.status_code == 200, (sql, answer.text)
+
+
+def test_a_query_that_takes_too_much_is_stopped_and_replaced(client, lake):
+    began = time.monotonic()
+    late = ask(client, HEAVY, timeout_ms=1000)
+    assert late.status_code == 408 and time.monotonic() - began < 4
+    assert "stopped after 1.0 seconds" in late.json()["message"]
+    for sql in ("SELECT repeat(repeat(user_id, 100000), 100000) FROM users_silver",
+                "SELECT list(a.event_id || b.event_id) FROM app_events_silver a, app_events_silver b, users_silver c"):  # fmt: skip
+        answer = ask(client, sql, "duckdb", timeout_ms=9000)
+        clean(answer, lake)
+        assert answer.json()["code"] in ("too_large", "timeout", "query_failed"), answer.text
+    wide = ask(client, "SELECT repeat(event_id, 2000) FROM app_events_silver")
+    assert wide.status_code == 200 and wide.json()["truncated"] and len(wide.content) < 2 * api.LARGEST_ANSWER
+    assert ask(client, "SELECT count(*) FROM users_silver").status_code == 200
+
+
+def test_a_version_is_read_where_one_table_is(client, lake):
+    assert ask(client, "SELECT count(*) FROM users_silver", version=0).json()["rows"] == [[0]]
+    both = ask(client, "SELECT 1 FROM users_silver, user_segments_gold", version=0)
+    assert (both.status_code, both.json()["code"]) == (400, "wrong_request")
+    assert ask(client, "SELECT 1 FROM users_silver", version=999).json()["code"] == "no_such_version"
+
+
+def test_mangled_queries_break_nothing(client, lake):
+    """Mutations of good queries: each is answered or refused in the agreed form."""
+    picks = random.Random(5)
+    good = [line for line in SAME.splitlines() if line]
+    words = [
+        *"()',\"`;*/-\\%$@#",
+        "SELECT",
+        "FROM",
+        "UNION",
+        "read_csv('x')",
+        "NULL",
+        "\x00",
+        "é",
+        "(SELECT 1)",
+        "OVER ()",
+    ]
+    for _ in range(400):
+        sql = picks.choice(good)
+        for _ in range(picks.randrange(1, 6)):
+            at = picks.randrange(len(sql) + 1)
+            cut = picks.randrange(0, 12)
+            sql = sql[:at] + (picks.choice(words) if picks.random() < 0.7 else "") + sql[at + cut :]
+        clean(ask(client, sql, picks.choice(["spark", "duckdb"]), limit=5, timeout_ms=3000), lake)
+    assert ask(client, "SELECT 1 AS one").json()["rows"] == [[1]]
+
+
+def test_every_answer_is_of_one_version_while_a_run_writes(lakehouse, deliver):
+    lake = lakehouse(tables="app_events_bronze,app_events_silver,app_events_bronze_quarantine")
+    deliver("app_events/0.json", [event(0)])
+    pipeline.run(lake, progress=lambda line: None).check()
+    app = api.build(lake)
+    client, seen, failures = TestClient(app), [], []
+
+    def write() -> None:
+        for number in range(1, 4):
+            deliver(f"app_events/{number}.json", [event(100 * number + n) for n in range(50)])
+            try:
+                pipeline.run(lake, progress=lambda line: None).check()
+            except Exception as error:
+                failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive() or not seen:
+        answer = ask(client, "SELECT count(*), count(DISTINCT event_id) FROM app_events_silver")
+        assert answer.status_code == 200, answer.text
+        (count, distinct), version = answer.json()["rows"][0], answer.json()["versions"]["app_events_silver"]
+        assert count == distinct
+        seen.append((version, count))
+    app.state.close()
+    assert not failures and len(set(seen)) > 1 and len(set(seen)) == len({version for version, _ in set(seen)})
+    path = delta.table_path(lake, tables.get(lake, "app_events_silver"))
+    for version, count in set(seen):
+        assert DeltaTable(path, version=version).to_pyarrow_table().num_rows == count
+
+
+def test_the_process_of_a_query_knows_no_secret(monkeypatch):
+    monkeypatch.setenv("LAKEHOUSE_API_TOKEN", "s3cret")
+    pool = sandbox.Pool(1)
+    (process,) = pool.all
+    environment = Path(f"/proc/{process.popen.pid}/environ").read_bytes()
+    assert b"s3cret" not in environment and b"LAKEHOUSE" not in environment
+    pool.close()
+    assert process.popen.poll() is not None
+
+
+def test_what_the_readme_shows_works(lake, monkeypatch, tmp_path):
+    """The README's examples, against the command itself."""
+    text = Path("README.md").read_text().split("## REST API")[1].split("\n## ")[0]
+    shell, python = re.findall(r"```(?:sh|python)\n(.*?)```", text, re.S)
+    for name, value in (("LAKEHOUSE_BASE_PATH", lake.path()), ("LAKEHOUSE_SAMPLE__ROWS", "0")):
+        monkeypatch.setenv(name, value)
+    service = subprocess.Popen([".venv/bin/lakehouse" if Path(".venv/bin/lakehouse").exists() else "lakehouse", "api",
+                                "--port", "8888"], stdout=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        assert "http://127.0.0.1:8888" in service.stdout.readline()
+        time.sleep(1)
+        for command in re.sub(r"\\\n\s*", "", shell).splitlines():
+            done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+            assert '"code"' not in done.stdout and done.stdout
+        done = subprocess.run(["python3", "-c", python], capture_output=True, text=True)
+        assert done.returncode == 0 and "screen_view" in done.stdout, done.stderr
+    finally:
+        service.terminate()
+        service.wait()
+
+
+def test_a_port_that_is_taken_is_said(lake):
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ConfigError, match="Say another --port"):
+            api.serve(lake, "127.0.0.1", other.getsockname()[1])
+
+
+def test_no_engine_is_asked(client, monkeypatch):
+    monkeypatch.setattr(session, "connect", lambda *_: pytest.fail("Spark was started"))
+    for path in ("/health", "/catalog", "/tables", "/tables/users_silver/preview", "/metrics"):
+        assert client.get(path).status_code == 200

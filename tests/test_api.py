@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -500,12 +501,16 @@ def test_what_the_readme_shows_works(lake, monkeypatch, tmp_path):
     """The README's examples, against the command itself."""
     text = Path("README.md").read_text().split("## REST API")[1].split("\n## ")[0]
     shell, python = re.findall(r"```(?:sh|python)\n(.*?)```", text, re.S)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shell, python = shell.replace("8888", port), python.replace("8888", port)
     for name, value in (("LAKEHOUSE_BASE_PATH", lake.path()), ("LAKEHOUSE_SAMPLE__ROWS", "0")):
         monkeypatch.setenv(name, value)
     service = subprocess.Popen([".venv/bin/lakehouse" if Path(".venv/bin/lakehouse").exists() else "lakehouse", "api",
-                                "--port", "8888"], stdout=subprocess.PIPE, text=True)  # fmt: skip
+                                "--port", port], stdout=subprocess.PIPE, text=True)  # fmt: skip
     try:
-        assert "http://127.0.0.1:8888" in service.stdout.readline()
+        assert f"http://127.0.0.1:{port}" in service.stdout.readline()
         time.sleep(1)
         for command in re.sub(r"\\\n\s*", "", shell).splitlines():
             done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
@@ -518,8 +523,6 @@ def test_what_the_readme_shows_works(lake, monkeypatch, tmp_path):
 
 
 def test_a_port_that_is_taken_is_said(lake):
-    import socket
-
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

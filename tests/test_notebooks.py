@@ -79,7 +79,7 @@ def test_one_command_makes_every_table_and_says_where_to_read_on(finished, envir
         executed = nbformat.read(base / f"runs/latest/{name}.ipynb", 4)
         assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code"), name
         assert "stderr" not in {out.get("name") for c in executed.cells for out in c.get("outputs", [])}, name
-        assert page.count("<figure><img alt=") == {"10": 2, "20": 2, "30": 3, "40": 2}.get(name[:2], 0)
+        assert page.count("<figure style=") == {"10": 2, "20": 2, "30": 3, "40": 2}.get(name[:2], 0)
     assert set(contents(made)) == set(tables.declared(made))
     assert all(rows(made, name) for name in contents(made) if not name.endswith("_quarantine"))
 
@@ -113,7 +113,7 @@ def test_a_notebook_for_people_runs_alone_and_stays_whole_offline(finished, envi
     done = lakehouse_command(environment | {"SPARK_MASTER": "sc://localhost:1"}, "notebook", name)
     assert done.returncode == 0, done.stderr
     page = Path(done.stdout.split()[-1]).read_text()
-    assert "<svg" in page or "<figure><img" in page
+    assert "<svg" in page or "<figure style=" in page
     assert "application/vnd.jupyter.widget-view" not in page
     assert (base / "runs/latest").resolve() == before
 

@@ -354,8 +354,9 @@ def known_files(
     if not done and committed and target is not None:
         # The plan was lost: the table itself still says which files it holds.
         data = delta.dataset(target)  # noqa: F841 - named in the query
-        for (path,) in duckdb.sql("SELECT DISTINCT _source_file FROM data").fetchall():
-            done[path] = LandingFile(path, -1, datetime.now(UTC))
+        with duckdb.connect(":memory:") as own:
+            for (path,) in own.sql("SELECT DISTINCT _source_file FROM data").fetchall():
+                done[path] = LandingFile(path, -1, datetime.now(UTC))
     return done, waiting
 
 

@@ -88,10 +88,11 @@ def latest(settings: Settings) -> Latest:
         return found
     results = delta.dataset(opened)  # noqa: F841 - named in the query
     names = ", ".join(Result.__dataclass_fields__)
-    last = duckdb.sql(
-        f"SELECT {names} FROM results QUALIFY checked_at = max(checked_at) OVER (PARTITION BY table_name)"
-    )
-    for row in last.to_arrow_table().to_pylist():
+    with reader.connect() as own:
+        last = own.sql(
+            f"SELECT {names} FROM results QUALIFY checked_at = max(checked_at) OVER (PARTITION BY table_name)"
+        ).to_arrow_table()
+    for row in last.to_pylist():
         found.setdefault(row["table_name"], {})[row["check_name"]] = Result(**row)
     return found
 

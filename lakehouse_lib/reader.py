@@ -227,7 +227,8 @@ def _type(kind: pa.DataType) -> str:
         return f"STRUCT({', '.join(f'{_quoted(part.name)} {_type(part.type)}' for part in kind)})"
     if pa.types.is_timestamp(kind):
         return "TIMESTAMP"
-    return str(duckdb.from_arrow(pa.table([pa.array([], kind)], names=["x"])).types[0])
+    with connect() as own:  # the module's own connection is shared by all threads, and refuses a second caller
+        return str(own.from_arrow(pa.table([pa.array([], kind)], names=["x"])).types[0])
 
 
 def _holds_time(kind: pa.DataType) -> bool:

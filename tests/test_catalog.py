@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from lakehouse_lib import (
     lineage,
     notebooks,
     pipeline,
+    quality,
     reader,
     session,
     tables,
@@ -277,3 +279,11 @@ def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, spark):
     assert spark.sql(code.input_value()).count() == 20
     assert page.get_by_text("14 tables, and the catalog knows each as it is.").count() == 1
     page.close()
+
+
+def test_many_threads_read_at_once(lake):
+    """Each reads by a connection of its own: DuckDB's shared one refuses a second caller."""
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(reader.page, lake, name) for name in tables.declared(lake) for _ in range(6)]
+        asked += [pool.submit(quality.latest, lake) for _ in range(60)]
+        assert all(one.result() is not None for one in asked)

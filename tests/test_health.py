@@ -220,6 +220,20 @@ def test_a_stale_feed_is_told_by_event_and_by_load(lake, deliver, monkeypatch):
     assert found.kind == "stale feed" and "a backfill" in found.text and "last load" not in found.text.split("(")[0]
 
 
+def test_a_feed_that_stood_still_is_mended_by_what_waits(lakehouse, deliver):
+    deliver("app_events/1.json", [event(n, at(hours=80 + n), user_id=f"u{n}") for n in range(9)])
+    settings = lakehouse()
+    run(settings)
+    found = only(settings, "stale feed", "app_events_bronze")
+    assert found.verdict == "Degraded" and "newest event is 80.0 hours old, at most 24" in found.text, found
+    assert "nothing waits in landing: ask who delivers app_events" in found.text
+    deliver("app_events/2.json", [event(50, at())])
+    found = only(settings, "stale feed", "app_events_bronze")
+    assert "1 files wait in landing" in found.text
+    mend(settings, found.command)
+    assert health.report(settings).verdict == "Healthy", health.report(settings).text()
+
+
 def test_a_day_with_too_little_is_told_and_mended_when_the_rest_comes(lake, deliver):
     picks = random.Random(3)
     rest = []

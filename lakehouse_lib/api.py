@@ -74,13 +74,6 @@ class Asked(BaseModel):
     version: int | None = Field(None, ge=0, le=10**15, description="for a query over one table")
 
 
-class Refused(Exception):
-    """A request that is not answered: status, a code for programs, a sentence for people."""
-
-    def __init__(self, status: int, code: str, message: str, **headers: str):
-        self.status, self.code, self.message, self.headers = status, code, message, headers
-
-
 def build(settings: Settings, token: str = "", host: str = "127.0.0.1") -> FastAPI:
     """The application.
 
@@ -99,7 +92,7 @@ def build(settings: Settings, token: str = "", host: str = "127.0.0.1") -> FastA
     state = _State(settings)
     app.state.close = state.pool.close
     _middleware(app, state, settings, token, local)
-    _errors(app, settings)
+    _errors(app)
     _routes(app, state, settings)
     return app
 
@@ -122,7 +115,7 @@ class _State:
     def place(self) -> Iterator[None]:
         """One of the places at the tables, or 429."""
         if not self.places.acquire(blocking=False):
-            raise Refused(429, "busy", "Too many requests read tables at once; ask again.", **{"Retry-After": "1"})
+            raise sandbox.Denied("busy", "Too many requests read tables at once; ask again.")
         try:
             yield
         finally:
@@ -147,7 +140,7 @@ def _is_loopback(host: str) -> bool:
 
 def _middleware(app: FastAPI, state: _State, settings: Settings, token: str, local: bool) -> None:
     if local:  # a page that a browser shows cannot reach it under a name of its own
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "testserver"])
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
     if settings.api_cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.api_cors_origins, allow_methods=["GET", "POST"],
                            allow_headers=["Authorization", "Content-Type"])  # fmt: skip
@@ -178,24 +171,20 @@ def _refusal(request: Request, status: int, code: str, message: str) -> JSONResp
     return JSONResponse(about, status)
 
 
-def _errors(app: FastAPI, settings: Settings) -> None:
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
-        answer = _refusal(request, error.status, error.code, error.message)
-        answer.headers.update(error.headers)
-        return answer
-
+def _errors(app: FastAPI) -> None:
     @app.exception_handler(sandbox.Denied)
     async def denied(request: Request, error: sandbox.Denied) -> Response:
-        return _refusal(request, STATUS.get(error.code, 400), error.code, str(error))
+        answer = _refusal(request, STATUS.get(error.code, 400), error.code, str(error))
+        if error.code == "busy":
+            answer.headers["Retry-After"] = "1"
+        return answer
 
     @app.exception_handler(LakehouseError)
     async def known(request: Request, error: LakehouseError) -> Response:
         if isinstance(error, ConfigError):
-            missing = str(error).startswith("there is no table")
-            return _refusal(
-                request, 404 if missing else 400, "no_such_table" if missing else "wrong_request", str(error)
-            )
+            if str(error).startswith("there is no table"):
+                return _refusal(request, 404, "no_such_table", str(error))
+            return _refusal(request, 400, "wrong_request", str(error))
         made = "has not been made" in str(error)
         text = str(error) if made else "The table cannot be read; the service's log says more."
         log.warning("request %s: %s", request.state.id, error)
@@ -223,7 +212,7 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
         with state.place():
             yield
 
-    tables_read = [Depends(reading)]
+    tables_read = [Depends(reading, scope="function")]  # free before the answer is sent, for the next request
 
     @app.get("/health", tags=["state"])
     def get_health() -> Response:

@@ -454,10 +454,9 @@ def _retention(options: argparse.Namespace) -> int:
     settings = _settings()
     with pipeline.locked(settings):
         for table in _named(settings, options.table):
-            past = archive.due(settings, table)
             if options.yes:
                 print(maintenance.retention(settings, table))
-            elif past:
+            elif past := archive.due(settings, table):
                 waits = maintenance.waiting(settings, table)
                 print(f"{table.name}: {past.rows:,} rows before {past.before} ({past.bytes:,} bytes) would go to the "
                       f"archive{f', once {waits}' if waits else ''}")  # fmt: skip

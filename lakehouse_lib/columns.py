@@ -390,7 +390,7 @@ class _Walk:
 
     def attribute(self, text: str, frame: Frame) -> Value:
         """A column by name, or a field of one; a qualifier in front is passed over."""
-        parts = [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|([^.`]+)", text)]
+        parts = _parts(text)
         while parts and parts[0] not in frame.columns:
             parts.pop(0)
         if not parts:
@@ -441,11 +441,13 @@ def _name(node: Any) -> str:
     if kind == "alias":
         return node.alias.name[0]
     if kind == "unresolved_attribute":
-        return (
-            re.findall(r"`([^`]+)`|([^.`]+)", node.unresolved_attribute.unparsed_identifier)[-1][0]
-            or (node.unresolved_attribute.unparsed_identifier.rpartition(".")[2])
-        )
+        return _parts(node.unresolved_attribute.unparsed_identifier)[-1]
     return _name(node.cast.expr) if kind == "cast" else str(kind)
+
+
+def _parts(text: str) -> list[str]:
+    """The names in a dotted one, backticks taken off."""
+    return [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|([^.`]+)", text)]
 
 
 def _union(values: Iterable[Value]) -> Value:

@@ -78,6 +78,20 @@ def open_table(path: str) -> DeltaTable | None:
         raise TableError(f"{path} cannot be opened as a Delta table: {error}") from None
 
 
+def made(settings: Settings, table: Table, lacks: str) -> DeltaTable:
+    """The Delta table of a table that has to be there.
+
+    Raises
+    ------
+    TableError
+        It has not been made; ``lacks`` says what there is not, so.
+    """
+    opened = open_table(table_path(settings, table))
+    if opened is None:
+        raise TableError(f"{table.name} has not been made yet: {lacks}.")
+    return opened
+
+
 def dataset(opened: DeltaTable) -> ds.Dataset:
     """The files of a table for Arrow and DuckDB, read by Arrow's own filesystem.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from lakehouse_lib import anomalies, archive, delta, landing, maintenance, pipeline, quality, refresh, tables
+from lakehouse_lib import anomalies, archive, delta, landing, lineage, maintenance, pipeline, quality, refresh, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import TableError
 from lakehouse_lib.tables import Table
@@ -70,7 +69,6 @@ class Report:
     def summary(self) -> dict:
         """As JSON, for `--notify` and other programs."""
         return {"generated_at": self.generated_at.isoformat(timespec="seconds"), "verdict": self.verdict,
-                "verdict_before": self.before["verdict"] if self.before else None,
                 "findings": [asdict(finding) for finding in self.findings]}  # fmt: skip
 
     def text(self) -> str:
@@ -98,13 +96,13 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
     whole = {name: found for name, found in opened.items() if name not in broken}
     last = last_steps(settings)
     findings += _last_run(last)
-    known = quality.latest(settings)
+    known, accounted = quality.latest(settings), pipeline.last_accounted(settings)
     for table in declared.values():
         if table.name in whole:
-            findings += _half_written(settings, table, whole[table.name])
+            findings += _half_written(settings, table, whole[table.name], accounted)
             findings += _checks(settings, known.get(table.name, {}))
             findings += _skew(settings, table, whole[table.name], now)
-            findings += _freshness(settings, table, whole, now) or _volume(settings, table, now)
+            findings += _freshness(settings, table, whole[table.name], now) or _volume(settings, table, now)
     # What is behind for a reason that stands here already is not told again.
     reasons = ("broken table", "failed run", "half-written run", "stale feed", "failed check")
     if not any(one.kind in reasons and (one.kind != "failed check" or one.verdict == "Degraded") for one in findings):
@@ -149,7 +147,7 @@ def tell(settings: Settings, run_id: str, before: str, failure: Exception | None
     made = report(settings)
     if failure is None and made.verdict == before:
         return
-    about = {"run_id": run_id, "failure": str(failure or ""), **made.summary(), "verdict_before": before or None}
+    about = {"run_id": run_id, "failure": str(failure or ""), "verdict_before": before or None, **made.summary()}
     done = subprocess.run(settings.notify, shell=True, input=json.dumps(about), text=True, capture_output=True)
     if done.returncode:
         print(f"lakehouse: --notify {settings.notify!r} ended with {done.returncode}: {done.stderr.strip()[:500]}",
@@ -186,9 +184,9 @@ def _last_run(last: dict[str, dict]) -> list[Finding]:
             for row in last.values() if row["state"] == "failed"]  # fmt: skip
 
 
-def _half_written(settings: Settings, table: Table, opened: DeltaTable) -> list[Finding]:
-    settled = pipeline.last_accounted(settings).get(str(opened.metadata().id), -1)
-    commits = delta.changes(opened.table_uri, settled, opened.version()).commits
+def _half_written(settings: Settings, table: Table, opened: DeltaTable, accounted: dict[str, int]) -> list[Finding]:
+    last = accounted.get(str(opened.metadata().id), -1)
+    commits = delta.changes(opened.table_uri, last, opened.version()).commits
     lacking = [commit for commit in commits if "run_id" in delta.says(commit)]
     found = []
     if lacking:
@@ -215,13 +213,10 @@ def _checks(settings: Settings, known: dict[str, quality.Result]) -> list[Findin
 
 def _undo(settings: Settings, result: quality.Result) -> str:
     """How to take back the load after which a check fails; else how to look closely."""
-    table = tables.get(settings, result.table_name)
-    origins = {table.name} if table.layer == "bronze" else set()
-    waiting = list(table.sources)
-    while waiting:
-        source = tables.get(settings, waiting.pop())
-        origins |= {source.name} if source.layer == "bronze" else set()
-        waiting += source.sources
+    origins = {
+        name for name in lineage.upstream(settings, result.table_name)
+        if not name.startswith("landing/") and tables.get(settings, name).layer == "bronze"
+    }  # fmt: skip
     loads = [row for row in delta.read_ops(settings, "ledger")
              if row["run_id"] == result.run_id and row["target"] in origins and row["version"] > 1]  # fmt: skip
     if not loads:
@@ -263,22 +258,19 @@ def newest(settings: Settings, table: Table, opened: DeltaTable) -> tuple[dateti
     return happened, max(loads, default=None)
 
 
-def _freshness(settings: Settings, table: Table, opened: dict[str, DeltaTable], now: datetime) -> list[Finding]:
+def _freshness(settings: Settings, table: Table, opened: DeltaTable, now: datetime) -> list[Finding]:
     """A feed whose newest event, or whose last load, is older than the table's target."""
-    if table.layer != "bronze" or not opened[table.name].count():
+    if table.layer != "bronze" or not opened.count():
         return []
     target = timedelta(hours=table.freshness_hours)
-    happened, loaded = newest(settings, table, opened[table.name])
+    happened, loaded = newest(settings, table, opened)
     ages = {"newest event": happened, "last load": loaded}
     late = {name: now - at for name, at in ages.items() if at and now - at > target}
     if not late:
         return []
-    feed = landing.feed_of(table)
-    waits = sum(1 for _ in _waiting_files(settings, table))
     said = " and ".join(f"{name} is {_hours(age)} old" for name, age in late.items())
     backfill = " (what came last was old: a backfill)" if "last load" not in late else ""
-    cause = f"{waits} files wait in landing" if waits else f"nothing waits in landing: ask who delivers {feed}"
-    text = f"its {said}, at most {table.freshness_hours} hours may be{backfill}; {cause}"
+    text = f"its {said}, at most {table.freshness_hours} hours may be{backfill}; {_cause(settings, table)}"
     verdict = "Degraded" if max(late.values()) > 3 * target else "Warning"
     return [Finding("stale feed", verdict, table.name, text, "lakehouse run")]
 
@@ -290,26 +282,32 @@ def _volume(settings: Settings, table: Table, now: datetime) -> list[Finding]:
     judged = anomalies.expected_counts(anomalies.daily(settings, table)["rows"])
     since = (now - RECENT).replace(tzinfo=None)
     found = [one for one in anomalies.incidents(table.name, "rows by day", judged) if pd.Timestamp(one.end) >= since]
-    waits = sum(1 for _ in _waiting_files(settings, table))
-    cause = (
-        f"{waits} files wait in landing"
-        if waits
-        else f"nothing waits in landing: ask who delivers {landing.feed_of(table)}"
-    )
+    if not found:
+        return []
+    cause = _cause(settings, table)
     return [Finding("volume", "Warning", table.name, f"{one.message.split(': ', 1)[1]}; {cause}", "lakehouse run")
             for one in found]  # fmt: skip
 
 
-def _waiting_files(settings: Settings, table: Table) -> Iterator[landing.LandingFile]:
+def _waiting_files(settings: Settings, table: Table) -> int:
+    """How many files of a bronze table's feed have not been loaded."""
     feed = landing.feed_of(table)
     done, _ = landing.known_files(settings, feed, delta.open_table(delta.table_path(settings, table)))
-    yield from (file for file in landing.list_files(settings, feed) if file.path not in done)
+    return sum(file.path not in done for file in landing.list_files(settings, feed))
+
+
+def _cause(settings: Settings, table: Table) -> str:
+    """Why a feed stands still, in words: here or with those who deliver it."""
+    waits = _waiting_files(settings, table)
+    return f"{waits} files wait in landing" if waits else (
+        f"nothing waits in landing: ask who delivers {landing.feed_of(table)}"
+    )  # fmt: skip
 
 
 def _behind(settings: Settings, table: Table) -> list[Finding]:
     """A table that has not read all of its sources."""
     if table.layer == "bronze":
-        waits = sum(1 for _ in _waiting_files(settings, table))
+        waits = _waiting_files(settings, table)
         text = f"{waits} files wait in landing, at most 0 after a run"
     else:
         states = refresh.source_states(settings, table)

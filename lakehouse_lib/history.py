@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 
 from lakehouse_lib import archive, catalog, delta, landing, pipeline, reader, tables
 from lakehouse_lib.config import Settings, new_run_id
-from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.refresh import COUNTS
 from lakehouse_lib.tables import Table
 
@@ -213,10 +213,7 @@ def _undone(
 
 
 def _opened(settings: Settings, table: Table) -> DeltaTable:
-    opened = delta.open_table(delta.table_path(settings, table))
-    if opened is None:
-        raise TableError(f"{table.name} has not been made yet: it has no versions.")
-    return opened
+    return delta.made(settings, table, "it has no versions")
 
 
 def _at(settings: Settings, table: Table, version: int) -> DeltaTable:

@@ -250,14 +250,11 @@ def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple
                 for row in batch.to_pylist():
                     yield json.dumps(row, default=str), row
         return
-    head = ""
     with filesystem.open_input_stream(full, compression=None) as handle:
-        for line in _lines(handle, file.path):
+        head, lines = _records(handle, file)
+        for line in lines:
             text = line.decode("utf-8-sig", "replace").rstrip("\r\n")
-            if file.kind == "csv" and (not head or text == head):
-                head = head or text
-            elif text.strip():
-                yield text, _fields(text, head)
+            yield text, _fields(text, head)
 
 
 def _fields(text: str, head: str) -> dict[str, Any] | None:
@@ -383,16 +380,9 @@ def _inspect(settings: Settings, feed: str, file: LandingFile) -> LandingFile | 
                 fields.update(parquet.schema_arrow.names)
         else:
             with filesystem.open_input_stream(full, compression=None) as handle:
-                for line in _lines(handle, file.path):
-                    if line.isspace() or not line:
-                        continue
-                    if file.kind == "csv" and not head:
-                        head = line.decode("utf-8-sig", "replace").rstrip("\r\n")
-                        bare = head.encode()
-                        fields.update(_csv_names(head))
-                        continue
-                    if file.kind == "csv" and line.rstrip(b"\r\n") == bare:
-                        continue
+                head, lines = _records(handle, file)
+                fields.update(_csv_names(head) if head else ())
+                for line in lines:
                     records += 1
                     if file.kind == "json" and records <= SEEN:
                         fields |= _json_names(line)
@@ -402,6 +392,16 @@ def _inspect(settings: Settings, feed: str, file: LandingFile) -> LandingFile | 
             "Deliver it again, whole, under a new name, and remove this one."
         )
     return LandingFile(file.path, file.size, file.modified, file.kind, digest, records, head, frozenset(fields))
+
+
+def _records(handle, file: LandingFile) -> tuple[str, Iterator[bytes]]:
+    """The header of a file of lines ('' where it has none), and the lines that are records: no blank
+    ones, and no header that stands there again."""
+    lines = (line for line in _lines(handle, file.path) if line and not line.isspace())
+    if file.kind != "csv":
+        return "", lines
+    head = next(filter(None, (line.decode("utf-8-sig", "replace").rstrip("\r\n") for line in lines)), "")
+    return head, (line for line in lines if line.rstrip(b"\r\n") != head.encode())
 
 
 def _csv_names(head: str) -> list[str]:

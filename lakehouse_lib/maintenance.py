@@ -54,7 +54,7 @@ def due(settings: Settings, today: date | None = None) -> list[Work]:
     for table in _made(settings):
         try:
             opened = delta.open_table(delta.table_path(settings, table))
-            found += filter(None, (_compact(table, opened), _checkpoint(settings, table, opened),
+            found += filter(None, (_compact(table, opened), _checkpoint(table, opened),
                                    _vacuum(settings, table, opened)))  # fmt: skip
             if past := archive.due(settings, table, today):
                 waits = waiting(settings, table)
@@ -144,8 +144,7 @@ def kept_hours(settings: Settings) -> int:
 def removable(settings: Settings, table: Table, hours: int | None = None) -> tuple[list[str], int]:
     """Files that vacuum would remove, and their bytes."""
     opened = _opened(settings, table)
-    kept = kept_hours(settings) if hours is None else hours
-    files = opened.vacuum(retention_hours=kept, dry_run=True, enforce_retention_duration=False, full=True)
+    files = _vacuumed(settings, opened, hours, dry_run=True)
     return files, sum(_sizes(opened, files).values())
 
 
@@ -180,14 +179,17 @@ def vacuum(settings: Settings, table: Table, hours: int | None = None, force: bo
             f"{', '.join(map(str, lost)) or '(none)'} could no longer be read. Add --force to do it."
         )
     opened = _opened(settings, table)
-    files = opened.vacuum(retention_hours=kept if hours is None else hours, dry_run=True,
-                          enforce_retention_duration=False, full=True)  # fmt: skip
+    files = _vacuumed(settings, opened, hours, dry_run=True)
     before = _sizes(opened, files)
-    opened.vacuum(retention_hours=kept if hours is None else hours, dry_run=False,
-                  enforce_retention_duration=False, full=True)  # fmt: skip
+    _vacuumed(settings, opened, hours, dry_run=False)
     left = _sizes(opened, files)
     freed = sum(size for file, size in before.items() if file not in left)
     return f"{table.name}: {len(before) - len(left)} files removed, {freed:,} bytes freed"
+
+
+def _vacuumed(settings: Settings, opened: DeltaTable, hours: int | None, dry_run: bool) -> list[str]:
+    kept = kept_hours(settings) if hours is None else hours
+    return opened.vacuum(retention_hours=kept, dry_run=dry_run, enforce_retention_duration=False, full=True)
 
 
 def clean_log(settings: Settings, table: Table) -> str:
@@ -236,7 +238,7 @@ def _compact(table: Table, opened: DeltaTable) -> Work | None:
     return Work(table.name, "compact", why, files, size, f"lakehouse optimize {table.name}")
 
 
-def _checkpoint(settings: Settings, table: Table, opened: DeltaTable) -> Work | None:
+def _checkpoint(table: Table, opened: DeltaTable) -> Work | None:
     commits, _ = log_length(opened)
     if commits < LONG_LOG:
         return None
@@ -284,7 +286,4 @@ def _exists(settings: Settings, table: Table) -> bool:
 
 
 def _opened(settings: Settings, table: Table) -> DeltaTable:
-    opened = delta.open_table(delta.table_path(settings, table))
-    if opened is None:
-        raise TableError(f"{table.name} has not been made yet: there is nothing to keep in shape.")
-    return opened
+    return delta.made(settings, table, "there is nothing to keep in shape")

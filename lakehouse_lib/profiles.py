@@ -14,7 +14,6 @@ import yaml
 
 from lakehouse_lib import delta, reader
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import TableError
 from lakehouse_lib.tables import Table
 
 NUMBERS = ("int", "bigint", "double")
@@ -81,9 +80,7 @@ def profile(settings: Settings, table: Table, only: list[str] | None = None) -> 
 
 
 def _opened(settings: Settings, table: Table) -> duckdb.DuckDBPyConnection:
-    opened = delta.open_table(delta.table_path(settings, table))
-    if opened is None:
-        raise TableError(f"{table.name} has not been made yet: there is nothing to look at.")
+    opened = delta.made(settings, table, "there is nothing to look at")
     connection = reader.connect()
     reader.register(connection, table.name, delta.dataset(opened))
     return connection

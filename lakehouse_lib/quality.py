@@ -26,7 +26,7 @@ from deltalake.exceptions import DeltaError
 from lakehouse_lib import checks, delta, reader, tables
 from lakehouse_lib.checks import Check, Rule
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import QualityError, TableError
+from lakehouse_lib.errors import QualityError
 from lakehouse_lib.tables import Table
 
 log = logging.getLogger(__name__)
@@ -121,9 +121,7 @@ def run_checks(
     TableError
         The table has not been made.
     """
-    opened = delta.open_table(delta.table_path(settings, table))
-    if opened is None:
-        raise TableError(f"{table.name} has not been made yet: there is nothing to check.")
+    opened = delta.made(settings, table, "there is nothing to check")
     return _Checking(settings, table, run_id, opened, last or {}).results()
 
 

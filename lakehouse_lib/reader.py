@@ -15,7 +15,7 @@ from deltalake.exceptions import DeltaError
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.errors import ConfigError
 
 OPS = ("runs", "ledger", "lineage", "landing_files", "quality_results", "catalog")
 
@@ -34,10 +34,9 @@ def query(settings: Settings, sql: str) -> pd.DataFrame:
     without a zone. Only tables that the text mentions are opened; nothing else can be reached.
     """
     words = set(re.findall(r"\w+", sql))
-    statements = connect().extract_statements(sql)
-    if [one.type for one in statements] != [duckdb.StatementType.SELECT]:
-        raise ConfigError(f"One SELECT is answered here, and nothing else: {sql.strip()[:80]!r}")
     connection, files = connect(), []
+    if [one.type for one in connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
+        raise ConfigError(f"One SELECT is answered here, and nothing else: {sql.strip()[:80]!r}")
     rejected = [name for name in _paths(settings) if name.endswith("_quarantine")]
     for name, path in _paths(settings).items():
         wanted = name in words or ("quarantine" in words and name in rejected)
@@ -87,9 +86,7 @@ def _page(
     offset: int, limit: int,
 ) -> tuple[duckdb.DuckDBPyConnection, str, int]:  # fmt: skip
     table = tables.get(settings, name)
-    opened = delta.open_table(delta.table_path(settings, table))
-    if opened is None:
-        raise TableError(f"{name} has not been made yet: it has no rows.")
+    opened = delta.made(settings, table, "it has no rows")
     if version is not None and version != opened.version():
         try:
             opened = DeltaTable(opened.table_uri, version=version)
@@ -185,12 +182,13 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Datas
     everything else comes through Arrow.
     """
     schema, files = dataset.schema, _local_files(dataset)
+    types = _types(connection, schema)
     parts = {key for key, _ in _folders(files[0])} if files else set()
-    listed = ", ".join(f"{_quoted(f.name)}::{_type(f.type)} AS {_quoted(f.name)}" if _holds_time(f.type) else
-                       _quoted(f.name) for f in schema)  # fmt: skip
+    listed = ", ".join(f"{_quoted(column)}::{kind} AS {_quoted(column)}" if "TIMESTAMP" in kind else _quoted(column)
+                       for column, kind in types.items())  # fmt: skip
     if files:
-        types = ", ".join(f"{_quoted(f.name)}: {_type(f.type)}" for f in schema if f.name in parts)
-        hive = f"hive_partitioning = true, hive_types = {{{types}}}" if parts else "hive_partitioning = false"
+        folders = ", ".join(f"{_quoted(column)}: {kind}" for column, kind in types.items() if column in parts)
+        hive = f"hive_partitioning = true, hive_types = {{{folders}}}" if parts else "hive_partitioning = false"
         paths = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
         source = f"read_parquet([{paths}], union_by_name = true, {hive})"
     else:
@@ -219,22 +217,10 @@ def _folders(file: str) -> list[tuple[str, str]]:
     return [(key, value) for key, equals, value in (part.partition("=") for part in file.split("/")[:-1]) if equals]
 
 
-def _type(kind: pa.DataType) -> str:
-    """DuckDB's name of an Arrow type, times without a zone."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return f"{_type(kind.value_type)}[]"
-    if pa.types.is_struct(kind):
-        return f"STRUCT({', '.join(f'{_quoted(part.name)} {_type(part.type)}' for part in kind)})"
-    if pa.types.is_timestamp(kind):
-        return "TIMESTAMP"
-    with connect() as own:  # the module's own connection is shared by all threads, and refuses a second caller
-        return str(own.from_arrow(pa.table([pa.array([], kind)], names=["x"])).types[0])
-
-
-def _holds_time(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _holds_time(kind.value_type)
-    return any(_holds_time(part.type) for part in kind) if pa.types.is_struct(kind) else pa.types.is_timestamp(kind)
+def _types(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> dict[str, str]:
+    """DuckDB's name of each column's type, times without a zone at any depth."""
+    kinds = connection.from_arrow(schema.empty_table()).types
+    return {name: str(kind).replace(" WITH TIME ZONE", "") for name, kind in zip(schema.names, kinds, strict=True)}
 
 
 def _quoted(name: str) -> str:

@@ -212,8 +212,7 @@ def answer(request: dict[str, Any]) -> Answer:
     whole = pa.Table.from_batches(parts, batches.schema)
     while size > request["bytes"] and whole.num_rows:  # a single batch may be too large by itself
         whole = whole.slice(0, whole.num_rows // 2)
-        size = pa.Table.from_pylist(whole.to_pylist(), whole.schema).nbytes
-        limit = min(limit, whole.num_rows)
+        size, limit = whole.nbytes, min(limit, whole.num_rows)
     return Answer(whole.slice(0, limit), rows > limit, versions)
 
 

@@ -6,10 +6,8 @@ over the files; no engine is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -134,7 +132,8 @@ def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Reco
     found: list[list[Record]] = [[] for _ in wanted]
     for path, places in by_file.items():
         best = dict.fromkeys(places, 0.0)
-        for number, (text, values) in enumerate(_messages(settings, feed, listed.get(path)), 1):
+        messages = landing.messages(settings, feed, listed[path]) if path in listed else ()
+        for number, (text, values) in enumerate(messages, 1):
             for place in places:
                 score = _alike(bronze, wanted[place], number, text, values, zone)
                 if score and score >= best[place]:
@@ -173,16 +172,7 @@ def _given(table: Table, key: list[str]) -> dict[str, str]:
 
 
 def _open(connection: duckdb.DuckDBPyConnection, settings: Settings, table: Table) -> None:
-    opened = delta.open_table(delta.table_path(settings, table))
-    if opened is None:
-        raise TableError(f"{table.name} has not been made yet: it has no rows.")
-    reader.register(connection, table.name, delta.dataset(opened))
-
-
-def _messages(
-    settings: Settings, feed: str, file: landing.LandingFile | None
-) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    return iter(()) if file is None else landing.messages(settings, feed, file)
+    reader.register(connection, table.name, delta.dataset(delta.made(settings, table, "it has no rows")))
 
 
 def _alike(bronze: Table, row: dict, number: int, text: str, values: dict | None, zone: ZoneInfo) -> float:

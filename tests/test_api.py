@@ -39,7 +39,7 @@ def lake(engine, tmp_path_factory) -> Settings:
 @pytest.fixture(scope="module")
 def client(lake):
     app = api.build(lake.model_copy(update={"spark_master": "sc://localhost:1"}))
-    yield TestClient(app, raise_server_exceptions=False)
+    yield TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
     app.state.close()
 
 
@@ -68,7 +68,7 @@ def test_the_state_is_told(client, lake):
     ].keys() == tables.declared(lake).keys()
     broken = lake.model_copy(update={"lakehouse_base_path": "/proc/1/nothing"})
     app = api.build(broken)
-    assert TestClient(app).get("/health").json()["verdict"] == "Unknown"
+    assert TestClient(app, "http://127.0.0.1").get("/health").json()["verdict"] == "Unknown"
     app.state.close()
 
 
@@ -145,7 +145,7 @@ def test_what_is_not_there_is_said_in_one_form(client, lake, path, status, code)
 
 def test_limits_can_be_lowered_and_not_raised(lake):
     app = api.build(lake.model_copy(update={"api_max_rows": 5, "api_at_once": 1}))
-    client = TestClient(app, raise_server_exceptions=False)
+    client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
     for told in (client.get("/tables/app_events_silver/preview?limit=100000").json(),
                  ask(client, "SELECT event_id FROM app_events_silver", limit=10**6).json()):  # fmt: skip
         assert len(told["rows"]) == 5 and told["truncated"]
@@ -167,7 +167,7 @@ def test_others_need_a_token_and_browsers_a_permission(lake, monkeypatch):
     with pytest.raises(ConfigError, match="needs a token: set LAKEHOUSE_API_TOKEN"):
         api.build(lake, host="0.0.0.0")
     app = api.build(lake, token="s3cret", host="0.0.0.0")
-    client = TestClient(app)
+    client = TestClient(app, "http://127.0.0.1")
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}, {"Authorization": "Bearer "}):
         answer = client.get("/tables", headers=headers)
         assert (
@@ -178,7 +178,7 @@ def test_others_need_a_token_and_browsers_a_permission(lake, monkeypatch):
     assert client.get("/health").status_code == 200
     app.state.close()
     app = api.build(lake.model_copy(update={"api_cors_origins": ["https://board.example"]}))
-    client = TestClient(app)
+    client = TestClient(app, "http://127.0.0.1")
     allowed = client.get("/tables", headers={"Origin": "https://board.example"})
     assert allowed.headers["access-control-allow-origin"] == "https://board.example"
     assert client.get("/tables", headers={"Host": "evil.example"}).status_code == 400
@@ -462,7 +462,7 @@ def test_every_answer_is_of_one_version_while_a_run_writes(lakehouse, deliver):
     deliver("app_events/0.json", [event(0)])
     pipeline.run(lake, progress=lambda line: None).check()
     app = api.build(lake)
-    client, seen, failures = TestClient(app), [], []
+    client, seen, failures = TestClient(app, "http://127.0.0.1"), [], []
 
     def write() -> None:
         for number in range(1, 4):

@@ -85,6 +85,7 @@ def execute(
             store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
             # Sockets of files instead of ports: nothing to race for, nothing to listen in on.
             config=Config(KernelManager={"transport": "ipc"}),
+            extra_arguments=["--log-level=CRITICAL"],  # the interrupt that ends a kernel is no error to tell of
         )  # fmt: skip
     except PapermillExecutionError as error:
         kind = getattr(errors, error.ename, None)

@@ -6,6 +6,7 @@ With ``enable_delta: false`` tables are plain Parquet folders, written whole and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -26,7 +27,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import TableError
+from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
@@ -90,6 +91,21 @@ def made(settings: Settings, table: Table, lacks: str) -> DeltaTable:
     if opened is None:
         raise TableError(f"{table.name} has not been made yet: {lacks}.")
     return opened
+
+
+def at(opened: DeltaTable, name: str, version: int) -> DeltaTable:
+    """A table as it was.
+
+    Raises
+    ------
+    ConfigError
+        There is no such version, or it cannot be read any more.
+    """
+    newest = opened.version()
+    with contextlib.suppress(DeltaError):
+        if 0 <= version <= newest:  # for one to come delta-rs looks for minutes
+            return opened if version == newest else DeltaTable(opened.table_uri, version=version)
+    raise ConfigError(f"{name} has no version {version} that can be read; the newest is {newest}")
 
 
 def dataset(opened: DeltaTable) -> ds.Dataset:

@@ -19,7 +19,6 @@ from deltalake import DeltaTable
 
 from lakehouse_lib import archive, catalog, delta, landing, pipeline, reader, tables
 from lakehouse_lib.config import Settings, new_run_id
-from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.refresh import COUNTS
 from lakehouse_lib.tables import Table
 
@@ -217,7 +216,4 @@ def _opened(settings: Settings, table: Table) -> DeltaTable:
 
 
 def _at(settings: Settings, table: Table, version: int) -> DeltaTable:
-    there = [entry["version"] for entry in _opened(settings, table).history()]
-    if version not in there:
-        raise ConfigError(f"{table.name} has no version {version}; it has {min(there)} to {max(there)}")
-    return DeltaTable(delta.table_path(settings, table), version=version)
+    return delta.at(_opened(settings, table), table.name, version)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import time
 from datetime import UTC, datetime
 
 import duckdb
@@ -10,8 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
@@ -24,6 +24,14 @@ def connect() -> duckdb.DuckDBPyConnection:
     """A DuckDB of one's own, in memory, in UTC."""
     connection = duckdb.connect(":memory:")
     connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+@functools.lru_cache(maxsize=1)
+def _database(hour: int) -> duckdb.DuckDBPyConnection:
+    """What pages are read with, for an hour: it remembers the heads of files, which Delta never changes."""
+    connection = duckdb.connect(":memory:")
+    connection.execute("SET parquet_metadata_cache = true; SET enable_external_file_cache = false")
     return connection
 
 
@@ -87,17 +95,13 @@ def _page(
 ) -> tuple[duckdb.DuckDBPyConnection, str, int]:  # fmt: skip
     table = tables.get(settings, name)
     opened = delta.made(settings, table, "it has no rows")
-    if version is not None and version != opened.version():
-        try:
-            opened = DeltaTable(opened.table_uri, version=version)
-        except DeltaError:
-            raise ConfigError(
-                f"{name} has no version {version} that can be read; the newest is {opened.version()}"
-            ) from None
+    if version is not None:
+        opened = delta.at(opened, name, version)
     dataset = delta.dataset(opened)
     if unknown := [column for column in (*columns, *filter(None, [order_by])) if column not in dataset.schema.names]:
         raise ConfigError(f"{name} has no column {unknown[0]!r}; it has {', '.join(dataset.schema.names)}")
-    connection = connect()
+    connection = _database(int(time.time() // 3600)).cursor()
+    connection.execute("SET TimeZone = 'UTC'")
     register(connection, name, dataset)
     order = f"ORDER BY {_quoted(order_by)} {'DESC' if descending else 'ASC'} NULLS LAST" if order_by else ""
     listed = ", ".join(map(_quoted, columns)) or "*"
@@ -175,8 +179,8 @@ def _ledger_rows(settings: Settings, names: list[str] | None) -> pd.DataFrame:
 
 
 def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Dataset) -> list[str]:
-    """A view of a dataset, timestamps without a zone: DuckDB's functions on those with one are an
-    extension to download. Returns the files that the view reads by itself.
+    """A view of a dataset for this connection, timestamps without a zone: DuckDB's functions on those
+    with one are an extension to download. Returns the files that the view reads by itself.
 
     Local Parquet is read by DuckDB, which sorts by one column before it fetches the others;
     everything else comes through Arrow.
@@ -194,7 +198,7 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Datas
     else:
         connection.register(f"_{name}", dataset)
         source = _quoted(f"_{name}")
-    connection.execute(f"CREATE OR REPLACE VIEW {_quoted(name)} AS SELECT {listed} FROM {source}")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {_quoted(name)} AS SELECT {listed} FROM {source}")
     return files
 
 

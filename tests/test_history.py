@@ -98,7 +98,7 @@ def test_versions_tell_operation_run_and_change(lakehouse, deliver):
     assert list(found.operation) == ["WRITE", "WRITE", "CREATE TABLE"]
     assert list(found.run_id) == ["run-2", "run-1", ""]
     assert list(found.rows) == [4, 2, 0] and list(found.change) == [2, 2, 0]
-    with pytest.raises(ConfigError, match="app_events_silver has no version 7; it has 0 to 2"):
+    with pytest.raises(ConfigError, match="app_events_silver has no version 7 that can be read; the newest is 2"):
         history.diff(lake, table, 0, 7)
 
 

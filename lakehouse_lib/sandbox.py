@@ -22,9 +22,11 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import duckdb
+import psutil
 import pyarrow as pa
 import sqlglot
 from deltalake import DeltaTable
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 LONGEST = 20_000
 """Characters of a query."""
 MEMORY = 1024
-"""MB that a query may use; the whole process may use three times as much."""
+"""MB that a query may use; its process may take twice as much beyond what it starts with."""
 
 FUNCTIONS = frozenset(
     "bit_count dayname entropy epoch epoch_ms epoch_us even isodow kurtosis len list_avg list_max list_min list_sum "
@@ -68,6 +70,10 @@ CARRIED = INEXACT | frozenset(
 _FORBIDDEN = (exp.Command, exp.DDL, exp.DML, exp.Into, exp.Pragma, exp.Set, exp.Attach, exp.Parameter,
               exp.SessionParameter, exp.Placeholder, exp.Version, exp.Hint, exp.Use)  # fmt: skip
 
+_MOMENT = (exp.Literal, exp.CurrentTimestamp, exp.CurrentDate, exp.Interval, exp.Var, exp.Add, exp.Sub, exp.Mul,
+           exp.Neg, exp.Paren, exp.Cast, exp.DataType, exp.TsOrDsAdd, exp.TimeStrToTime)  # fmt: skip
+"""What may stand after TIMESTAMP AS OF."""
+
 
 class Denied(Exception):
     """A query that is not run; the code is for programs, the text for people."""
@@ -78,16 +84,27 @@ class Denied(Exception):
 
 
 @dataclass(frozen=True)
+class Read:
+    """A table that a query reads: as it is, as of a version, or as of the moment that a SELECT gives."""
+
+    name: str
+    version: int | None = None
+    moment: str = ""
+
+
+@dataclass(frozen=True)
 class Answer:
-    """Rows of a query, whether there were more, and the versions that were read."""
+    """Rows of a query, whether there were more, and the versions that were read: by table, or
+    ``table@version`` for one that was read AS OF another than the newest."""
 
     rows: pa.Table
     truncated: bool
     versions: dict[str, int]
 
 
-def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[str, list[str]]:
-    """A query as DuckDB runs it, and the tables that it reads; ``layers`` are the published ones.
+def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[str, dict[str, Read]]:
+    """A query as DuckDB runs it, and what it reads by the name that it has there; ``layers`` are the
+    published tables.
 
     Raises
     ------
@@ -105,23 +122,27 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[str, list[s
         raise Denied("no_query", "One SELECT is answered here, and nothing else.")
     tree = trees[0]
     inner = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
-    used: dict[str, None] = {}
+    used: dict[str, Read] = {}
     for node in tree.walk():
+        if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
+            _table(node, dialect, layers, inner, used)
+            continue
         if isinstance(node, _FORBIDDEN):
             raise Denied("not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is not allowed in a query here.")
         if isinstance(node, exp.Anonymous) and node.name.lower() not in FUNCTIONS:
             raise Denied("no_such_function", f"The function {node.name[:60]} is not known here.")
-        if isinstance(node, exp.Table) and not isinstance(node.this, exp.Identifier):
+        if isinstance(node, exp.Table):
             raise Denied(
                 "not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is no table; name a table of the catalog."
             )
-        if isinstance(node, exp.Table):
-            name = _table(node, layers, inner)
-            used |= {name: None} if name else {}
+    return _carried(tree, dialect), used
+
+
+def _carried(tree: exp.Query, dialect: str) -> str:
     if dialect == "spark":
         tree = _as_spark_means(tree)
     try:
-        return tree.sql("duckdb", unsupported_level=sqlglot.ErrorLevel.RAISE), list(used)
+        return tree.sql("duckdb", unsupported_level=sqlglot.ErrorLevel.RAISE)
     except (sqlglot.errors.SqlglotError, RecursionError) as error:
         raise Denied("does_not_carry_over", f"This does not carry over from {dialect}: {_first(error)}") from None
 
@@ -155,6 +176,8 @@ def _said(node: exp.Expression) -> exp.Expression | None:
     if isinstance(node, exp.Cast) and node.to.is_type(*exp.DataType.INTEGER_TYPES):
         same.set("this", exp.Anonymous(this="whole_part", expressions=[same.this]))  # Spark cuts, DuckDB rounds
         return same
+    if isinstance(node, exp.CurrentTimestamp):
+        return exp.cast(same, "timestamp")  # without a zone, as all times of tables are here
     if isinstance(node, exp.Quantile):
         return exp.Anonymous(this="quantile_cont", expressions=[same.this, same.args["quantile"]])
     if isinstance(node, (exp.TsOrDsAdd, exp.AddMonths)):
@@ -164,15 +187,35 @@ def _said(node: exp.Expression) -> exp.Expression | None:
     return None
 
 
-def _table(node: exp.Table, layers: dict[str, str], inner: set[str]) -> str | None:
-    """The published table that is meant; None for a part of the query itself."""
-    name, layer = node.name.lower(), node.db.lower()
-    if not layer and not node.catalog and name in inner:
-        return None
+def _table(node: exp.Table, dialect: str, layers: dict[str, str], inner: set[str], used: dict[str, Read]) -> None:
+    """Note the published table that is meant, if it is no part of the query itself, under the name
+    that it gets; one that is read AS OF something gets a name of its own."""
+    name, layer, as_of = node.name.lower(), node.db.lower(), node.args.get("version")
+    if not layer and not node.catalog and name in inner and not as_of:
+        return
     if name not in layers or node.catalog or layer not in ("", layers[name]):
         raise Denied("no_such_table", f"There is no table {node.sql()[:80]!r}; /tables lists those that there are.")
     node.set("db", None)
-    return name
+    if not as_of:
+        used[name] = Read(name)
+        return
+    used[own := f"{name}@{len(used)}"] = _as_of(name, as_of, dialect)
+    node.set("version", None)
+    node.set("alias", node.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name)))
+    node.set("this", exp.to_identifier(own, quoted=True))
+
+
+def _as_of(name: str, as_of: exp.Version, dialect: str) -> Read:
+    said, text = as_of.expression, as_of.sql(DIALECTS[dialect])[:60]
+    if as_of.args["kind"] != "AS OF":
+        raise Denied("not_allowed", f"{text!r} is not answered here; say VERSION AS OF or TIMESTAMP AS OF.")
+    if as_of.name == "VERSION":
+        if not (isinstance(said, exp.Literal) and said.name.isdigit() and len(said.name) < 16):
+            raise Denied("not_allowed", f"{text!r} names no version: a number is wanted.")
+        return Read(name, version=int(said.name))
+    if not all(isinstance(node, _MOMENT) for node in said.walk()):
+        raise Denied("not_allowed", f"{text!r} is no moment: a constant is wanted.")
+    return Read(name, moment=_carried(exp.select(exp.cast(said, "timestamp")), dialect))
 
 
 def _first(error: Exception) -> str:
@@ -187,21 +230,15 @@ def answer(request: dict[str, Any]) -> Answer:
     """Run one query over the tables of the request (name: layer, path, version)."""
     given = request["tables"]
     sql, used = checked(request["sql"], request["dialect"], {name: one["layer"] for name, one in given.items()})
-    if request["version"] is not None and len(used) != 1:
-        raise Denied("wrong_request", f"version is for a query over one table; this one reads {len(used)}.")
+    if request["version"] is not None and (len(used) != 1 or "@" in next(iter(used))):
+        raise Denied("wrong_request", "version is for a query over one table, that does not say AS OF itself; this one "
+                                      f"reads {', '.join(read.name for read in used.values()) or 'none'}.")  # fmt: skip
     connection, files, versions = _engine(), [], {}
-    for name in used:
-        version = given[name]["version"] if request["version"] is None else request["version"]
-        if version is None:
-            raise Denied("not_made", f"{name} has not been made yet: it has no rows.")
-        try:
-            opened = DeltaTable(given[name]["path"], version=version)
-        except Exception:
-            raise Denied("no_such_version", f"{name} has no version {version} that can be read.") from None
-        files += reader.register(connection, name, delta.dataset(opened))
-        versions[name] = opened.version()
-    connection.execute("SET allowed_paths = $1", [files])
-    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    for own, read in used.items():
+        opened = _opened(read, given[read.name], request["version"])
+        files += reader.register(connection, own, delta.dataset(opened))
+        versions[read.name if own == read.name else f"{read.name}@{opened.version()}"] = opened.version()
+    _lock(connection, files)
     limit, parts, rows, size = request["limit"], [], 0, 0
     batches = connection.sql(f"SELECT * FROM ({sql}) LIMIT {limit + 1}").to_arrow_reader(1024)
     for batch in batches:
@@ -214,6 +251,33 @@ def answer(request: dict[str, Any]) -> Answer:
         whole = whole.slice(0, whole.num_rows // 2)
         size, limit = whole.nbytes, min(limit, whole.num_rows)
     return Answer(whole.slice(0, limit), rows > limit, versions)
+
+
+def _opened(read: Read, given: dict[str, Any], asked: int | None) -> DeltaTable:
+    """The table at the version that the query says, else the request, else the one it had at its start."""
+    if given["version"] is None:
+        raise Denied("not_made", f"{read.name} has not been made yet: it has no rows.")
+    opened = DeltaTable(given["path"], version=given["version"])
+    version = asked if read.version is None else read.version
+    if version is not None:
+        try:
+            opened = delta.at(opened, read.name, version)
+        except ConfigError as error:
+            raise Denied("no_such_version", str(error)) from None
+    if read.moment:
+        engine = _engine()
+        _lock(engine, [])
+        ((moment,),) = engine.execute(read.moment).fetchall()
+        first = datetime.fromtimestamp(min(one["timestamp"] for one in opened.history()) / 1000, UTC)
+        if moment is None or moment.replace(tzinfo=UTC) < first:
+            raise Denied("no_such_version", f"{read.name} has no version as of {moment}; its first is of {first}.")
+        opened.load_as_version(moment.replace(tzinfo=UTC))
+    return opened
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
+    connection.execute("SET allowed_paths = $1", [files])
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")
 
 
 def _engine() -> duckdb.DuckDBPyConnection:
@@ -235,7 +299,8 @@ _SAID = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionExcep
 
 def _work() -> None:
     """Answer requests until the other side is gone."""
-    most = 3 * MEMORY * 2**20
+    _engine()  # its threads and code are no part of what a query uses
+    most = psutil.Process().memory_info().vms + 2 * MEMORY * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -289,6 +354,12 @@ class Pool:
         self.all.add(process)
         self.idle.put(process)
 
+    def _replace(self, process: _Process) -> None:
+        process.kill()
+        self.all.discard(process)
+        if not self._closed:
+            self._start()
+
     def ask(self, request: dict[str, Any], seconds: float) -> Answer:
         """Have a query run.
 
@@ -299,16 +370,14 @@ class Pool:
         """
         until = time.monotonic() + seconds
         try:
-            process = self.idle.get(timeout=seconds)
+            while (process := self.idle.get(timeout=max(0.0, until - time.monotonic()))).popen.poll() is not None:
+                self._replace(process)  # it died while nobody asked
         except queue.Empty:
             raise Denied("busy", "All places for queries are taken; ask again.") from None
         try:
             head, body = process.ask(json.dumps(request).encode(), until)
         except (TimeoutError, EOFError, OSError) as error:
-            process.kill()
-            self.all.discard(process)
-            if not self._closed:
-                self._start()
+            self._replace(process)
             if isinstance(error, TimeoutError):
                 raise Denied("timeout", f"The query was stopped after {seconds:.1f} seconds.") from None
             raise Denied("too_large", "The query needed more than a query may have, and was stopped.") from None

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench report lab clean
+.PHONY: help setup run test bench report api lab clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,14 +24,18 @@ run: setup  ## set-up, then the whole pipeline on sample input
 test: setup  ## set-up, then every test
 	$(BIN)/python -m pytest
 
-bench: setup  ## what a run, the checks and the explorer cost, side by side with the least that would do
+bench: setup  ## what a run, the checks, the explorer and the API cost, side by side with the least that would do
 	$(BIN)/python tests/bench.py
 	$(BIN)/python tests/bench.py --checks --rows 2000000 --rounds 3
 	$(BIN)/python tests/bench.py --browse --rows 5000000
 	$(BIN)/python tests/bench.py --layout --rows 5000000
+	$(BIN)/python tests/bench.py --api --rows 5000000
 
 report: setup  ## the health report as one HTML page
 	$(BIN)/lakehouse report
+
+api: setup  ## the REST API on http://127.0.0.1:8888
+	$(BIN)/lakehouse api
 
 lab: setup  ## JupyterLab attached to the warm engine
 	$(BIN)/lakehouse lab

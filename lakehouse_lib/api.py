@@ -7,35 +7,31 @@ in the catalog and never become part of a path; no answer holds a path, a stack 
 from __future__ import annotations
 
 import hmac
-import io
 import ipaddress
 import json
 import logging
-import math
 import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from lakehouse_lib import catalog, delta, lineage, quality, reader, sandbox, tables
+from lakehouse_lib import answers, catalog, delta, lineage, quality, reader, sandbox, tables
+from lakehouse_lib.answers import Health
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError
 
@@ -46,7 +42,6 @@ log = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "LAKEHOUSE_API_TOKEN"
 VERSION = metadata.version("lakehouse-workbook")
-ARROW, CSV = "application/vnd.apache.arrow.stream", "text/csv"
 FRESH = 10.0
 """Seconds for which the state of the lakehouse is taken as known."""
 
@@ -59,19 +54,12 @@ LARGEST_ANSWER = 16 * 2**20
 STATUS = {"timeout": 408, "busy": 429, "too_large": 413, "too_long": 413, "no_such_table": 404, "not_made": 404}
 """Status of a query that is not answered; others are 400."""
 
-Limit = Annotated[int, Query(ge=1, description="rows at most")]
+CHECKED = ["tables", "runs", "ledger", "checks", "freshness", "volume", "clock", "files", "logs"]
+ASSETS = "/assets"
+"""Where the description's page finds its script and style."""
 
-
-class Asked(BaseModel):
-    """A query; limits can be lowered by it, and not raised."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    sql: str = Field(min_length=1, max_length=sandbox.LONGEST)
-    dialect: Literal["spark", "duckdb"] = "spark"
-    limit: int = Field(1000, ge=1, le=10**9)
-    timeout_ms: int = Field(10_000, ge=1, le=10**9)
-    version: int | None = Field(None, ge=0, le=10**15, description="for a query over one table")
+Limit = Annotated[int, Query(ge=1, le=10**9, description="rows at most")]
+Name = Annotated[str, Path(description="a table of the catalog", examples=["users_silver"])]
 
 
 def build(settings: Settings, token: str = "", host: str = "127.0.0.1") -> FastAPI:
@@ -88,7 +76,9 @@ def build(settings: Settings, token: str = "", host: str = "127.0.0.1") -> FastA
             f"The API on {host} can be reached from other machines and needs a token: set {TOKEN_VARIABLE}, "
             "or bind it to 127.0.0.1."
         )
-    app = FastAPI(title="Lakehouse", version=VERSION, description=__doc__.split("\n\n")[0])
+    asked = [Security(HTTPBearer(auto_error=False))] if token else []  # for the description; `_middleware` asks
+    app = FastAPIOffline(title="Lakehouse", version=VERSION, description=__doc__.split("\n\n")[0], redoc_url=None,
+                         static_url=ASSETS, dependencies=asked)  # fmt: skip
     state = _State(settings)
     app.state.close = state.pool.close
     _middleware(app, state, settings, token, local)
@@ -139,42 +129,58 @@ def _is_loopback(host: str) -> bool:
 
 
 def _middleware(app: FastAPI, state: _State, settings: Settings, token: str, local: bool) -> None:
-    if local:  # a page that a browser shows cannot reach it under a name of its own
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
-    if settings.api_cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.api_cors_origins, allow_methods=["GET", "POST"],
-                           allow_headers=["Authorization", "Content-Type"])  # fmt: skip
+    def refused(request: Request) -> Response | None:
+        """Why a request is not looked at."""
+        length = request.headers.get("content-length", "")
+        if local and not _is_loopback(_named(request)):  # a page that a browser shows has a name of its own
+            return answers.refusal(request, 400, "wrong_host", "Ask for http://127.0.0.1 or http://localhost.")
+        if request.method == "POST" and not (length.isdecimal() and int(length) <= LARGEST_BODY):
+            status, code = (413, "too_long") if length else (411, "no_length")
+            return answers.refusal(request, status, code, f"Send a body of at most {LARGEST_BODY} bytes.")
+        given = request.headers.get("authorization", "").encode()
+        if token and not hmac.compare_digest(given, f"Bearer {token}".encode()) and not _open(request.url.path):
+            answer = answers.refusal(request, 401, "no_token", "Send the header Authorization: Bearer <token>.")
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            return answer
+        return None
 
     @app.middleware("http")
     async def around(request: Request, call_next: Callable) -> Response:
         request.state.id, began = uuid.uuid4().hex, time.perf_counter()
-        given = request.headers.get("authorization", "")
-        known = hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
-        length = request.headers.get("content-length", "")
-        if request.method == "POST" and not (length.isdigit() and int(length) <= LARGEST_BODY):
-            status, code = (413, "too_long") if length else (411, "no_length")
-            answer: Response = _refusal(request, status, code, f"Send a body of at most {LARGEST_BODY} bytes.")
-        elif token and not known and request.url.path != "/health":
-            answer = _refusal(request, 401, "no_token", "Send the header Authorization: Bearer <token>.")
-            answer.headers["WWW-Authenticate"] = "Bearer"
-        else:
-            answer = await call_next(request)
+        try:
+            answer = refused(request) or await call_next(request)
+        except Exception as error:
+            log.error("request %s failed", request.state.id, exc_info=error)
+            text = "The request failed; the service's log says more under its id."
+            answer = answers.refusal(request, 500, "internal", text)
         route = getattr(request.scope.get("route"), "path", "other")
         state.requests.labels(route, answer.status_code).inc()
         state.seconds.labels(route).observe(time.perf_counter() - began)
         answer.headers["X-Request-ID"] = request.state.id
         return answer
 
+    if settings.api_cors_origins:  # outermost: a browser asks for its permission without a token
+        app.add_middleware(CORSMiddleware, allow_origins=settings.api_cors_origins, allow_methods=["GET", "POST"],
+                           allow_headers=["Authorization", "Content-Type"])  # fmt: skip
 
-def _refusal(request: Request, status: int, code: str, message: str) -> JSONResponse:
-    about = {"code": code, "message": message, "request_id": getattr(request.state, "id", "")}
-    return JSONResponse(about, status)
+
+def _named(request: Request) -> str:
+    """The host that a request says it is for, without its port."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _open(path: str) -> bool:
+    """Whether it is answered without a token: the state, and the description, which holds no data."""
+    return path in ("/health", "/docs", "/openapi.json") or path.startswith(f"{ASSETS}/")
 
 
 def _errors(app: FastAPI) -> None:
     @app.exception_handler(sandbox.Denied)
     async def denied(request: Request, error: sandbox.Denied) -> Response:
-        answer = _refusal(request, STATUS.get(error.code, 400), error.code, str(error))
+        answer = answers.refusal(request, STATUS.get(error.code, 400), error.code, str(error))
         if error.code == "busy":
             answer.headers["Retry-After"] = "1"
         return answer
@@ -183,28 +189,23 @@ def _errors(app: FastAPI) -> None:
     async def known(request: Request, error: LakehouseError) -> Response:
         if isinstance(error, ConfigError):
             if str(error).startswith("there is no table"):
-                return _refusal(request, 404, "no_such_table", str(error))
-            return _refusal(request, 400, "wrong_request", str(error))
+                return answers.refusal(request, 404, "no_such_table", str(error))
+            return answers.refusal(request, 400, "wrong_request", str(error))
         made = "has not been made" in str(error)
         text = str(error) if made else "The table cannot be read; the service's log says more."
         log.warning("request %s: %s", request.state.id, error)
-        return _refusal(request, 404 if made else 503, "not_made" if made else "unreadable", text)
+        return answers.refusal(request, 404 if made else 503, "not_made" if made else "unreadable", text)
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
         said = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
-        return _refusal(request, 422, "wrong_request", said)
+        return answers.refusal(request, 422, "wrong_request", said)
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:
-        answer = _refusal(request, error.status_code, "refused", str(error.detail))
+        answer = answers.refusal(request, error.status_code, "refused", str(error.detail))
         answer.headers.update(error.headers or {})
         return answer
-
-    @app.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> Response:
-        log.error("request %s failed", getattr(request.state, "id", ""), exc_info=error)
-        return _refusal(request, 500, "internal", "The request failed; the service's log says more under its id.")
 
 
 def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
@@ -212,27 +213,30 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
         with state.place():
             yield
 
-    tables_read = [Depends(reading, scope="function")]  # free before the answer is sent, for the next request
+    # Free before the answer is sent, for the next request of the same client.
+    place = [Depends(reading, scope="function")]
+    of_all: dict[str, Any] = {"dependencies": place, "responses": _problems(422, 429, 503)}
+    of_one: dict[str, Any] = {"dependencies": place, "responses": _problems(404, 422, 429, 503)}
+    rows = {200: {"model": answers.Rows, "content": {answers.CSV: {}, answers.ARROW: {}}}}
+    of_rows: dict[str, Any] = {"dependencies": place, "response_class": Response,
+                               "responses": rows | _problems(404, 408, 411, 413, 422, 429, 503)}  # fmt: skip
 
-    @app.get("/health", tags=["state"])
-    def get_health() -> Response:
+    @app.get("/health", tags=["state"], response_model=Health, responses={503: {"model": Health}})
+    def get_health() -> Any:
         """Whether the lakehouse can be read, and how it is; 503 if it cannot."""
         try:
             made = state.report()
         except Exception as error:
             log.error("the health cannot be told", exc_info=error)
             return JSONResponse({"status": "unreadable", "version": VERSION}, 503)
-        about = {"status": "ok", "verdict": made.verdict, "version": VERSION,
-                 "checked_at": made.generated_at.isoformat(timespec="seconds"),
-                 "checked": ["tables", "runs", "ledger", "checks", "freshness", "volume", "clock", "files", "logs"],
-                 "tables": made.states,
-                 "findings": [{"table": one.table, "kind": one.kind, "verdict": one.verdict}
-                              for one in made.findings]}  # fmt: skip
         unreadable = bool(made.states) and not made.rows and made.verdict == "Degraded"
-        return JSONResponse(about | ({"status": "unreadable"} if unreadable else {}), 503 if unreadable else 200)
+        about = Health(status="unreadable" if unreadable else "ok", version=VERSION, verdict=made.verdict,
+                       checked_at=made.generated_at, checked=CHECKED, tables=made.states,
+                       findings=[answers.Finding.model_validate(one) for one in made.findings])  # fmt: skip
+        return JSONResponse(about.model_dump(mode="json"), 503 if unreadable else 200)
 
-    @app.get("/catalog", tags=["catalog"], dependencies=tables_read)
-    def get_catalog() -> dict[str, Any]:
+    @app.get("/catalog", tags=["catalog"], response_model=answers.Catalog, **of_all)
+    def get_catalog() -> Any:
         """How many tables, rows and bytes each layer has, and every table in a line."""
         entries = list(catalog.entries(settings).values())
         layers = {
@@ -241,63 +245,65 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
                     "bytes": sum(e.bytes for e in entries if e.layer == layer)}
             for layer in tables.LAYERS
         }  # fmt: skip
-        return {"layers": layers, "tables": [_line(entry) for entry in entries]}
+        return {"layers": layers, "tables": entries}
 
-    @app.get("/tables", tags=["catalog"], dependencies=tables_read)
+    @app.get("/tables", tags=["catalog"], response_model=answers.Page, **of_all)
     def get_tables(
         layer: str = "", tag: str = "", owner: str = "", q: str = "",
         limit: Annotated[int, Query(ge=1, le=500)] = 100, offset: Annotated[int, Query(ge=0, le=10**6)] = 0,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> Any:  # fmt: skip
         """Tables of a layer, with a tag, of an owner, that hold words; by page."""
         found = catalog.matching(catalog.entries(settings), q)
         found = [e for e in found if layer in ("", e.layer) and (not tag or tag in e.tags) and owner in ("", e.owner)]
-        return {"total": len(found), "offset": offset, "tables": [_line(e) for e in found[offset : offset + limit]]}
+        return {"total": len(found), "offset": offset, "tables": found[offset : offset + limit]}
 
-    @app.get("/tables/{name}", tags=["tables"], dependencies=tables_read)
-    def get_table(name: str) -> dict[str, Any]:
+    @app.get("/tables/{name}", tags=["tables"], response_model=answers.Table, **of_one)
+    def get_table(name: Name) -> Any:
         """One table: columns, owner, tags, grain, sources, state."""
-        entry = asdict(catalog.describe(settings, name))
-        del entry["path"]
-        return _plain(entry | {"columns": json.loads(entry["columns"])})
+        entry = catalog.describe(settings, name)
+        return vars(entry) | {"columns": json.loads(entry.columns)}
 
-    @app.get("/tables/{name}/preview", tags=["tables"], dependencies=tables_read)
+    @app.get("/tables/{name}/preview", tags=["tables"], **of_rows)
     def get_preview(
-        request: Request, name: str, limit: Limit = 10, columns: str = "", order_by: str = "", descending: bool = False,
-        version: Annotated[int | None, Query(ge=0)] = None,
+        request: Request, name: Name, limit: Limit = 10, columns: Annotated[str, Query(description="by comma")] = "",
+        order_by: str = "", descending: bool = False, version: Annotated[int | None, Query(ge=0, le=10**15)] = None,
     ) -> Response:  # fmt: skip
         """Some rows, as JSON, CSV or an Arrow stream (by ``Accept``)."""
         began, most = time.perf_counter(), min(limit, settings.api_max_rows)
         wanted = [column.strip() for column in columns.split(",") if column.strip()]
         rows, read = reader.preview(settings, name, version, wanted, order_by, descending, most + 1)
-        return _rows(request, rows.slice(0, most), rows.num_rows > most, {name: read}, began)
+        return answers.rows(request, rows.slice(0, most), rows.num_rows > most, {name: read}, began)
 
-    @app.get("/tables/{name}/history", tags=["tables"], dependencies=tables_read)
-    def get_history(name: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+    @app.get("/tables/{name}/history", tags=["tables"], response_model=answers.History, **of_one)
+    def get_history(name: Name, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Any:
         """Versions, newest first: when, by which operation and run, rows and their change."""
         from lakehouse_lib import history
 
         found = history.versions(settings, tables.get(settings, name)).head(limit)
-        return {"table": name, "versions": [_plain(row) for row in found.to_dict("records")]}
+        return {"table": name, "versions": found.to_dict("records")}
 
-    @app.get("/tables/{name}/quality", tags=["tables"], dependencies=tables_read)
-    def get_quality(name: str) -> dict[str, Any]:
+    @app.get("/tables/{name}/quality", tags=["tables"], response_model=answers.Quality, **of_one)
+    def get_quality(name: Name) -> Any:
         """The last result of each check. Keys of failing rows are data, and are not given here."""
         tables.get(settings, name)
-        wanted = ("check_name", "kind", "severity", "passed", "measured", "expected", "rows", "failing_rows", "message",
-                  "checked_at", "table_version")  # fmt: skip
-        found = quality.latest(settings).get(name, {}).values()
-        return {"table": name, "checks": [_plain({key: getattr(one, key) for key in wanted}) for one in found]}
+        return {"table": name, "checks": list(quality.latest(settings).get(name, {}).values())}
 
-    @app.get("/catalog/lineage/{name}", tags=["catalog"], dependencies=tables_read)
-    def get_lineage(name: str) -> dict[str, Any]:
-        """What a table is made from, what is made from it, and where its columns come from."""
-        up, down = lineage.upstream(settings, name), lineage.downstream(settings, name)
-        columns = {column.partition(".")[2]: asdict(made) for column, made in lineage.columns(settings).items()
-                   if column.startswith(f"{name}.")}  # fmt: skip
-        return {"table": name, "upstream": up, "downstream": down, "columns": columns}
+    @app.get("/catalog/lineage/{name}", tags=["catalog"], response_model=answers.Lineage | list[dict[str, Any]],
+             **of_one)  # fmt: skip
+    def get_lineage(name: Name, format: Literal["plain", "openlineage"] = "plain") -> Any:
+        """What a table is made from, what is made from it, and where its columns come from; or the jobs
+        that make it and its sources, as OpenLineage has them."""
+        up = lineage.upstream(settings, name)
+        columns = lineage.columns(settings)
+        if format == "openlineage":
+            from lakehouse_lib import openlineage
 
-    @app.post("/query", tags=["query"], dependencies=tables_read)
-    def post_query(request: Request, asked: Asked) -> Response:
+            return openlineage.described(settings, [one for one in up if not one.startswith("landing/")], columns)
+        own = {column.partition(".")[2]: made for column, made in columns.items() if column.startswith(f"{name}.")}
+        return {"table": name, "upstream": up, "downstream": lineage.downstream(settings, name), "columns": own}
+
+    @app.post("/query", tags=["query"], **of_rows)
+    def post_query(request: Request, asked: answers.Asked) -> Response:
         """The answer of one SELECT, in Spark SQL or DuckDB's, over the tables by name or ``layer.name``."""
         began = time.perf_counter()
         known = {t.name: (t.layer, delta.table_path(settings, t)) for t in tables.declared(settings).values()}
@@ -307,63 +313,17 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
             "sql": asked.sql, "dialect": asked.dialect, "version": asked.version, "limit": most,
             "bytes": LARGEST_ANSWER, "tables": sandbox.tables_for(asked.sql, known),
         }, seconds)  # fmt: skip
-        return _rows(request, found.rows, found.truncated, found.versions, began)
+        return answers.rows(request, found.rows, found.truncated, found.versions, began)
 
-    @app.get("/metrics", tags=["state"])
+    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
     def get_metrics() -> Response:
         """For Prometheus: health, rows, ages, failing checks, and the API's own answers."""
-        return Response(generate_latest(state.registry) + _metrics(settings, state), media_type="text/plain")
+        return Response(generate_latest(state.registry) + _metrics(settings, state), media_type=CONTENT_TYPE_LATEST)
 
 
-def _line(entry: catalog.Entry) -> dict[str, Any]:
-    names = ("name", "layer", "tier", "description", "grain", "owner", "tags", "rows", "bytes", "version", "updated_at",
-             "state", "verdict")  # fmt: skip
-    return _plain({name: getattr(entry, name) for name in names})
-
-
-def _rows(request: Request, rows: pa.Table, truncated: bool, versions: dict[str, int], began: float) -> Response:
-    """Rows in the form that the client asks for; what belongs to them is in the headers too."""
-    elapsed = round((time.perf_counter() - began) * 1000, 1)
-    headers = {"X-Truncated": str(truncated).lower(), "X-Elapsed-Ms": str(elapsed),
-               "X-Versions": json.dumps(versions), "Vary": "Accept"}  # fmt: skip
-    accept = request.headers.get("accept", "")
-    if ARROW in accept:
-        sink = io.BytesIO()
-        with pa.ipc.new_stream(sink, rows.schema) as stream:
-            stream.write_table(rows)
-        return Response(sink.getvalue(), media_type=ARROW, headers=headers)
-    if CSV in accept:
-        flat = [column.cast(pa.string()) if not pa.types.is_nested(column.type) else
-                pa.array([None if v is None else json.dumps(_plain(v)) for v in column.to_pylist()], pa.string())
-                for column in rows.columns]  # fmt: skip
-        sink = io.BytesIO()
-        pa_csv.write_csv(pa.table(flat, names=rows.column_names), sink)
-        return Response(sink.getvalue(), media_type=CSV, headers=headers)
-    about = {
-        "columns": [{"name": f.name, "type": tables.spark_type(f.type)} for f in rows.schema],
-        "rows": [[_plain(value) for value in row.values()] for row in rows.to_pylist()],
-        "truncated": truncated, "elapsed_ms": elapsed, "versions": versions,
-    }  # fmt: skip
-    return JSONResponse(about, headers=headers)
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: times in UTC, numbers that JSON lacks as text."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return value.item() if hasattr(value, "item") else str(value)
+def _problems(*codes: int) -> dict[int | str, dict]:
+    """Statuses that a request may be refused with, beside that of a missing token."""
+    return {code: {"model": answers.Problem} for code in (400, 401, *codes)}
 
 
 def _metrics(settings: Settings, state: _State) -> bytes:

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -22,12 +22,14 @@ from openlineage.client import facet_v2 as facets
 from openlineage.client.event_v2 import (
     InputDataset,
     Job,
+    JobEvent,
     OutputDataset,
     Run,
     RunEvent,
     RunState,
 )
 from openlineage.client.generated.base import set_producer
+from openlineage.client.serde import Serde
 from openlineage.client.transport.file import FileConfig, FileTransport
 from openlineage.client.transport.http import HttpConfig, HttpTransport
 
@@ -36,6 +38,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
+    from lakehouse_lib.lineage import Made
     from lakehouse_lib.pipeline import Step
     from lakehouse_lib.quality import Latest
 
@@ -91,6 +94,31 @@ def ended(settings: Settings, table: Table, run_id: str, step: Step, checked: La
             )
 
 
+def described(settings: Settings, names: list[str], columns: dict[str, Made]) -> list[dict]:
+    """The jobs that make some tables, as OpenLineage's job events; datasets go by their names in the
+    catalog, which the events of runs have as symlinks, and not by their places."""
+    events = []
+    for table in (tables.get(settings, name) for name in names):
+        where = {source: (NAMESPACE, _catalogued(settings, source)) for source in _inputs(settings, table)}
+        own = {name: columns[f"{table.name}.{name}"] for name in table.names if f"{table.name}.{name}" in columns}
+        about = _about(table)
+        if own:
+            about["columnLineage"] = _columns(where, table, {name: made.direct for name, made in own.items()},
+                                              {name: made.indirect for name, made in own.items()})  # fmt: skip
+        event = JobEvent(
+            eventTime=datetime.now(UTC).isoformat(), producer=PRODUCER, job=_job(table),
+            inputs=[InputDataset(*name) for name in where.values()],
+            outputs=[OutputDataset(NAMESPACE, _catalogued(settings, table.name), facets=about)],
+        )  # fmt: skip
+        events.append(Serde.to_dict(event))
+    return events
+
+
+def _catalogued(settings: Settings, name: str) -> str:
+    """``layer.name`` of a table, or ``landing/feed``."""
+    return name if name.startswith("landing/") else f"{tables.get(settings, name).layer}.{name}"
+
+
 def _emit(settings: Settings, run_id: str, event: Callable[[], RunEvent]) -> None:
     try:
         if settings.openlineage_url:
@@ -111,8 +139,6 @@ def _event(
     settings: Settings, table: Table, run_id: str, state: RunState, more: dict, inputs: list[InputDataset],
     outputs: list[OutputDataset], part: str = "",
 ) -> RunEvent:  # fmt: skip
-    name = f"{catalog.NOTEBOOKS[table.layer]}.{table.name}"
-    text = f"Checks of {table.name}" if part else f"{table.transform}: {table.description}"
     parent = facets.parent_run.ParentRunFacet(
         facets.parent_run.Run(_uuid(settings, run_id)), facets.parent_run.Job(NAMESPACE, "lakehouse run")
     )
@@ -121,29 +147,32 @@ def _event(
         eventTime=datetime.now(UTC).isoformat(),
         eventType=state,
         run=Run(_uuid(settings, run_id, table.name, part), {"parent": parent, "processing_engine": engine, **more}),
-        job=Job(NAMESPACE, f"{name}.{part}" if part else name, {
-            "documentation": facets.documentation_job.DocumentationJobFacet(text),
-            "jobType": facets.job_type_job.JobTypeJobFacet("BATCH", "LAKEHOUSE", "TASK"),
-        }),
+        job=_job(table, part),
         inputs=inputs,
         outputs=outputs,
         producer=PRODUCER,
     )  # fmt: skip
 
 
+def _job(table: Table, part: str = "") -> Job:
+    name = f"{catalog.NOTEBOOKS[table.layer]}.{table.name}"
+    text = f"Checks of {table.name}" if part else f"{table.transform}: {table.description}"
+    return Job(NAMESPACE, f"{name}.{part}" if part else name, {
+        "documentation": facets.documentation_job.DocumentationJobFacet(text),
+        "jobType": facets.job_type_job.JobTypeJobFacet("BATCH", "LAKEHOUSE", "TASK"),
+    })  # fmt: skip
+
+
 def _output(settings: Settings, table: Table, step: Step) -> OutputDataset:
     path = delta.table_path(settings, table)
-    about = {
-        "schema": _schema(table),
-        "ownership": facets.ownership_dataset.OwnershipDatasetFacet(
-            [facets.ownership_dataset.Owner(f"team:{table.owner}", "OWNER")]
-        ),
-        "documentation": facets.documentation_dataset.DocumentationDatasetFacet(table.description),
-    }
+    about = _about(table)
+    known = facets.symlinks_dataset.Identifier(NAMESPACE, _catalogued(settings, table.name), "TABLE")
+    about["symlinks"] = facets.symlinks_dataset.SymlinksDatasetFacet([known])
     if step.version >= 0:
         about["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(step.version))
     if step.columns:
-        about["columnLineage"] = _columns(settings, table, step)
+        about["columnLineage"] = _columns(_inputs(settings, table), table, step.columns.direct, step.columns.indirect,
+                                          step.columns.by)  # fmt: skip
     adds = [a["add"] for row, _ in step.ledger if row["version"] >= 0
             for a in delta.actions(path, row["version"]) or [] if "add" in a]  # fmt: skip
     written = facets.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
@@ -153,23 +182,29 @@ def _output(settings: Settings, table: Table, step: Step) -> OutputDataset:
     return OutputDataset(*_dataset(path), facets=about, outputFacets={"outputStatistics": written})
 
 
-def _columns(settings: Settings, table: Table, step: Step) -> facets.column_lineage_dataset.ColumnLineageDatasetFacet:
-    kinds = facets.column_lineage_dataset
-    where = _inputs(settings, table)
+def _about(table: Table) -> dict:
+    """What the declaration says of a table."""
+    owners = [facets.ownership_dataset.Owner(f"team:{table.owner}", "OWNER")]
+    return {"schema": _schema(table), "ownership": facets.ownership_dataset.OwnershipDatasetFacet(owners),
+            "documentation": facets.documentation_dataset.DocumentationDatasetFacet(table.description)}  # fmt: skip
 
-    def fields(refs: list[str], kind: str) -> list[kinds.InputField]:
+
+def _columns(
+    where: dict[str, tuple[str, str]], table: Table, direct: dict[str, list[str]], indirect: dict[str, list[str]],
+    by: list[str] = (),
+) -> facets.column_lineage_dataset.ColumnLineageDatasetFacet:  # fmt: skip
+    """Which columns of the sources (`where` they are) each column is made from, and ``by`` which rows are chosen."""
+    kinds = facets.column_lineage_dataset
+
+    def fields(refs: Iterable[str], kind: str) -> list[kinds.InputField]:
         """Input columns; ``table.*`` names none, and a path into a struct its column."""
         parts = {tuple(ref.split(".")[:2]) for ref in refs if not ref.endswith(".*")}
         return [kinds.InputField(*where[source], column, [kinds.Transformation(kind)])
                 for source, column in sorted(parts) if source in where]  # fmt: skip
 
-    made = {
-        name: kinds.Fields(
-            fields(step.columns.direct[name], "DIRECT") + fields(step.columns.indirect[name], "INDIRECT")
-        )
-        for name in table.names if name in step.columns.direct
-    }  # fmt: skip
-    return kinds.ColumnLineageDatasetFacet(made, fields(step.columns.by, "INDIRECT"))
+    made = {name: kinds.Fields(fields(direct[name], "DIRECT") + fields(indirect[name], "INDIRECT"))
+            for name in table.names if name in direct}  # fmt: skip
+    return kinds.ColumnLineageDatasetFacet(made, fields(by, "INDIRECT"))
 
 
 def _schema(table: Table) -> facets.schema_dataset.SchemaDatasetFacet:

@@ -16,6 +16,7 @@ from lakehouse_lib.config import Settings
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
 """Published cases; they are no part of the project."""
+CHROMIUM = Path("/usr/bin/chromium")
 
 os.chdir(Path(__file__).parents[1])
 
@@ -43,6 +44,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def spark(engine: str):
     """A session for tests of transformations."""
     return session.connect(Settings(spark_master=engine))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no browser here ({CHROMIUM})")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        opened = player.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
 import math
+import os
 import random
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -20,8 +25,12 @@ import sqlglot
 from conftest import SHARED, event
 from deltalake import DeltaTable
 from fastapi.testclient import TestClient
+from openlineage.client import event_v2
+from openlineage.client.generated import base
+from sqlglot import exp
+from test_lineage import fits
 
-from lakehouse_lib import api, catalog, config, delta, pipeline, sample, sandbox, session, tables
+from lakehouse_lib import answers, api, catalog, config, delta, lineage, pipeline, sample, sandbox, session, tables
 from lakehouse_lib.config import SampleSettings, Settings
 from lakehouse_lib.errors import ConfigError
 
@@ -41,6 +50,25 @@ def client(lake):
     app = api.build(lake.model_copy(update={"spark_master": "sc://localhost:1"}))
     yield TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
     app.state.close()
+
+
+@pytest.fixture(scope="module")
+def port(lake) -> Iterator[int]:
+    """Where the command itself serves the lakehouse."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = os.environ | {"LAKEHOUSE_BASE_PATH": lake.path(), "LAKEHOUSE_SAMPLE__ROWS": "0"}
+    service = subprocess.Popen([sys.executable, "-m", "lakehouse_lib", "api", "--port", str(port)], env=given,
+                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert f"http://127.0.0.1:{port}" in service.stdout.readline()
+    for _ in range(100):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            break
+        time.sleep(0.1)
+    yield port
+    service.terminate()
+    service.wait()
 
 
 def ask(client: TestClient, sql: str, dialect: str = "spark", **more):
@@ -102,6 +130,20 @@ def test_a_table_is_described_without_its_path(client, lake):
     assert told["columns"]["email"]["direct"] == ["users_history_silver.email"]
 
 
+def test_lineage_comes_as_openlineage(client, lake):
+    events = client.get("/catalog/lineage/user_segments_gold?format=openlineage").json()
+    made = {one["outputs"][0]["name"]: one for one in events}
+    assert made.keys() == {f"{tables.get(lake, name).layer}.{name}" for name in lineage.upstream(lake, "user_segments_gold")
+                           if not name.startswith("landing/")}  # fmt: skip
+    for one in events:
+        fits(one, event_v2.JobEvent, vars(base), one["job"]["name"])
+        assert lake.path() not in json.dumps(one)
+    fields = made["silver.users_silver"]["outputs"][0]["facets"]["columnLineage"]["fields"]
+    assert [(f["name"], f["field"]) for f in fields["email"]["inputFields"] if f["transformations"][0]["type"] == "DIRECT"] == [
+        ("silver.users_history_silver", "email")]  # fmt: skip
+    assert made["bronze.app_events_bronze"]["inputs"][0]["name"] == "landing/app_events"
+
+
 def test_a_preview_comes_as_json_csv_and_arrow(client, lake):
     path = "/tables/event_metrics_gold/preview?limit=3&columns=metric_date,total_events&order_by=total_events&descending=true"
     told = client.get(path).json()
@@ -112,7 +154,7 @@ def test_a_preview_comes_as_json_csv_and_arrow(client, lake):
     csv = client.get(path, headers={"Accept": "text/csv"})
     assert csv.text.splitlines()[0] == '"metric_date","total_events"' and csv.headers["x-truncated"] == "true"
     assert csv.text.splitlines()[1] == f'"{told["rows"][0][0]}","{told["rows"][0][1]}"'
-    arrow = client.get(path, headers={"Accept": api.ARROW})
+    arrow = client.get(path, headers={"Accept": answers.ARROW})
     rows = pa.ipc.open_stream(arrow.content).read_all()
     assert [[d.isoformat(), n] for d, n in zip(*rows.to_pydict().values(), strict=True)] == told["rows"]
     assert client.get("/tables/users_silver/preview").json()["versions"]["users_silver"] >= 1
@@ -175,13 +217,19 @@ def test_others_need_a_token_and_browsers_a_permission(lake, monkeypatch):
         )
     good = client.get("/tables", headers={"Authorization": "Bearer s3cret", "Origin": "https://evil.example"})
     assert good.status_code == 200 and "access-control-allow-origin" not in good.headers
-    assert client.get("/health").status_code == 200
+    assert client.get("/health").status_code == client.get("/docs").status_code == 200
+    assert client.get("/assets/../tables").status_code == 401
     app.state.close()
-    app = api.build(lake.model_copy(update={"api_cors_origins": ["https://board.example"]}))
+    app = api.build(lake.model_copy(update={"api_cors_origins": ["https://board.example"]}), token="s3cret")
     client = TestClient(app, "http://127.0.0.1")
-    allowed = client.get("/tables", headers={"Origin": "https://board.example"})
+    asked = {"Origin": "https://board.example", "Access-Control-Request-Method": "POST",
+             "Access-Control-Request-Headers": "Authorization"}  # fmt: skip
+    assert client.options("/query", headers=asked).status_code == 200  # a browser asks so, without the token
+    allowed = client.get("/tables", headers={"Origin": "https://board.example", "Authorization": "Bearer s3cret"})
     assert allowed.headers["access-control-allow-origin"] == "https://board.example"
-    assert client.get("/tables", headers={"Host": "evil.example"}).status_code == 400
+    elsewhere = client.get("/tables", headers={"Host": "evil.example"})
+    clean(elsewhere, lake)
+    assert elsewhere.json()["code"] == "wrong_host"
     app.state.close()
 
 
@@ -195,6 +243,24 @@ def test_prometheus_reads_the_metrics(client, lake):
     assert 'lakehouse_api_requests_total{route="/tables/{name}",status="200"}' in text
     assert re.search(r'lakehouse_table_event_age_seconds\{table="app_events_bronze"\} \d', text)
     assert "lakehouse_health 3.0" in text
+
+
+# Its description -------------------------------------------------------------
+
+
+def test_the_service_does_what_its_description_says(port, tmp_path):
+    """Requests made from the OpenAPI document, right, wrong, and one after the other: every answer fits it."""
+    rules = "".join(  # SQL and the names of columns are free text in the document
+        f'[[operations]]\ninclude-path = "{path}"\n'
+        'checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "408"]\n'
+        for path in ("/query", "/tables/{name}/preview")
+    )
+    (tmp_path / "rules.toml").write_text(rules)
+    command = [Path(sys.executable).with_name("schemathesis"), "--config-file", "rules.toml", "run", "--seed", "1",
+               "--max-examples", "20", "--no-color", f"http://127.0.0.1:{port}/openapi.json"]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "10 selected / 10 total" in done.stdout
 
 
 # Queries ---------------------------------------------------------------------
@@ -287,7 +353,8 @@ REFUSED = [
     ("SELECT xxhash64(user_id) FROM users_silver", "xxhash64"),
     ("SELECT weekday(event_date) FROM app_events_silver", "weekday"),
     ("SELECT arrays_zip(page_sequence, page_sequence) FROM clickstream_silver", "ARRAYS_ZIP"),
-    ("SELECT count(*) FROM users_silver TIMESTAMP AS OF '2026-03-01'", "TIMESTAMP AS OF"),
+    ("SELECT count(*) FROM users_silver TIMESTAMP AS OF (SELECT max(valid_from) FROM users_silver)", "TIMESTAMP AS OF"),
+    ("SELECT count(*) FROM users_silver VERSION AS OF 'last'", "VERSION AS OF"),
 ]
 """Spark SQL that would give something else, or nothing, in DuckDB; the word that the refusal names."""
 
@@ -302,7 +369,7 @@ def test_what_does_not_carry_over_is_refused_by_name(client, lake, sql, word):
 def test_each_function_that_carries_over_has_been_held_against_spark():
     """What is not in a query of `SAME` is not let through."""
     tested = {type(node).__name__ for line in SAME.splitlines() if line
-              for node in sqlglot.parse_one(line, dialect=sandbox.DIALECTS["spark"]).find_all(sqlglot.exp.Func)}  # fmt: skip
+              for node in sqlglot.parse_one(line, dialect=sandbox.DIALECTS["spark"]).find_all(exp.Func)}  # fmt: skip
     assert sandbox.CARRIED - sandbox.INEXACT <= tested
 
 
@@ -403,10 +470,7 @@ def test_the_published_attacks_get_nothing_and_the_benign_are_answered(client, l
     for line in (SHARED / "sql/benign.jsonl").read_text().splitlines():
         sql = json.loads(line)["sql"]
         answer = ask(client, ours(sql))
-        if "TIMESTAMP AS OF" in sql:  # said by `version` here
-            assert answer.json()["code"] == "not_allowed"
-        else:
-            assert answer.status_code == 200, (sql, answer.text)
+        assert answer.status_code == 200, (sql, answer.text)
 
 
 def test_a_query_that_takes_too_much_is_stopped_and_replaced(client, lake):
@@ -431,29 +495,102 @@ def test_a_version_is_read_where_one_table_is(client, lake):
     assert ask(client, "SELECT 1 FROM users_silver", version=999).json()["code"] == "no_such_version"
 
 
+@pytest.mark.parametrize("dialect", ["spark", "duckdb"])
+def test_a_query_says_as_of_when_it_reads_a_table(client, lake, dialect):
+    opened = DeltaTable(delta.table_path(lake, tables.get(lake, "users_silver")))
+    now, rows = opened.version(), opened.count()
+    told = ask(client, "SELECT count(*) FROM silver.users_silver VERSION AS OF 0", dialect).json()
+    assert told["rows"] == [[0]] and told["versions"] == {"users_silver@0": 0}
+    told = ask(
+        client,
+        "SELECT count(*) FROM users_silver TIMESTAMP AS OF current_timestamp() WHERE users_silver.user_id != ''",
+        dialect,
+    ).json()
+    assert told["rows"] == [[rows]] and told["versions"] == {f"users_silver@{now}": now}
+    first, *_, last = sorted(opened.history(), key=lambda entry: entry["version"])
+    moment = datetime.fromtimestamp(last["timestamp"] / 1000 - 0.05, UTC).replace(tzinfo=None)
+    opened.load_as_version(moment.replace(tzinfo=UTC))
+    assert opened.version() < now
+    told = ask(client, f"""SELECT (SELECT count(*) FROM users_silver TIMESTAMP AS OF '{moment}' before),
+                                  (SELECT count(*) FROM users_silver)""", dialect).json()  # fmt: skip
+    assert told["rows"] == [[opened.count(), rows]]
+    assert told["versions"] == {f"users_silver@{opened.version()}": opened.version(), "users_silver": now}
+    early = ask(client, "SELECT 1 FROM users_silver TIMESTAMP AS OF current_timestamp() - INTERVAL 1 DAY", dialect)
+    born = datetime.fromtimestamp(first["timestamp"] / 1000, UTC)
+    assert early.json()["code"] == "no_such_version" and str(born) in early.json()["message"]
+    assert ask(client, "SELECT 1 FROM users_silver VERSION AS OF 999").json()["code"] == "no_such_version"
+    twice = ask(client, "SELECT 1 FROM users_silver VERSION AS OF 0", dialect, version=0)
+    assert (twice.status_code, twice.json()["code"]) == (400, "wrong_request")
+
+
+ODD = {
+    "1 AS a, 2 AS a": ('"1","2"', [1, 2]),
+    "unhex('FF00')": ('"/wA="', ["/wA="]),
+    "INTERVAL 1 DAY": None,
+    "[1, NULL], {'a': DATE '2026-03-01'}, MAP {'k': 1.5}": None,
+    "'nan'::DOUBLE, 'inf'::DOUBLE, NULL": ('"nan","inf",', ["nan", "inf", None]),
+    "TIME '10:00:01', 'a'::ENUM('a', 'b'), '0'::BIT, 170141183460469231731687303715884105727": None,
+    "TIMESTAMP_S '2026-03-01 10:00:00', TIMESTAMP_NS '2026-03-01 10:00:00.123456789'": None,
+    "'2b1d1a4c-94b6-4ac5-a2ae-90a3d9f5a3f1'::UUID": None,
+}
+"""Values of every type of DuckDB; how they come as CSV and JSON, where that is for us to say."""
+
+
+@pytest.mark.parametrize("columns", ODD)
+def test_every_type_comes_in_every_form(client, lake, columns):
+    told = ask(client, f"SELECT {columns}", "duckdb")
+    clean(told, lake)
+    assert told.status_code == 200, told.text
+    body = {"sql": f"SELECT {columns}", "dialect": "duckdb"}
+    csv, arrow = (client.post("/query", json=body, headers={"Accept": kind}) for kind in (answers.CSV, answers.ARROW))
+    assert csv.status_code == arrow.status_code == 200, csv.text
+    rows = pa.ipc.open_stream(arrow.content).read_all()
+    assert rows.num_columns == len(told.json()["columns"]) == len(told.json()["rows"][0])
+    if ODD[columns]:
+        line, values = ODD[columns]
+        assert csv.text.splitlines()[1] == line and told.json()["rows"] == [values]
+
+
+def mangled(picks: random.Random, trees: list[exp.Query]) -> str:
+    """A good query with parts of other good ones in it, or with a word too much."""
+    if picks.random() < 0.3:
+        words = re.findall(r"\w+|\s+|.", picks.choice(trees).sql("databricks"))
+        at = picks.randrange(len(words))
+        words[at : at + picks.randrange(3)] = picks.choice(
+            [
+                *"()',\"`;*/-\\%$@#\x00é",
+                "SELECT",
+                "FROM",
+                "UNION",
+                "read_csv('x')",
+                "::BLOB",
+                " VERSION AS OF 1",
+                "1e308",
+            ]
+        )
+        return "".join(words)
+    tree = picks.choice(trees).copy()
+    parts = [node for one in trees for node in one.walk() if node.parent]
+    for _ in range(picks.randrange(1, 4)):
+        old = picks.choice([node for node in tree.walk() if node.parent])
+        like = [node for node in parts if type(node) is type(old) or (isinstance(node, exp.Condition) and
+                isinstance(old, exp.Condition))]  # fmt: skip
+        old.replace(picks.choice(like).copy())
+    return tree.sql(picks.choice(list(sandbox.DIALECTS.values())))
+
+
 def test_mangled_queries_break_nothing(client, lake):
-    """Mutations of good queries: each is answered or refused in the agreed form."""
+    """Each is answered or refused in the agreed form, whatever form is asked for."""
     picks = random.Random(5)
-    good = [line for line in SAME.splitlines() if line]
-    words = [
-        *"()',\"`;*/-\\%$@#",
-        "SELECT",
-        "FROM",
-        "UNION",
-        "read_csv('x')",
-        "NULL",
-        "\x00",
-        "é",
-        "(SELECT 1)",
-        "OVER ()",
-    ]
-    for _ in range(400):
-        sql = picks.choice(good)
-        for _ in range(picks.randrange(1, 6)):
-            at = picks.randrange(len(sql) + 1)
-            cut = picks.randrange(0, 12)
-            sql = sql[:at] + (picks.choice(words) if picks.random() < 0.7 else "") + sql[at + cut :]
-        clean(ask(client, sql, picks.choice(["spark", "duckdb"]), limit=5, timeout_ms=3000), lake)
+    trees = [sqlglot.parse_one(line, dialect=sandbox.DIALECTS["spark"]) for line in SAME.splitlines() if line]
+    codes = collections.Counter()
+    for _ in range(500):
+        answer = client.post("/query", json={"sql": mangled(picks, trees), "dialect": picks.choice(["spark", "duckdb"]),
+                                             "limit": 5, "timeout_ms": 3000},
+                             headers={"Accept": picks.choice(["application/json", answers.CSV, answers.ARROW])})  # fmt: skip
+        clean(answer, lake)
+        codes["ok" if answer.status_code == 200 else answer.json()["code"]] += 1
+    assert codes["ok"] > 50 and codes["query_failed"] > 50 and codes["syntax"] > 50, codes
     assert ask(client, "SELECT 1 AS one").json()["rows"] == [[1]]
 
 
@@ -497,29 +634,41 @@ def test_the_process_of_a_query_knows_no_secret(monkeypatch):
     assert process.popen.poll() is not None
 
 
-def test_what_the_readme_shows_works(lake, monkeypatch, tmp_path):
+def test_a_process_that_died_meanwhile_is_not_noticed():
+    pool = sandbox.Pool(2)
+    for process in list(pool.all):
+        process.popen.kill()
+        process.popen.wait()
+    wanted = {"sql": "SELECT 1 AS one", "dialect": "spark", "version": None, "limit": 9, "bytes": 999, "tables": {}}
+    for _ in range(3):
+        assert pool.ask(wanted, 30).rows.to_pylist() == [{"one": 1}]
+    assert len(pool.all) == 2
+    pool.close()
+
+
+def test_what_the_readme_shows_works(port):
     """The README's examples, against the command itself."""
-    text = Path("README.md").read_text().split("## REST API")[1].split("\n## ")[0]
+    text = Path("README.md").read_text().split("## REST API")[1].split("\n## ")[0].replace("8888", str(port))
     shell, python = re.findall(r"```(?:sh|python)\n(.*?)```", text, re.S)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shell, python = shell.replace("8888", port), python.replace("8888", port)
-    for name, value in (("LAKEHOUSE_BASE_PATH", lake.path()), ("LAKEHOUSE_SAMPLE__ROWS", "0")):
-        monkeypatch.setenv(name, value)
-    service = subprocess.Popen([".venv/bin/lakehouse" if Path(".venv/bin/lakehouse").exists() else "lakehouse", "api",
-                                "--port", port], stdout=subprocess.PIPE, text=True)  # fmt: skip
-    try:
-        assert f"http://127.0.0.1:{port}" in service.stdout.readline()
-        time.sleep(1)
-        for command in re.sub(r"\\\n\s*", "", shell).splitlines():
-            done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-            assert '"code"' not in done.stdout and done.stdout
-        done = subprocess.run(["python3", "-c", python], capture_output=True, text=True)
-        assert done.returncode == 0 and "screen_view" in done.stdout, done.stderr
-    finally:
-        service.terminate()
-        service.wait()
+    for command in re.sub(r"\\\n\s*", "", shell).splitlines():
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+        assert '"code"' not in done.stdout and done.stdout
+    done = subprocess.run(["python3", "-c", python], capture_output=True, text=True)
+    assert done.returncode == 0 and "screen_view" in done.stdout, done.stderr
+
+
+def test_the_description_is_read_and_tried_without_a_network(port, browser, tmp_path):
+    asked = []
+    page = browser.new_page(viewport={"width": 1200, "height": 1400})
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"http://127.0.0.1:{port}/docs")
+    page.get_by_role("button", name="GET /tables Get Tables").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    page.get_by_text("users_history_silver").first.wait_for()
+    page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "docs.png")
+    page.close()
+    assert asked and all(url.startswith((f"http://127.0.0.1:{port}/", "data:")) for url in asked), asked
 
 
 def test_a_port_that_is_taken_is_said(lake):

@@ -183,9 +183,6 @@ def test_the_page_without_widgets_holds_everything_and_asks_nobody(lake):
     assert not re.search(r"(src|href)=.?(https?:)?//", page)
 
 
-CHROMIUM = Path("/usr/bin/chromium")
-
-
 @pytest.fixture(scope="module")
 def lab(lake, tmp_path_factory):
     """JupyterLab on a copy of the notebooks, with the lakehouse of this module; its address."""
@@ -210,18 +207,6 @@ def lab(lake, tmp_path_factory):
     yield f"http://127.0.0.1:{port}/lab/tree/50_catalog_explorer.ipynb?token=t&reset"
     process.terminate()
     process.wait()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no browser here ({CHROMIUM})")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as player:
-        opened = player.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("width", [1400, 390])

@@ -259,9 +259,11 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: times in UTC, bytes in base 64, numbers that JSON lacks as text."""
+    """A value as JSON has it: times in UTC, intervals as in ISO 8601, bytes in base 64, what is no number as text."""
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, pa.MonthDayNano):
+        return f"P{value.months}M{value.days}DT{value.nanoseconds / 1e9:g}S"
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
     if isinstance(value, datetime):

@@ -28,6 +28,7 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
+from lakehouse_lib import dialects
 from lakehouse_lib.errors import ConfigError
 
 SEVERITIES = ("warn", "error", "quarantine")
@@ -102,12 +103,8 @@ def to_duckdb(sql: str) -> str:
         It cannot be parsed, or holds something that does not carry over.
     """
     try:
-        tree = sqlglot.parse_one(sql, dialect="spark")
-        for kind in tree.find_all(exp.DataType):
-            if kind.this in (exp.DataType.Type.TIMESTAMPTZ, exp.DataType.Type.TIMESTAMPLTZ):
-                kind.set("this", exp.DataType.Type.TIMESTAMP)
-        return tree.sql(dialect="duckdb", unsupported_level=sqlglot.ErrorLevel.RAISE)
-    except sqlglot.errors.SqlglotError as error:
+        return dialects.carried(sqlglot.parse_one(sql, dialect=dialects.Spark))
+    except (sqlglot.errors.SqlglotError, ConfigError) as error:
         raise ConfigError(f"{sql!r}: {str(error).splitlines()[0]}") from None
 
 
@@ -389,7 +386,7 @@ def _arguments(check: Check, types: Mapping[str, str]) -> None:
 
 def _sql_columns(text: str, known: set[str]) -> None:
     to_duckdb(text)
-    tree = sqlglot.parse_one(text, dialect="spark")
+    tree = sqlglot.parse_one(text, dialect=dialects.Spark)
     bound = {word.name for part in tree.find_all(exp.Lambda) for word in part.expressions}
     for column in tree.find_all(exp.Column):
         if column.parts[0].name not in known | bound:
@@ -438,7 +435,7 @@ def _literal(value: Any, kind: str) -> str:
                 datetime.fromisoformat(value)
             except ValueError:
                 raise ConfigError(f"{value!r} is no {kind}; write it as 2026-03-01") from None
-        text = exp.Literal.string(value).sql(dialect="spark")
+        text = exp.Literal.string(value).sql(dialect=dialects.Spark)
         return text if kind == "string" else f"CAST({text} AS {kind})"
     return str(value)
 

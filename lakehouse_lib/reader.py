@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from lakehouse_lib import delta, tables
+from lakehouse_lib import delta, dialects, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 
@@ -21,9 +21,9 @@ OPS = ("runs", "ledger", "lineage", "landing_files", "quality_results", "catalog
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """A DuckDB of one's own, in memory, in UTC."""
+    """A DuckDB of one's own, in memory, in UTC, that knows what Spark means."""
     connection = duckdb.connect(":memory:")
-    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"SET TimeZone = 'UTC'; {dialects.MACROS}")
     return connection
 
 

@@ -32,7 +32,7 @@ import sqlglot
 from deltalake import DeltaTable
 from sqlglot import exp
 
-from lakehouse_lib import delta, reader
+from lakehouse_lib import delta, dialects, reader
 from lakehouse_lib.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -48,24 +48,7 @@ FUNCTIONS = frozenset(
 )
 """Functions beyond those that sqlglot knows, and so can carry from one dialect to the other."""
 
-DIALECTS = {"spark": "databricks", "duckdb": "duckdb"}
-"""How sqlglot calls them: its Databricks is Spark with ANSI casts, as Spark 4 has them."""
-
-INEXACT = frozenset({"ApproxDistinct", "ApproxQuantile", "Rand", "CurrentTimestamp", "CurrentDate"})
-"""Functions whose answer is an estimate, or of the moment, in both dialects."""
-
-CARRIED = INEXACT | frozenset(
-    (
-        "Abs AddMonths And AnyValue ArgMax ArgMin ArrayContains ArrayFilter ArraySize ArraySort Avg Case Cast Ceil "
-        "Coalesce Concat ConcatWs Corr Count CountIf CovarPop DateDiff Day DayOfWeek DayOfYear DenseRank Exists "
-        "Exp Explode Floor Greatest Hour If Initcap JSONExtractScalar Lag LastDay Lead Least Left Length Ln Log "
-        "LogicalAnd LogicalOr Lower Max Min Month Ntile Nullif Pad Pow Quantile Quarter Rank RegexpExtract "
-        "RegexpLike RegexpReplace RegexpSplit Repeat Replace Reverse Right Round RowNumber Sign Sqrt Stddev "
-        "StddevPop StrPosition Substring Sum TimeStrToTime TimeToStr TimestampTrunc Transform Trim TsOrDsAdd "
-        "TsOrDsToDate Upper Variance VariancePop WeekOfYear Year "
-    ).split()
-)
-"""Functions, as sqlglot calls them, that give the same in Spark and here; each is held against Spark by a test."""
+DIALECTS = {"spark": dialects.Spark, "duckdb": "duckdb"}
 
 _FORBIDDEN = (exp.Command, exp.DDL, exp.DML, exp.Into, exp.Pragma, exp.Set, exp.Attach, exp.Parameter,
               exp.SessionParameter, exp.Placeholder, exp.Version, exp.Hint, exp.Use)  # fmt: skip
@@ -139,52 +122,13 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[str, dict[s
 
 
 def _carried(tree: exp.Query, dialect: str) -> str:
-    if dialect == "spark":
-        tree = _as_spark_means(tree)
+    if dialect == "spark" and (name := dialects.not_carried(tree)):
+        raise Denied("does_not_carry_over", f"{name} is not known to give here what it gives in Spark; "
+                                            "say it otherwise, or ask in the dialect duckdb.")  # fmt: skip
     try:
-        return tree.sql("duckdb", unsupported_level=sqlglot.ErrorLevel.RAISE)
-    except (sqlglot.errors.SqlglotError, RecursionError) as error:
+        return dialects.carried(tree) if dialect == "spark" else tree.sql("duckdb")
+    except (ConfigError, RecursionError, sqlglot.errors.SqlglotError) as error:
         raise Denied("does_not_carry_over", f"This does not carry over from {dialect}: {_first(error)}") from None
-
-
-def _as_spark_means(tree: exp.Query) -> exp.Query:
-    """The query with what DuckDB would take otherwise said in its own words, or refused by name."""
-    for node in tree.find_all(exp.Func):
-        known = isinstance(node, exp.Anonymous) or type(node).__name__ in CARRIED
-        if not known:
-            raise Denied("does_not_carry_over", f"{node.sql_name()} is not known to give here what it gives in Spark; "
-                                                "say it otherwise, or ask in the dialect duckdb.")  # fmt: skip
-    for select in tree.find_all(exp.Select):
-        if select.args.get("group") and any(one.find(exp.Explode, exp.Posexplode) for one in select.selects):
-            raise Denied("does_not_carry_over", "explode beside GROUP BY gives other rows in Spark; "
-                                                "explode in a query of its own, and group that.")  # fmt: skip
-    for group in tree.find_all(exp.Group):  # GROUP BY a, b WITH ROLLUP
-        for kind in ("rollup", "cube"):
-            for node in group.args.get(kind) or []:
-                if isinstance(node, exp.Expression) and not node.expressions:
-                    node.set("expressions", group.expressions)
-                    group.set("expressions", [])
-    for node in reversed(list(tree.walk())):
-        if said := _said(node):
-            node.replace(said)
-    return tree
-
-
-def _said(node: exp.Expression) -> exp.Expression | None:
-    """What stands for a node that DuckDB would take otherwise than Spark; None for any other."""
-    same = node.copy()
-    if isinstance(node, exp.Cast) and node.to.is_type(*exp.DataType.INTEGER_TYPES):
-        same.set("this", exp.Anonymous(this="whole_part", expressions=[same.this]))  # Spark cuts, DuckDB rounds
-        return same
-    if isinstance(node, exp.CurrentTimestamp):
-        return exp.cast(same, "timestamp")  # without a zone, as all times of tables are here
-    if isinstance(node, exp.Quantile):
-        return exp.Anonymous(this="quantile_cont", expressions=[same.this, same.args["quantile"]])
-    if isinstance(node, (exp.TsOrDsAdd, exp.AddMonths)):
-        return exp.Cast(this=same, to=exp.DataType.build("date"))  # DuckDB makes a timestamp of it
-    if isinstance(node, exp.DayOfWeek):
-        return exp.Paren(this=exp.Add(this=same, expression=exp.Literal.number(1)))  # Sunday is 1 there, 0 here
-    return None
 
 
 def _table(node: exp.Table, dialect: str, layers: dict[str, str], inner: set[str], used: dict[str, Read]) -> None:
@@ -286,8 +230,6 @@ def _engine() -> duckdb.DuckDBPyConnection:
         SET memory_limit = '{MEMORY}MB'; SET threads = 2; SET temp_directory = '';
         SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;
         SET python_enable_replacements = false; SET allow_community_extensions = false;
-        CREATE MACRO whole_part(x BOOLEAN) AS x, (x VARCHAR) AS x, (x BIGINT) AS x, (x HUGEINT) AS x,
-                                (x DECIMAL(38, 9)) AS trunc(x), (x DOUBLE) AS trunc(x);
     """)
     return connection
 

@@ -85,7 +85,8 @@ def execute(
             store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
             # Sockets of files instead of ports: nothing to race for, nothing to listen in on.
             config=Config(KernelManager={"transport": "ipc"}),
-            extra_arguments=["--log-level=CRITICAL"],  # the interrupt that ends a kernel is no error to tell of
+            # What a kernel holds was written or given back by its cells: no need to wait for its farewell.
+            shutdown_kernel="immediate", extra_arguments=["--log-level=CRITICAL"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         kind = getattr(errors, error.ename, None)

@@ -90,8 +90,8 @@ def carried(tree: exp.Expression) -> str:
 
 def not_carried(tree: exp.Expression) -> str:
     """The name of a function that is not known to give here what it gives in Spark, or none."""
-    return next((node.sql_name() for node in tree.find_all(exp.Func)
-                 if not isinstance(node, exp.Anonymous) and type(node).__name__ not in CARRIED), "")  # fmt: skip
+    found = (node for node in tree.find_all(exp.Func) if type(node).__name__ not in CARRIED)
+    return next((node.name if isinstance(node, exp.Anonymous) else node.sql_name() for node in found), "")
 
 
 def _refused(node: exp.Expression) -> str:

@@ -46,7 +46,7 @@ FUNCTIONS = frozenset(
     "bit_count dayname entropy epoch epoch_ms epoch_us even isodow kurtosis len list_avg list_max list_min list_sum "
     "mad make_date make_timestamp median mode monthname product skewness strip_accents to_days to_hours".split()
 )
-"""Functions beyond those that sqlglot knows, and so can carry from one dialect to the other."""
+"""Functions of DuckDB that are answered beside those that sqlglot knows."""
 
 DIALECTS = {"spark": dialects.Spark, "duckdb": "duckdb"}
 

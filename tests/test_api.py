@@ -393,6 +393,12 @@ SELECT split('a,b,,c,,', ','), split('a.b', '\\.'), split('', ','), lpad('abc', 
 
 REFUSED = [
     ("SELECT 1 / 0", "Division by zero"),
+    ("SELECT kurtosis(event_value) FROM app_events_silver", "KURTOSIS"),
+    ("SELECT skewness(event_value) FROM app_events_silver", "SKEWNESS"),
+    ("SELECT dayname(event_date) FROM app_events_silver", "DAYNAME"),
+    ("SELECT monthname(event_date) FROM app_events_silver", "MONTHNAME"),
+    ("SELECT mode(event_type) FROM app_events_silver", "MODE"),
+    ("SELECT epoch(event_timestamp) FROM app_events_silver", "epoch"),
     ("SELECT event_hour / 0 FROM app_events_silver", "Division by zero"),
     ("SELECT CAST('1.5' AS INT)", "1.5 is no whole number"),
     ("SELECT CAST(1e10D AS STRING)", "otherwise"),

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 from conftest import change, click, event
 from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
-from test_catalog import browser  # noqa: F401 - a fixture
 
 from lakehouse_lib import cli, config, delta, figures, health, landing, notebooks, pipeline, session, tables
 from lakehouse_lib.config import Settings

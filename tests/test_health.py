@@ -299,7 +299,7 @@ def test_people_are_told_of_a_failure_and_of_another_verdict(lake, deliver, monk
 
 
 @pytest.mark.parametrize("width", [1300, 390])
-def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, deliver, monkeypatch, width):  # noqa: F811
+def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, deliver, monkeypatch, width):
     """No engine is started for it; first the verdict and three troubles, then the figures."""
     failed_quality(lake, deliver, monkeypatch)
     monkeypatch.setenv("SPARK_MASTER", "sc://localhost:1")  # nobody answers there

@@ -74,6 +74,11 @@ class Read:
     version: int | None = None
     moment: str = ""
 
+    @property
+    def as_of(self) -> bool:
+        """Whether the query itself says which version."""
+        return self.version is not None or bool(self.moment)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -174,14 +179,14 @@ def answer(request: dict[str, Any]) -> Answer:
     """Run one query over the tables of the request (name: layer, path, version)."""
     given = request["tables"]
     sql, used = checked(request["sql"], request["dialect"], {name: one["layer"] for name, one in given.items()})
-    if request["version"] is not None and (len(used) != 1 or "@" in next(iter(used))):
+    if request["version"] is not None and (len(used) != 1 or any(read.as_of for read in used.values())):
         raise Denied("wrong_request", "version is for a query over one table, that does not say AS OF itself; this one "
                                       f"reads {', '.join(read.name for read in used.values()) or 'none'}.")  # fmt: skip
     connection, files, versions = _engine(), [], {}
     for own, read in used.items():
         opened = _opened(read, given[read.name], request["version"])
         files += reader.register(connection, own, delta.dataset(opened))
-        versions[read.name if own == read.name else f"{read.name}@{opened.version()}"] = opened.version()
+        versions[f"{read.name}@{opened.version()}" if read.as_of else read.name] = opened.version()
     _lock(connection, files)
     limit, parts, rows, size = request["limit"], [], 0, 0
     batches = connection.sql(f"SELECT * FROM ({sql}) LIMIT {limit + 1}").to_arrow_reader(1024)

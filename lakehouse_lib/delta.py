@@ -157,10 +157,23 @@ def ensure(settings: Settings, table: Table) -> None:
             partition_by=[table.partition_by] if table.partition_by else None,
             configuration=configuration,
         )  # fmt: skip
+        _checksum(path)
         return
     present = {item.name for item in found.schema().fields}
     if missing := [item for item in schema.fields if item.name not in present]:
         found.alter.add_columns(missing)
+
+
+def _checksum(path: str) -> None:
+    """Write the checksum file of a new, empty table, from which Spark takes the table's state without a job."""
+    created = {kind: body for action in actions(path, 0) or [] for kind, body in action.items()}
+    checksum = {
+        "tableSizeBytes": 0, "numFiles": 0, "numMetadata": 1, "numProtocol": 1, "setTransactions": [],
+        "domainMetadata": [], "metadata": created["metaData"], "protocol": created["protocol"], "allFiles": [],
+    }  # fmt: skip
+    files, root = filesystem(path)
+    with files.open_output_stream(f"{root}/_delta_log/{0:020d}.crc") as stream:
+        stream.write(json.dumps(checksum).encode())
 
 
 def source_id(source: DeltaTable) -> str:

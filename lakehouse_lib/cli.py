@@ -166,17 +166,17 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
     began = time.monotonic()
     latest = settings.local_dir("runs") / "latest"
     with pipeline.locked(settings):
-        if sample.write_if_empty(settings):
-            print(f"Sample input written to {settings.layer_path('landing')}")
-        if not pipeline.pending(settings):
+        empty = sample.wanted(settings)
+        if not empty and not pipeline.pending(settings):
             print(f"Nothing new: all tables are up to date ({time.monotonic() - began:.1f} s). "
                   f"The last notebooks: {latest}")  # fmt: skip
             if health.outdated(settings):
                 _render(settings, run_id, latest=False)
             quality.stop_on_errors(quality.latest(settings))
             return
+        from lakehouse_lib import kernels
+
         os.environ[session.OWNER_VARIABLE] = str(os.getpid())
-        print(f"Run {run_id}")
         given = {"tables": options.tables, "full": options.full,
                  "date_from": options.date_from, "date_to": options.date_to}  # fmt: skip
         failures: list[LakehouseError] = []
@@ -184,7 +184,12 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
         if not settings.spark_master.startswith("sc://"):
             # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
             starter.submit(session.ensure, settings)
+        kernels.prepare()
         try:
+            if empty:
+                sample.write_landing(settings)
+                print(f"Sample input written to {settings.layer_path('landing')}")
+            print(f"Run {run_id}")
             for name in notebooks.ORDER:
                 failures += _one(settings, name, run_id, given)
         finally:

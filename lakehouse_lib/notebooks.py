@@ -69,6 +69,8 @@ def execute(
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    from lakehouse_lib import kernels
+
     root = config.project_root() / "notebooks"
     source = root / f"{name.removesuffix('.ipynb')}.ipynb"
     if not source.exists():
@@ -83,6 +85,7 @@ def execute(
             str(source), str(target), parameters={"run_id": run_id} | (parameters or {}),
             cwd=str(root), kernel_name="python3", progress_bar=False, log_output=False,
             store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
+            kernel_manager_class=kernels.Manager,
             # Sockets of files instead of ports: nothing to race for, nothing to listen in on.
             config=Config(KernelManager={"transport": "ipc"}),
             # What a kernel holds was written or given back by its cells: no need to wait for its farewell.

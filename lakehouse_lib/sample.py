@@ -260,18 +260,21 @@ def _touch(path: Path, day: date) -> None:
     os.utime(path, (moment, moment))
 
 
-def write_if_empty(settings: Settings) -> bool:
-    """Write the sample that the settings ask for, where landing holds no file yet."""
+def wanted(settings: Settings) -> bool:
+    """Whether the settings ask for a sample, and landing holds no file yet."""
     landing = settings.layer_path("landing")
     if not settings.sample.rows or "://" in landing or settings.feeds:
         return False
-    if any(path.is_file() for path in Path(landing).rglob("*")):
-        return False
+    return not any(path.is_file() for path in Path(landing).rglob("*"))
+
+
+def write_landing(settings: Settings) -> None:
+    """Write the sample that the settings ask for into the empty landing folder."""
+    landing = Path(settings.layer_path("landing"))
     # Written aside and moved: a killed set-up leaves no half sample.
-    fresh = Path(landing + ".new")
+    fresh = landing.with_name(landing.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     write(settings.sample, fresh)
-    if Path(landing).is_dir():
+    if landing.is_dir():
         shutil.rmtree(landing)
     fresh.rename(landing)
-    return True

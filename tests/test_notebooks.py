@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from lake import contents, rows, versions
 
@@ -158,6 +159,17 @@ def test_quality_and_quarantine_speak_in_the_terminal(finished, environment):
     assert (wrong.returncode, "Say which table" in wrong.stderr) == (2, True)
     wrong = lakehouse_command(environment | {"LAKEHOUSE_QUALITY": '{"users_silver": [{"check": "uniqe"}]}'}, "run")
     assert (wrong.returncode, "did you mean unique?" in wrong.stderr) == (2, True)
+
+
+def test_a_killed_run_leaves_no_process_behind(environment, tmp_path):
+    given = environment | {"LAKEHOUSE_BASE_PATH": str(tmp_path)}
+    run = psutil.Popen([sys.executable, "-m", "lakehouse_lib", "run"], env=given, stdout=subprocess.PIPE, text=True)
+    begun = next(line for line in run.stdout if notebooks.ORDER[1] in line)
+    assert begun, "the run reached its second notebook"
+    others = run.children(recursive=True)
+    run.kill()
+    run.wait()
+    assert others and not psutil.wait_procs(others, timeout=30)[1]
 
 
 def test_wrong_commands_end_with_two_and_the_right_word(environment):

@@ -1,0 +1,96 @@
+"""Kernels for the notebooks of a run: forked from one process that has imported what they all need.
+
+A kernel of its own imports for well over a second, which is most of the time of a small notebook.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from multiprocessing import forkserver
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
+
+_IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "pyspark.sql.connect.session"]
+_IMPORTED += [f"lakehouse_lib.{name}" for name in ("figures", "pipeline", "plots", "profiles")]
+
+_server = multiprocessing.get_context("forkserver")
+
+
+def prepare() -> None:
+    """Begin to import, beside whatever this process goes on to do."""
+    # matplotlib asks for it when it is imported.
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    _server.set_forkserver_preload(_IMPORTED)
+    forkserver.ensure_running()
+
+
+class Manager(AsyncKernelManager):
+    """A kernel manager whose kernels are forked."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.provisioner = _Forked(kernel_spec=self.kernel_spec, parent=self)
+
+
+class _Forked(LocalProvisioner):
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        self.cwd = kwargs.get("cwd") or os.getcwd()
+        self.process = _Process(cmd[cmd.index("-f") :], kwargs["env"], self.cwd)
+        self.pid = self.pgid = self.process.pid
+        return self.connection_info
+
+
+class _Process:
+    """A kernel's process, as the provisioner knows processes."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], folder: str):
+        # As a daemon it ends with the process that asked for it.
+        self._process = _server.Process(target=_kernel, args=(arguments, environment, folder), daemon=True)
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+
+def _kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    os.setsid()  # Ctrl-C is for the run, which ends its kernels
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
+    sys.argv = ["ipykernel", *arguments]
+    import pandas
+    from ipykernel.kernelapp import launch_new_instance
+
+    # Where it was imported there was no notebook, and pandas shows less in a terminal.
+    pandas.set_option("display.max_columns", 20)
+    launch_new_instance(arguments)
+
+
+def _end_with_the_run() -> None:
+    """A run that was killed ends no kernel, and its kernels no longer tell anybody anything."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

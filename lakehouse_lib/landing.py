@@ -16,7 +16,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
 from functools import reduce
@@ -391,7 +391,7 @@ def _inspect(settings: Settings, feed: str, file: LandingFile) -> LandingFile | 
             f"{feed}/{file.path} cannot be read ({error}); nothing of it is loaded. "
             "Deliver it again, whole, under a new name, and remove this one."
         )
-    return LandingFile(file.path, file.size, file.modified, file.kind, digest, records, head, frozenset(fields))
+    return replace(file, digest=digest, records=records, head=head, fields=frozenset(fields))
 
 
 def _records(handle, file: LandingFile) -> tuple[str, Iterator[bytes]]:

@@ -16,7 +16,7 @@ import zstandard
 from conftest import event
 from lake import rows, versions
 
-from lakehouse_lib import pipeline, reader
+from lakehouse_lib import landing, pipeline, reader, tables
 from lakehouse_lib.errors import LandingError
 
 BRONZE = {"tables": "app_events_bronze,app_events_bronze_quarantine"}
@@ -135,6 +135,16 @@ def test_a_required_field_that_is_missing_everywhere_stops_the_feed(lakehouse, d
     mapped = lakehouse(**BRONZE, feeds={"app_events": {"select": {"event_id": "id", "event_type": "what"}}})
     load(mapped).check()
     assert len(rows(mapped, "app_events_bronze")) == 20
+
+
+def test_the_fields_of_new_files_are_known_before_spark_is_asked(lakehouse, deliver):
+    deliver("app_events/a.json.gz", [event(1), {"odd": 1}])
+    deliver("app_events/b.csv", [as_csv([event(2)], list(event(2)))])
+    lake = lakehouse(**BRONZE)
+    (files,) = landing.make_plan(lake, tables.get(lake, "app_events_bronze"), "run", again=False).batches.values()
+    assert {file.path: (file.status, set(file.fields)) for file in files} == {
+        "a.json.gz": ("", {*event(1), "odd"}), "b.csv": ("", set(event(2))),
+    }  # fmt: skip
 
 
 def test_garbage_is_kept_and_explained(lakehouse, deliver):

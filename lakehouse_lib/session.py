@@ -45,6 +45,13 @@ _SESSION_CONF = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
 
+_OPTIMISE_LATER = (
+    "-XX:Tier4InvocationThreshold=100000", "-XX:Tier4MinInvocationThreshold=10000",
+    "-XX:Tier4CompileThreshold=200000", "-XX:Tier4BackEdgeThreshold=1000000",
+)  # fmt: skip
+"""Some twenty times what HotSpot waits for by default: to compile what a run uses a few thousand times took a third
+of its work, and did not pay. Code that many rows go through is still optimised within seconds."""
+
 _open: weakref.WeakKeyDictionary[SparkSession, Path] = weakref.WeakKeyDictionary()
 """Sessions of this process, and the lakehouse that each is for."""
 
@@ -291,7 +298,7 @@ def _java_options(settings: Settings, state: Path) -> str:
         "appender.console.target = SYSTEM_ERR\nappender.console.layout.type = PatternLayout\n"
         "appender.console.layout.pattern = %d{yyyy-MM-dd HH:mm:ss} %p %c{1}: %m%n%ex\n"
     )
-    return f"-XX:+UseParallelGC -Dlog4j2.configurationFile={properties}"
+    return " ".join(["-XX:+UseParallelGC", *_OPTIMISE_LATER, f"-Dlog4j2.configurationFile={properties}"])
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,11 +19,16 @@ from jupyter_client.provisioning import LocalProvisioner
 _IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "pyspark.sql.connect.session"]
 _IMPORTED += [f"lakehouse_lib.{name}" for name in ("figures", "pipeline", "plots", "profiles")]
 
+_FORKS = sys.platform == "linux"
+"""Elsewhere libraries that are loaded need not outlive a fork: there each kernel is started, as ever."""
+
 _server = multiprocessing.get_context("forkserver")
 
 
 def prepare() -> None:
     """Begin to import, beside whatever this process goes on to do."""
+    if not _FORKS:
+        return
     # matplotlib asks for it when it is imported.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     _server.set_forkserver_preload(_IMPORTED)
@@ -31,11 +36,12 @@ def prepare() -> None:
 
 
 class Manager(AsyncKernelManager):
-    """A kernel manager whose kernels are forked."""
+    """A kernel manager whose kernels are forked, where that is safe."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.provisioner = _Forked(kernel_spec=self.kernel_spec, parent=self)
+        if _FORKS:
+            self.provisioner = _Forked(kernel_spec=self.kernel_spec, parent=self)
 
 
 class _Forked(LocalProvisioner):

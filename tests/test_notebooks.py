@@ -13,7 +13,7 @@ import psutil
 import pytest
 from lake import contents, rows, versions
 
-from lakehouse_lib import notebooks, pipeline, tables
+from lakehouse_lib import kernels, notebooks, pipeline, tables
 from lakehouse_lib.errors import ConfigError
 
 SOURCES = sorted(Path("notebooks").glob("*.ipynb"))
@@ -159,6 +159,12 @@ def test_quality_and_quarantine_speak_in_the_terminal(finished, environment):
     assert (wrong.returncode, "Say which table" in wrong.stderr) == (2, True)
     wrong = lakehouse_command(environment | {"LAKEHOUSE_QUALITY": '{"users_silver": [{"check": "uniqe"}]}'}, "run")
     assert (wrong.returncode, "did you mean unique?" in wrong.stderr) == (2, True)
+
+
+def test_where_a_fork_is_not_safe_a_kernel_is_started(finished, made, monkeypatch):
+    monkeypatch.setattr(kernels, "_FORKS", False)
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", made.path())
+    assert notebooks.execute(made, notebooks.ORDER[0], "started", latest=False).with_suffix(".html").exists()
 
 
 def test_a_killed_run_leaves_no_process_behind(environment, tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from conftest import event
 from deltalake import DeltaTable
@@ -59,6 +62,8 @@ def test_a_declaration_lands_in_deltas_own_metadata(lakehouse):
             assert fields[column.name].metadata["comment"] == column.comment
             assert fields[column.name].nullable is not column.required
         assert made.metadata().partition_columns == list(filter(None, [table.partition_by]))
+        checksum = json.loads(Path(delta.table_path(lake, table), "_delta_log", f"{0:020d}.crc").read_text())
+        assert (checksum["metadata"]["id"], checksum["numFiles"]) == (made.metadata().id, 0)
 
 
 def countries(inputs):

@@ -174,6 +174,7 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
                 _render(settings, run_id, latest=False)
             quality.stop_on_errors(quality.latest(settings))
             return
+        # Not above: a run with nothing new does without Jupyter's libraries.
         from lakehouse_lib import kernels
 
         os.environ[session.OWNER_VARIABLE] = str(os.getpid())

@@ -1,0 +1,243 @@
+"""Records as Arrow: the text as it came, its fields as text, or the problem for which it is no record.
+
+JSON is read by the strict rules of RFC 8259 and whole; numbers keep their digits.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from json.encoder import encode_basestring
+from typing import Any
+
+import jiter
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SCHEMA = pa.schema([
+    ("raw", pa.string()), ("record", pa.map_(pa.string(), pa.string())), ("problem", pa.string()),
+    ("not_json", pa.list_(pa.string())),
+])  # fmt: skip
+"""``raw``: the record as it came (null for a Parquet row); ``record``: its fields as text, nested ones
+as JSON; ``problem``: why it is no record; ``not_json``: fields whose text begins like JSON and is none."""
+
+PROBLEMS = {
+    "malformed_record": "the line is not a complete record (JSON object or CSV row)",
+    "ragged_row": "the row has more or fewer fields than the header",
+    "invalid_utf8": "the line holds bytes that are not UTF-8",
+    "invalid_unicode": "the text holds half of a surrogate pair, which is not a character",
+    "ambiguous_fields": "the same field stands in the record twice, or in two spellings",
+    "unreadable_value": "a nested value is beyond what can be written, or holds bytes that are not UTF-8",
+    "nested_too_deeply": "the record is nested more than 200 levels deep",
+}
+"""Problems of a record, and the same in words."""
+
+ROWS, BYTES = 20_000, 16 << 20
+"""Size of a batch: records and bytes, whichever is reached first."""
+
+_STRICT = {"catch_duplicate_keys": True, "allow_inf_nan": False, "float_mode": "lossless-float", "cache_mode": "keys"}
+
+
+class Rows:
+    """Records on their way into a batch of `SCHEMA`."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], bool] = {}
+        self._widths: dict[tuple[str, ...], int] = {}
+        self._names: dict[str, int] = {}
+        self._places: dict[tuple[str, ...], list[int]] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self.raws: list[bytes] = []
+        self.problems: dict[int, str] = {}
+        self.broken: dict[int, list[str]] = {}
+        self.keys: list[int] = []
+        self.values: list[str] = []
+        self.nulls: list[int] = []
+        self.sizes: list[int] = []
+        self.bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.raws) >= ROWS or self.bytes >= BYTES
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Names of all fields so far."""
+        return self._names
+
+    def add(self, line: bytes) -> None:
+        """Add a JSON text."""
+        self.bytes += len(line)
+        try:
+            fields = jiter.from_json(line, **_STRICT)
+        except ValueError as error:
+            self._set_aside(line, _why(line, str(error)))
+            return
+        if fields.__class__ is dict:
+            fields = _unwrapped(fields)
+            self._add(line, fields)
+        else:
+            self._set_aside(line, "malformed_record")
+
+    def add_values(self, raw: str, names: list[str], values: list[str] | None) -> None:
+        """Add a CSV row; None where it is none."""
+        self.bytes += len(raw)
+        if values is None or len(values) != len(names):
+            self._set_aside(raw.encode(), "malformed_record" if values is None else "ragged_row")
+        else:
+            self._add(raw.encode(), dict(zip(names, values, strict=True)))
+
+    def _add(self, raw: bytes, fields: dict[str, Any]) -> None:
+        names = tuple(fields)
+        places = self._places.get(names)
+        if places is None:
+            lowered = {name.lower() for name in names}
+            places = [self._names.setdefault(name, len(self._names)) for name in names]
+            self._places[names] = places
+            self._known[names] = len(lowered) == len(names)
+            self._widths[names] = sum(map(len, names))
+        if not self._known[names]:
+            self._set_aside(raw, "ambiguous_fields")
+            return
+        values = self.values
+        for value in fields.values():
+            if value.__class__ is str:
+                if value and value[0] in "{[ \t\r\n" and _is_broken_json(value):
+                    self.broken.setdefault(len(self.raws), []).append(names[len(values) - len(self.keys)])
+                values.append(value)
+            elif value is None:
+                self.nulls.append(len(values))
+                values.append("")
+            else:
+                values.append(json_text(value))
+        self.keys += places
+        self.bytes += self._widths[names]
+        self.sizes.append(len(places))
+        self.raws.append(raw)
+
+    def _set_aside(self, raw: bytes, problem: str) -> None:
+        self.problems[len(self.raws)] = problem
+        self.sizes.append(0)
+        self.raws.append(raw)
+
+    def batch(self) -> pa.RecordBatch:
+        """The records added since the last batch."""
+        for place, problem in self.problems.items():
+            if problem == "invalid_utf8":
+                self.raws[place] = b"base64:" + base64.b64encode(self.raws[place])
+        count = len(self.raws)
+        offsets = np.zeros(count + 1, np.int32)
+        np.cumsum(self.sizes, out=offsets[1:])
+        missing = np.zeros(count + 1, bool)
+        missing[list(self.problems)] = True
+        record = maps(pa.array(offsets, mask=missing), self.keys, list(self._names),
+                       _strings(self.values, self.nulls))  # fmt: skip
+        problems = pa.array([self.problems.get(n) for n in range(count)], pa.string()) if self.problems else \
+            pa.nulls(count, pa.string())  # fmt: skip
+        broken = pa.array([self.broken.get(n) for n in range(count)], SCHEMA.field("not_json").type) if self.broken \
+            else pa.nulls(count, SCHEMA.field("not_json").type)  # fmt: skip
+        made = pa.RecordBatch.from_arrays([_strings(self.raws, ()), record, problems, broken], schema=SCHEMA)
+        self._start()
+        return made
+
+
+def maps(offsets: pa.Array, keys: Iterable[int], names: list[str], values: pa.Array) -> pa.MapArray:
+    """Fields of rows; ``keys`` are the places of their names in ``names``."""
+    places = pa.array(np.fromiter(keys, np.int32, len(values)))
+    return pa.MapArray.from_arrays(offsets, pc.take(pa.array(names, pa.string()), places), values)
+
+
+def _strings(texts: list[str] | list[bytes], nulls: Iterable[int]) -> pa.StringArray:
+    """Text as Arrow; joined first, because Arrow takes single Python strings slowly."""
+    if not texts:
+        return pa.array([], pa.string())
+    joined = "\0".join(texts).encode() if texts[0].__class__ is str else b"\0".join(texts)
+    ends = np.flatnonzero(np.frombuffer(joined, np.uint8) == 0)
+    offsets = np.empty(len(texts) + 1, np.int32)
+    if len(ends) == len(texts) - 1:
+        offsets[0], offsets[1:-1], offsets[-1] = 0, ends - np.arange(len(ends)), len(joined) - len(ends)
+        data = joined.replace(b"\0", b"")
+    else:  # a text holds the separator
+        texts = [text.encode() if text.__class__ is str else text for text in texts]
+        offsets[0], offsets[1:] = 0, np.cumsum([len(text) for text in texts])
+        data = b"".join(texts)
+    valid = np.ones(len(texts), bool)
+    valid[list(nulls)] = False
+    bits = pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(data), bits)
+
+
+def is_json(text: str | bytes) -> bool:
+    """Whether a text is one JSON value, consumed whole, without a key that stands in an object twice."""
+    try:
+        jiter.from_json(text if isinstance(text, bytes) else text.encode(), **_STRICT)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_broken_json(text: str) -> bool:
+    return text.lstrip()[:1] in ("{", "[") and not is_json(text)
+
+
+def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
+    """The payload of a message that Kafka Connect wrapped with its schema."""
+    if "payload" not in fields or "op" in fields or not fields.keys() <= {"payload", "schema"}:
+        return fields
+    payload = fields["payload"]
+    if payload.__class__ is str:
+        try:
+            payload = jiter.from_json(payload.encode(), **_STRICT)
+        except ValueError:
+            return fields
+    return payload if payload.__class__ is dict else {"payload": fields["payload"]}
+
+
+def _why(line: bytes, error: str) -> str:
+    """Why a line is no record; the exact reason where the strict parser only refuses."""
+    twice = False
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal twice
+        made = dict(items)
+        twice |= len(made) < len(items)
+        return made
+
+    try:
+        value = json.loads(line.decode(), object_pairs_hook=pairs, parse_constant=_no_constant)
+        if twice:
+            return "ambiguous_fields"
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        return "invalid_utf8"
+    except UnicodeEncodeError:
+        return "invalid_unicode"
+    except RecursionError:
+        return "nested_too_deeply"
+    except ValueError:
+        return "malformed_record"
+    return "nested_too_deeply" if "recursion" in error else "malformed_record"
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def json_text(value: Any) -> str:
+    """A parsed value as JSON text in which every number has the digits that it came with."""
+    kind = value.__class__
+    if kind is str:
+        return encode_basestring(value)
+    if kind is dict:
+        return "{" + ",".join([f"{encode_basestring(k)}:{json_text(v)}" for k, v in value.items()]) + "}"
+    if kind is list:
+        return "[" + ",".join([json_text(v) for v in value]) + "]"
+    if value is None:
+        return "null"
+    if kind is bool:
+        return "true" if value else "false"
+    return str(value)

@@ -19,7 +19,7 @@ $(READY): pyproject.toml deploy/constraints.txt
 	@touch $(READY)
 
 run: setup  ## set-up, then the whole pipeline on sample input
-	$(BIN)/lakehouse run --params parameters/default.yml
+	$(BIN)/lakehouse run --sample --params parameters/default.yml
 
 test: setup  ## set-up, then every test
 	$(BIN)/python -m pytest

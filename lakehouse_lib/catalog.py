@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from deltalake import write_deltalake
 
-from lakehouse_lib import delta, quality, tables
+from lakehouse_lib import delta, quality, sample, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.tables import Table
@@ -183,6 +183,7 @@ def _entry(settings: Settings, table: Table, declared: dict[str, Table], verdict
     for change in edits:
         owner = change["owner"] or owner
         tags = [tag for tag in dict.fromkeys([*tags, *change["add_tags"]]) if tag not in change["remove_tags"]]
+    tags += ["sample"] if sample.is_sample(settings) else []
     facts: dict[str, Any] = {"version": -1, "rows": 0, "files": 0, "bytes": 0, "updated_at": None, "state": "not made"}
     if opened is not None:
         files = pa.table(opened.get_add_actions())

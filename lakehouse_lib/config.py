@@ -57,7 +57,7 @@ class CdcSettings(_Part):
 class SampleSettings(_Part):
     """The sample input; shares are fractions of the records of their feed."""
 
-    rows: int = Field(0, ge=0, description="events to write where landing is empty; 0 = none")
+    rows: int = Field(0, ge=0, description="events that `lakehouse run --sample` writes; 0 = none")
     days: int = Field(14, ge=1, le=3650)
     seed: int = 42
     users: int = Field(0, ge=0, description="0 = one for each 100 rows")
@@ -212,10 +212,11 @@ class Settings(BaseSettings):
 
 
 def project_root() -> Path:
-    """The checkout: the nearest folder upwards that holds ``notebooks`` and ``parameters``."""
+    """The workbook: the nearest folder upwards that holds its notebooks, else the checkout that this library
+    is installed from, so that the command works from any folder."""
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "parameters").is_dir():
+    for folder in (here, *here.parents, Path(__file__).parents[1]):
+        if (folder / "notebooks" / "00_start_here.ipynb").is_file() and (folder / "parameters").is_dir():
             return folder
     return here
 

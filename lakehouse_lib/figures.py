@@ -30,7 +30,7 @@ def front(made: Report, most: int = 3) -> HTML:
     return HTML(
         f'<div style="background:{color};color:#fff;padding:14px 18px;border-radius:6px;font-size:26px">'
         f'<b>{made.verdict}</b><span style="font-size:14px;float:right;line-height:36px">'
-        f"{made.generated_at:%Y-%m-%d %H:%M} UTC</span></div>"
+        f"{'Sample input · ' if made.sample else ''}{made.generated_at:%Y-%m-%d %H:%M} UTC</span></div>"
         f"{cards or '<p>Nothing needs a person.</p>'}{rest}"
     )
 

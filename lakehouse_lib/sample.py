@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from lakehouse_lib import delta, tables
 from lakehouse_lib.config import SampleSettings, Settings
 
 HOURS = (2, 1, 1, 1, 1, 2, 4, 7, 9, 9, 9, 10, 11, 10, 9, 9, 10, 11, 13, 15, 16, 14, 9, 5)
@@ -39,6 +40,10 @@ DEVICES = (
 PLANS = ("free", "basic", "pro")
 
 
+MARK = "_SAMPLE"
+"""File that marks a landing folder as filled with sample input."""
+
+
 def write(settings: SampleSettings, out: Path, rows: int | None = None) -> dict[str, int]:
     """Write landing files below ``out``; returns the number of records of each feed.
 
@@ -51,6 +56,8 @@ def write(settings: SampleSettings, out: Path, rows: int | None = None) -> dict[
     weights = [WEEKDAYS[day.weekday()] * (1 + 0.01 * n) for n, day in enumerate(days)]
     users = settings.users or max(10, rows // 100)
     written = dict.fromkeys(("app_events", "clickstream", "cdc_changes"), 0)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).write_text(f"Sample input, {rows} rows from seed {settings.seed}.\n")
     sequence = 0
     for number, day in enumerate(days):
         share = weights[number] / sum(weights)
@@ -261,20 +268,29 @@ def _touch(path: Path, day: date) -> None:
 
 
 def wanted(settings: Settings) -> bool:
-    """Whether the settings ask for a sample, and landing holds no file yet."""
+    """Whether a sample may be written: settings ask for one, the landing folder is the default one and
+    holds no file, and no table has been made. Nothing of a person's own is ever mixed with it."""
     landing = settings.layer_path("landing")
-    if not settings.sample.rows or "://" in landing or settings.feeds:
+    if not settings.sample.rows or settings.landing_path or settings.feeds or "://" in landing:
         return False
-    return not any(path.is_file() for path in Path(landing).rglob("*"))
+    if any(path.is_file() for path in Path(landing).rglob("*")):
+        return False
+    return not any(delta.exists(settings, table) for table in tables.declared(settings).values())
+
+
+def is_sample(settings: Settings) -> bool:
+    """Whether the landing folder was filled by `write`."""
+    landing = settings.layer_path("landing")
+    return "://" not in landing and (Path(landing) / MARK).is_file()
 
 
 def write_landing(settings: Settings) -> None:
-    """Write the sample that the settings ask for into the empty landing folder."""
+    """Write the sample that the settings ask for into the landing folder, which is empty or not there."""
     landing = Path(settings.layer_path("landing"))
     # Written aside and moved: a killed set-up leaves no half sample.
     fresh = landing.with_name(landing.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     write(settings.sample, fresh)
-    if landing.is_dir():
-        shutil.rmtree(landing)
+    for folder in sorted((path for path in landing.rglob("*") if path.is_dir()), reverse=True):
+        folder.rmdir()  # empty, or there would be no sample
     fresh.rename(landing)

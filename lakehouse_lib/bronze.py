@@ -1,13 +1,13 @@
 """Bronze: records as they came, typed by contract; what does not fit is flagged, never dropped.
 
-Each feed's function takes the records of `landing.read` and returns the table's columns except
+Each feed's function takes the records of `staging.read` and returns the table's columns except
 ``_run_id`` and ``_ingested_at``, with ``_raw`` in every row; `flagged` finishes them. Flags are
 short codes; `explain` puts them into words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib.config import FeedSettings
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.records import PROBLEMS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -38,6 +39,10 @@ REQUIRED = {
     "clickstream": ["click_id", "click_timestamp", "page_name"],
 }
 
+Bounds = Mapping[str, tuple[float, float]]
+"""Smallest and largest value of numbers, by column or ``column.field``; see `tables.Table.bounds`."""
+
+_NUMBER = r"^\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*$"
 _OFFSET = r"(?i)(Z|UTC|[+-]\d{2}(:?\d{2})?)$"
 _ISO = r"(?i)^\d{4}-\d{2}-\d{2}([T ]\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*(Z|UTC|[+-]\d{2}(:?\d{2})?)?)?$"
 
@@ -57,7 +62,8 @@ class Fields:
     a record's time is parsed once and not once for each flag that looks at it.
     """
 
-    def __init__(self, records: DataFrame, feed: str, settings: FeedSettings):
+    def __init__(self, records: DataFrame, feed: str, settings: FeedSettings, bounds: Bounds | None = None):
+        self.bounds = bounds or {}
         self.aliases = ALIASES.get(feed, {})
         self.used: set[str] = set()
         self.mapped: dict[str, str] = {}
@@ -99,14 +105,14 @@ class Fields:
         return self._value(1, name, text, F.when(~text.rlike(r"^\s*[\[{]"), text))
 
     def number(self, name: str, whole: bool = False) -> Value:
-        """A finite number."""
+        """A finite number within the column's bounds."""
         text = self.text(name)
-        return self._value(1, name, text, number(text, whole).column)
+        return self._value(1, name, text, number(text, whole, self.bounds.get(name)).column)
 
     def number_in(self, owner: str, name: str, whole: bool = False) -> Value:
-        """A finite number in a JSON object that is a field of the record."""
+        """A finite number, within its bounds, in a JSON object that is a field of the record."""
         text = self._keep(2, name, F.col(f"_map_{owner}")[name])
-        return self._value(3, name, text, number(text, whole).column)
+        return self._value(3, name, text, number(text, whole, self.bounds.get(f"{owner}.{name}")).column)
 
     def time(self, name: str) -> Value:
         """A timestamp: ISO-8601, or epoch seconds, milliseconds or microseconds."""
@@ -114,9 +120,14 @@ class Fields:
         return self._value(1, name, text, timestamp(text, self.zone).column)
 
     def object(self, name: str) -> Value:
-        """A JSON object, given as such or as text."""
+        """A JSON object, given as such or as text; of a text nothing is left over."""
         text = self.text(name)
-        parsed = self._keep(1, name, F.from_json(text, "map<string,string>"), "map")
+        if name in self.mapped:
+            broken = ~is_whole_json(text)
+        else:
+            names = F.array(*(F.lit(alias) for alias in self.aliases.get(name, [name])))
+            broken = F.coalesce(F.arrays_overlap("not_json", names), F.lit(False))
+        parsed = self._keep(1, name, F.when(~broken, F.from_json(text, "map<string,string>")), "map")
         return self._value(2, name, text, F.when(parsed.isNotNull(), text))
 
     def rescued(self) -> Column:
@@ -140,13 +151,26 @@ def unknown_fields(known: Iterable[str]) -> Column:
     return F.when(F.size(F.array_except(F.map_keys("record"), names)) > 0, F.to_json(rest))
 
 
-def number(text: Column, whole: bool = False) -> Value:
-    """Text to a finite double, or to a bigint."""
-    value = text.try_cast("double")
-    finite = ~F.isnan(value) & (F.abs(value) < float("inf"))
+def is_whole_json(text: Column) -> Column:
+    """Whether a text is one JSON value and nothing else: Spark's parser leaves what follows the first value.
+
+    The text is put into an object before a mark of its own content, which is read only if the parser
+    comes that far.
+    """
+    mark = F.xxhash64(text).cast("string")
+    around = F.concat(F.lit('{"value":'), text, F.lit(',"mark":"'), mark, F.lit('"}'))
+    return F.coalesce(F.from_json(around, "mark string")["mark"] == mark, F.lit(False))
+
+
+def number(text: Column, whole: bool = False, bounds: tuple[float, float] | None = None) -> Value:
+    """Text to a finite double, or to a bigint: a JSON number or plain decimal, within the bounds."""
+    value = F.when(text.rlike(_NUMBER), text).try_cast("double")
+    fits = F.abs(value) < float("inf")
     if whole:
-        finite = finite & (value == F.floor(value)) & (F.abs(value) < 9e15)
-    value = F.when(finite, value)
+        fits = fits & (value == F.floor(value)) & (F.abs(value) < 9e15)
+    if bounds:
+        fits = fits & value.between(*bounds)
+    value = F.when(fits, value)
     bad = text.isNotNull() & value.isNull()
     return Value(value.cast("bigint") if whole else value, bad)
 
@@ -169,9 +193,9 @@ def timestamp(text: Column, zone: str = "UTC") -> Value:
     return Value(value, text.isNotNull() & value.isNull())
 
 
-def app_events(records: DataFrame, settings: FeedSettings, latest: str) -> DataFrame:
+def app_events(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
     """Columns of app_events_bronze. ``latest`` is the last plausible event time (ISO)."""
-    fields = Fields(records, "app_events", settings)
+    fields = Fields(records, "app_events", settings, bounds)
     at = fields.time("event_timestamp")
     properties, device = fields.object("event_properties"), fields.object("device_info")
     value = fields.number_in("event_properties", "value")
@@ -193,9 +217,9 @@ def app_events(records: DataFrame, settings: FeedSettings, latest: str) -> DataF
     return _finish(fields, columns, words, flags, ("event_timestamp", "event_date"), at, latest)
 
 
-def clickstream(records: DataFrame, settings: FeedSettings, latest: str) -> DataFrame:
+def clickstream(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
     """Columns of clickstream_bronze."""
-    fields = Fields(records, "clickstream", settings)
+    fields = Fields(records, "clickstream", settings, bounds)
     at = fields.time("click_timestamp")
     words = {
         name: fields.word(name)
@@ -212,24 +236,18 @@ def clickstream(records: DataFrame, settings: FeedSettings, latest: str) -> Data
         & words["anonymous_id"].column.isNull()
         & ~words["user_id"].bad,
         "invalid_response_time_ms": response.bad,
-        "invalid_status_code": status.bad | (F.abs(status.column) > 999),
+        "invalid_status_code": status.bad,
     }
     columns = {name: word.column for name, word in words.items()}
     columns["action"] = F.coalesce(columns["action"], F.lit("page_view"))
     columns["response_time_ms"] = response.column
-    columns["status_code"] = F.when(F.abs(status.column) <= 999, status.column).cast("int")
+    columns["status_code"] = status.column.cast("int")
     return _finish(fields, columns, words, flags, ("click_timestamp", "click_date"), at, latest)
 
 
 def common_flags(at: Value, name: str, latest: str) -> dict[str, Column]:
-    """Flags of any feed: records that are none, and times that cannot be."""
-    keys = F.map_keys("record")
-    joined = F.array_join(keys, "\n")
-    lowered = F.when(F.lower(joined) == joined, keys).otherwise(F.transform(keys, lambda key: F.lower(key)))
+    """Flags of any feed: times that are missing or cannot be."""
     return {
-        "malformed_record": F.col("record").isNull(),
-        "invalid_utf8": ~F.is_valid_utf8("raw"),
-        "ambiguous_fields": F.size(F.array_distinct(lowered)) < F.size(keys),
         f"missing_{name}": at.column.isNull() & ~at.bad,
         f"invalid_{name}": at.bad,
         "timestamp_out_of_range": ~in_range(at.column, latest),
@@ -241,14 +259,12 @@ def in_range(at: Column, latest: str) -> Column:
     return at.between(F.lit(EARLIEST).cast("timestamp"), F.lit(latest).cast("timestamp"))
 
 
-def flag_array(flags: dict[str, Column]) -> Column:
-    """The names of the flags that are set; a record that is none has just that flag."""
+def flag_array(flags: dict[str, Column], problem: Column | None = None) -> Column:
+    """The names of the flags that are set; where there is a problem with the record itself, just that."""
     # Text and not array functions: those that drop nulls are interpreted, flags and all.
-    named = {name: F.when(on, F.lit(name)) for name, on in flags.items()}
-    text = F.concat_ws(",", *named.values())
-    if unreadable := [named[name] for name in ("malformed_record", "invalid_utf8") if name in named]:
-        alone = F.concat_ws(",", *unreadable)
-        text = F.when(alone != "", alone).otherwise(text)
+    text = F.concat_ws(",", *(F.when(on, F.lit(name)) for name, on in flags.items()))
+    if problem is not None:
+        text = F.when(problem.isNotNull(), problem).otherwise(text)
     return F.when(text != "", F.split(text, ",")).otherwise(F.array().cast("array<string>"))
 
 
@@ -263,9 +279,8 @@ def flagged(rows: DataFrame, further: dict[str, Column]) -> DataFrame:
 
 
 def raw_text() -> Column:
-    """The record as it came; bytes that are no UTF-8 as base64."""
-    encoded = F.concat(F.lit("base64:"), F.base64(F.col("raw").cast("binary")))
-    return F.when(F.is_valid_utf8("raw"), F.col("raw")).otherwise(encoded)
+    """The record as it came; a Parquet row as JSON."""
+    return F.coalesce("raw", F.to_json("record"))
 
 
 def _finish(
@@ -280,9 +295,8 @@ def _finish(
     time_name, date_name = time_names
     flags = common_flags(at, time_name, latest) | flags
     flags |= {f"invalid_{name}": word.bad for name, word in words.items()}
-    flagged = fields.records.withColumn("_quality_flags", flag_array(flags))
-    usable = F.is_valid_utf8("raw")
-    made = {name: F.when(usable, column).alias(name) for name, column in columns.items()}
+    flagged = fields.records.withColumn("_quality_flags", flag_array(flags, F.col("problem")))
+    made = {name: column.alias(name) for name, column in columns.items()}
     made[time_name] = at.column.alias(time_name)
     made[date_name] = F.when(in_range(at.column, latest), at.column.cast("date")).alias(date_name)
     return flagged.select(
@@ -290,29 +304,30 @@ def _finish(
         "load_timestamp",
         "_source_file",
         "_quality_flags",
-        F.when(usable, fields.rescued()).alias("_rescued_data"),
+        fields.rescued().alias("_rescued_data"),
         raw_text().alias("_raw"),
     )
 
 
 def explain(flags: Column, checks: dict[str, str]) -> Column:
     """Flags in words, for the people who look into quarantine; ``checks`` has those of checks."""
-    sentences = checks | {
-        "malformed_record": "the line is no complete record (JSON object or CSV row)",
-        "invalid_utf8": "the line holds bytes that are no UTF-8",
-        "ambiguous_fields": "the same field stands in the record twice, or in two spellings",
-        "timestamp_out_of_range": "the time is before 2000 or more than a day in the future",
-        "not_a_row_change": "the message changes no row (a schema change, tombstone or heartbeat)",
-        "unknown_envelope": "the message is in none of the known change formats",
-        "unknown_operation": "the kind of change is not insert, update, delete or truncate",
-        "missing_row": "the change carries no row",
-        "missing_key": "the key of the changed row is missing",
-    }
+    sentences = (
+        checks
+        | PROBLEMS
+        | {
+            "timestamp_out_of_range": "the time is before 2000 or more than a day in the future",
+            "not_a_row_change": "the message changes no row (a schema change, tombstone or heartbeat)",
+            "unknown_envelope": "the message is in none of the known change formats",
+            "unknown_operation": "the kind of change is not insert, update, delete or truncate",
+            "missing_row": "the change carries no row",
+            "missing_key": "the key of the changed row is missing",
+        }
+    )
 
     def sentence(flag: Column) -> Column:
         name = F.regexp_replace(flag, "^(missing|invalid)_", "")
         other = F.when(flag.startswith("missing_"), F.concat(name, F.lit(" is missing"))).otherwise(
-            F.concat(name, F.lit(" holds a value of the wrong type"))
+            F.concat(name, F.lit(" holds a value of the wrong type or out of bounds"))
         )
         known = reduce(lambda chain, item: chain.when(flag == item[0], F.lit(item[1])), sentences.items(), F)
         return known.otherwise(other)

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.bronze import (
+    Bounds,
     Fields,
     Value,
     common_flags,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MAP = "map<string,string>"
+WHOLE = "decimal(38,0)"
+"""Type of whole numbers beyond bigint."""
 
 _OPERATIONS = {
     "INSERT": ["c", "r", "insert", "create", "bootstrap-insert", "i"],
@@ -56,19 +59,15 @@ def _binlog(file: Column, position: Column, row: Column) -> Column:
     )
 
 
-def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFrame:
+def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
     """Columns of cdc_changes_bronze; a Canal message with several rows becomes several changes."""
-    fields = Fields(records, "cdc_changes", settings)
+    fields = Fields(records, "cdc_changes", settings, bounds)
     has = lambda name: F.map_contains_key("record", name)  # noqa: E731 - short and local
     get = lambda name: F.col("record")[name]  # noqa: E731
-    unwrapped = F.when(has("payload") & ~has("op"), F.from_json(get("payload"), MAP))
-    fields.given = fields.given.withColumn("record", unwrapped.otherwise(F.col("record")))
     flat = _flat(fields)
     body = fields.records
     # A wrapped message whose payload is null is Debezium's tombstone, as is the line `null`.
-    tombstone = (F.trim("raw") == "null") | (
-        F.col("record").isNull() & F.map_contains_key(F.from_json("raw", MAP), "payload")
-    )
+    tombstone = F.coalesce((F.trim("raw") == "null") | (has("payload") & get("payload").isNull()), F.lit(False))
     mapped = F.lit(bool(fields.mapped))
     shape = (
         F.when(tombstone, "tombstone")
@@ -120,12 +119,11 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFram
     )
     ddl = F.coalesce(ddl | operation.isin(_NO_ROW), F.lit(False))
     is_row = ~ddl & F.col("_shape").isNotNull()
-    bad_object = lambda name: (  # noqa: E731
-        F.col(name).isNotNull() & F.from_json(name, MAP).isNull()
+    bad_object = lambda name, *fields: (  # noqa: E731
+        F.col(name).isNotNull() & (F.from_json(name, MAP).isNull() | _broken(*fields))
     )
     common = common_flags(at, "change_timestamp", latest)
     flags = {
-        "malformed_record": common.pop("malformed_record") & ~ddl,
         **{k: on & (is_row if "change_timestamp" in k else F.lit(True)) for k, on in common.items()},
         "not_a_row_change": ddl,
         "unknown_envelope": F.col("_shape").isNull(),
@@ -136,23 +134,19 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFram
             (F.col("operation_type").isin("INSERT", "UPDATE") & F.col("after_values").isNull())
             | ((F.col("operation_type") == "DELETE") & F.coalesce("before_values", "primary_key").isNull())
         ),
-        "invalid_before_values": bad_object("before_values"),
-        "invalid_after_values": bad_object("after_values"),
+        "invalid_primary_key": F.col("primary_key").isNotNull() & _broken("primary_key"),
+        "invalid_before_values": bad_object("before_values", "before", "before_values", "old"),
+        "invalid_after_values": bad_object("after_values", "after", "after_values", "data"),
     }
     content = F.concat_ws(
         "|", "table_name", "operation_type", "sequence", F.unix_micros("change_timestamp"),
         "before_values", "after_values", "primary_key",
     )  # fmt: skip
     rescued = F.when((F.col("_shape") == "flat") & ~mapped, unknown_fields(_FLAT))
-    usable = F.is_valid_utf8("raw")
-    return body.withColumn("_quality_flags", flag_array(flags)).select(
+    problem = F.when(~tombstone, F.col("problem"))
+    return body.withColumn("_quality_flags", flag_array(flags, problem)).select(
         F.coalesce("id", F.substring(F.sha2(content, 256), 1, 32)).alias("cdc_id"),
-        *(
-            F.when(usable, F.col(name)).alias(name)
-            for name in (
-                "table_name", "operation_type", "primary_key", "before_values", "after_values",
-            )
-        ),
+        "table_name", "operation_type", "primary_key", "before_values", "after_values",
         "change_timestamp",
         F.when(in_range(at.column, latest), at.column.cast("date")).alias("change_date"),
         "sequence",
@@ -161,9 +155,14 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str) -> DataFram
         (F.col("_source_line") * 100_000 + F.coalesce("_row_number", F.lit(0))).alias("_source_line"),
         "_source_file",
         "_quality_flags",
-        F.when(usable, rescued).alias("_rescued_data"),
+        rescued.alias("_rescued_data"),
         raw_text().alias("_raw"),
     )  # fmt: skip
+
+
+def _broken(*fields: str) -> Column:
+    """Whether the text of one of some fields begins like JSON and is none."""
+    return F.coalesce(F.arrays_overlap("not_json", F.array(*map(F.lit, fields))), F.lit(False))
 
 
 def _debezium() -> dict[str, Column]:
@@ -273,9 +272,14 @@ def key_of(values: str, keys: list[str]) -> Column:
     row, given = F.from_json(values, MAP), F.from_json("primary_key", MAP)
     # One key column may also come bare: "primary_key": "17".
     bare = F.when(given.isNull(), F.col("primary_key")) if len(keys) == 1 else F.lit(None)
-    parts = [F.coalesce(row[k], given[k], bare.cast("string")) for k in keys]
+    parts = [F.coalesce(row[k], given[k], bare.cast("string"), _in_any_case(row, k)) for k in keys]
     complete = reduce(lambda a, b: a & b, (part.isNotNull() for part in parts))
     return F.when(complete, F.to_json(F.struct(*(p.alias(k) for p, k in zip(parts, keys, strict=True)))))
+
+
+def _in_any_case(row: Column, name: str) -> Column:
+    """A field whose name differs from the one wanted in case only."""
+    return F.get(F.map_values(F.map_filter(row, lambda key, _: F.lower(key) == name.lower())), F.lit(0))
 
 
 def lacks_key(settings: Settings) -> Column:
@@ -407,9 +411,14 @@ def current_rows(state: DataFrame, truncates: DataFrame, types: dict[str, str]) 
     cleared = F.coalesce(F.col("t._order") > F.col("_order"), F.lit(False)) & F.col("_values").isNotNull()
     values = F.when(~cleared, F.col("_values"))
     at = F.when(cleared, F.col("t.change_timestamp")).otherwise(F.col("change_timestamp"))
-    row = F.from_json(values, MAP)
+    joined = joined.withColumn("_row", F.from_json(values, MAP))
+    joined = joined.withColumn("_names", F.transform(F.map_keys("_row"), column_name))
+
+    def value(name: str) -> Column:
+        return F.get(F.map_values("_row"), F.array_position("_names", F.lit(name)).cast("int") - 1)
+
     return joined.select(
-        *(row[name].try_cast(kind).alias(name) for name, kind in types.items()),
+        *(value(name).try_cast(kind).alias(name) for name, kind in types.items()),
         values.isNull().alias("is_deleted"),
         F.when(values.isNull(), at).alias("deleted_at"),
         "_key",
@@ -418,8 +427,22 @@ def current_rows(state: DataFrame, truncates: DataFrame, types: dict[str, str]) 
     )
 
 
+def column_name(field: Column) -> Column:
+    """The column of a replica for a field of the source, whatever its name holds.
+
+    Names are in lower case, and everything but letters, digits and underscores becomes an underscore.
+    Those that would meet a column of ours, or begin with an underscore, get ``source_`` in front; a
+    field without a name is ``unnamed``. Where two fields meet in one column it shows the first, and
+    ``_values`` has both.
+    """
+    plain = F.regexp_replace(F.lower(field), r"[^\p{L}\p{N}_]", "_")
+    ours = plain.rlike("^_") | plain.isin("is_deleted", "deleted_at")
+    own = F.concat(F.lit("source_"), F.regexp_replace(plain, "^_+", ""))
+    return F.when(plain == "", "unnamed").when(ours, own).otherwise(plain)
+
+
 def inferred_types(state: DataFrame) -> dict[str, str]:
-    """Column types of the rows in ``_values``: bigint, double, boolean or string.
+    """Type of each column of the rows in ``_values``: bigint, decimal(38,0), double, boolean or string.
 
     A number given as text stays text: 01234 may be a postcode.
     """
@@ -428,8 +451,10 @@ def inferred_types(state: DataFrame) -> dict[str, str]:
         F.try_parse_json("_values").cast("map<string,variant>").alias("v"),
     )
     kind = F.schema_of_variant(F.col("v")[F.col("name")])
+    # A whole number of more digits than a decimal has would be rounded.
+    kind = F.when((kind == "DOUBLE") & F.col("_text").rlike("^-?[0-9]+$"), "STRING").otherwise(kind)
     found: dict[str, str] = {}
-    for row in pairs.select("name", kind.alias("kind")).distinct().collect():
+    for row in pairs.select(column_name(F.col("name")).alias("name"), kind.alias("kind")).distinct().collect():
         if column_type := _column_type(row["kind"]):
             found = merged_types(found, {row["name"]: column_type})
     return found
@@ -438,6 +463,8 @@ def inferred_types(state: DataFrame) -> dict[str, str]:
 def _column_type(variant: str | None) -> str | None:
     if variant in (None, "VOID"):
         return None
+    if variant.startswith("DECIMAL") and variant.endswith(",0)"):
+        return WHOLE
     if variant.startswith(("DECIMAL", "DOUBLE", "FLOAT")):
         return "double"
     return {"BIGINT": "bigint", "BOOLEAN": "boolean"}.get(variant, "string")
@@ -449,5 +476,6 @@ def merged_types(a: dict[str, str], b: dict[str, str]) -> dict[str, str]:
     for name, kind in b.items():
         other = merged.setdefault(name, kind)
         if other != kind:
-            merged[name] = "double" if {kind, other} == {"bigint", "double"} else "string"
+            wider = {frozenset({"bigint", "double"}): "double", frozenset({"bigint", WHOLE}): WHOLE}
+            merged[name] = wider.get(frozenset({kind, other}), "string")
     return dict(sorted(merged.items()))

@@ -46,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="date_from", default="", metavar="DAY")
     run.add_argument("--to", dest="date_to", default="", metavar="DAY")
     run.add_argument("--full", action="store_true", help="rebuild instead of increment")
+    run.add_argument("--sample", action="store_true",
+                     help="write sample input first, where there are neither landing files nor tables")  # fmt: skip
     run.add_argument("--notify", default="", metavar="COMMAND",
                      help="gets the summary as JSON when the run fails or the verdict changes")  # fmt: skip
     notebook = command("notebook", _notebook, "execute one notebook")
@@ -115,7 +117,10 @@ def _environment(options: argparse.Namespace) -> None:
         name, value = config.environment_of(assignment)
         os.environ[name] = value
     if options.params:
-        os.environ[config.FILE_VARIABLE] = str(Path(options.params).resolve())
+        # A path of the workbook is found from any folder, as cron has it.
+        found = next((path for path in (Path(options.params), config.project_root() / options.params) if path.exists()),
+                     Path(options.params))  # fmt: skip
+        os.environ[config.FILE_VARIABLE] = str(found.resolve())
 
 
 def _settings(**values) -> Settings:
@@ -161,17 +166,22 @@ def _run(options: argparse.Namespace) -> int:
 
 def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace) -> None:
     """The notebooks of a run, then the report; errors are raised when all is done that can be."""
-    from lakehouse_lib import health, maintenance, notebooks, pipeline, quality, sample, session
+    from lakehouse_lib import health, landing, maintenance, notebooks, pipeline, quality, sample, session
 
     began = time.monotonic()
     latest = settings.local_dir("runs") / "latest"
     with pipeline.locked(settings):
-        empty = sample.wanted(settings)
+        empty = options.sample and sample.wanted(settings)
+        if not empty:
+            for table in pipeline.selected(settings, "bronze"):
+                if table.layer == "bronze":
+                    landing.check_there(settings, landing.feed_of(table))
         if not empty and not pipeline.pending(settings):
             print(f"Nothing new: all tables are up to date ({time.monotonic() - began:.1f} s). "
                   f"The last notebooks: {latest}")  # fmt: skip
             if health.outdated(settings):
                 _render(settings, run_id, latest=False)
+            pipeline.stop_on_files(settings)
             quality.stop_on_errors(quality.latest(settings))
             return
         # Not above: a run with nothing new does without Jupyter's libraries.
@@ -264,7 +274,10 @@ def _sample(options: argparse.Namespace) -> int:
     rules = _settings().sample
     if options.seed is not None:
         rules = rules.model_copy(update={"seed": options.seed})
-    for feed, count in sample.write(rules, Path(options.out), options.rows).items():
+    out = Path(options.out)
+    if not (out / sample.MARK).exists() and any(path.is_file() for path in out.rglob("*")):
+        raise ConfigError(f"{out} holds files that are no sample. Give an empty folder: nothing was written.")
+    for feed, count in sample.write(rules, out, options.rows).items():
         print(f"{feed:<14} {count:>12,} records")
     return 0
 

@@ -14,7 +14,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ATTEMPTS = 5
+_CONFLICTS = ("DELTA_CONCURRENT", "already exists")
+"""How Spark and delta-rs say that another writer was faster."""
 _TXN = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
 
 
@@ -123,10 +125,21 @@ def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]
     opened = open_table(f"{settings.layer_path('ops')}/{name}")
     if opened is None:
         return []
-    wanted = functools.reduce(
-        lambda a, b: a & b, (ds.field(key) == value for key, value in equal.items()), ds.scalar(True)
-    )
-    return dataset(opened).to_table(filter=wanted).to_pylist()
+    # Not filtered while it is scanned: what delta-rs merges holds text as string_view, which Arrow does not compare.
+    return dataset(opened).to_table().filter(_equal(equal)).to_pylist()
+
+
+def ops_tuples(settings: Settings, name: str, columns: list[str], **equal: Any) -> Iterator[tuple]:
+    """Some columns of the rows of a table under ``ops/``, as `read_ops` selects them; none where it lacks one."""
+    opened = open_table(f"{settings.layer_path('ops')}/{name}")
+    if opened is None or not {*columns} <= {field.name for field in opened.schema().fields}:
+        return iter(())
+    found = dataset(opened).to_table([*dict.fromkeys([*columns, *equal])]).filter(_equal(equal)).select(columns)
+    return zip(*(column.to_pylist() for column in found.columns), strict=True)
+
+
+def _equal(equal: dict[str, Any]) -> ds.Expression:
+    return functools.reduce(lambda a, b: a & b, (ds.field(k) == v for k, v in equal.items()), ds.scalar(True))
 
 
 def exists(settings: Settings, table: Table) -> bool:
@@ -204,11 +217,13 @@ def changes(path: str, after: int, upto: int) -> Changes:
         found.commits.append(info | {"version": version, "adds": adds})
         if "archived" in says(info):
             continue
-        if not adds and (not removes or info.get("operation") == "DELETE"):
+        if not adds and (not removes or info.get("operation") == "DELETE") and "set_aside" not in says(info):
             continue
         found.any = True
         if landed := says(info).get("landed"):
             found.replayed.update(map(date.fromisoformat, landed))
+        elif "set_aside" in says(info):
+            found.rewritten = True
         else:
             found.rewritten |= bool(removes) and info.get("operation") != "DELETE"
         for action in adds + removes:
@@ -243,6 +258,16 @@ def last_checkpoint(path: str) -> tuple[int, datetime] | None:
     except FileNotFoundError:
         return None
     return version, files.get_file_info(f"{root}/_delta_log/_last_checkpoint").mtime.astimezone(UTC)
+
+
+def said(opened: DeltaTable, after: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """What each commit after a version says of itself; None where its log entry is gone."""
+    for version in range(after + 1, opened.version() + 1):
+        written = actions(opened.table_uri, version)
+        if written is None:
+            yield version, None
+        else:
+            yield version, says(next((action["commitInfo"] for action in written if "commitInfo" in action), {}))
 
 
 def says(info: dict[str, Any]) -> dict[str, Any]:
@@ -376,23 +401,48 @@ def _merge(
     mark(settings, table, others)
 
 
-def mark(settings: Settings, table: Table, consumed: Iterable[Consumed]) -> None:
-    """Remember how far sources were read where no data has to be written."""
+def mark(
+    settings: Settings, table: Table, consumed: Iterable[Consumed], info: dict | None = None, once: bool = False
+) -> None:
+    """Remember how far sources were read, and what became of their records, where no data has to be written.
+
+    ``once`` does nothing where the table has read as far already, as Spark does with a number that it knows.
+    """
     consumed = list(consumed)
     if not consumed or not settings.enable_delta:
         return
 
     def run() -> None:
         target = DeltaTable(table_path(settings, table))
+        if once and all((watermark(target, item.app_id) or 0) >= item.version for item in consumed):
+            return
         target.create_write_transaction(
             [],
             mode="append",
             schema=target.schema(),
             partition_by=target.metadata().partition_columns,
             commit_properties=CommitProperties(
-                app_transactions=[Transaction(item.app_id, item.version) for item in consumed]
+                app_transactions=[Transaction(item.app_id, item.version) for item in consumed],
+                custom_metadata={"userMetadata": json.dumps(info)} if info else None,
             ),
         )
+
+    _retried(run, table.name)
+
+
+def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict) -> None:
+    """Delete the rows of some landing files from a bronze table."""
+    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
+
+    properties = CommitProperties(custom_metadata={"userMetadata": json.dumps(info)})
+
+    def run() -> None:
+        target = DeltaTable(table_path(settings, table))
+        before = target.version()
+        target.delete(f"_source_file IN ({listed})", commit_properties=properties)
+        if target.version() == before:  # there was nothing to delete, which is to be told all the same
+            parts = target.metadata().partition_columns
+            target.create_write_transaction([], "append", target.schema(), parts, commit_properties=properties)
 
     _retried(run, table.name)
 
@@ -416,6 +466,40 @@ def write_ops(path: str, rows: pa.Table) -> None:
     """Append rows to one of the tables under ``ops/``; made when it is first needed."""
     if rows.num_rows:
         _retried(lambda: write_deltalake(path, rows, mode="append", schema_mode="merge"), path)
+
+
+def upsert_ops(
+    settings: Settings,
+    name: str,
+    rows: pa.Table,
+    key: tuple[str, ...],
+    where: str = "false",
+    keep: tuple[str, ...] = (),
+) -> None:
+    """Put rows into a table under ``ops/``, each key once, so that writing them twice changes nothing.
+
+    ``where`` (SQL over ``s``, the new row, and ``t``, the one there) says when a row that is there is
+    updated; columns in ``keep`` stay as they are.
+    """
+    if not rows.num_rows:
+        return
+    path = f"{settings.layer_path('ops')}/{name}"
+    updates = {column: f"s.{column}" for column in rows.column_names if column not in (*key, *keep)}
+
+    def run() -> None:
+        found = open_table(path)
+        if found is None or not {*rows.column_names} <= {field.name for field in found.schema().fields}:
+            # Not there yet, or of an early version of this library.
+            mode = "error" if found is None else "overwrite"
+            write_deltalake(path, rows, mode=mode, schema_mode=None if found is None else "overwrite")
+            return
+        same = " AND ".join(f"t.{column} = s.{column}" for column in key)
+        merge = found.merge(rows, same, source_alias="s", target_alias="t")
+        if where != "false":
+            merge = merge.when_matched_update(updates, predicate=where)
+        merge.when_not_matched_insert_all().execute()
+
+    _retried(run, path)
 
 
 def _write(
@@ -457,7 +541,7 @@ def _retried(action: Callable[[], T], what: str) -> T:
         try:
             return action()
         except Exception as error:
-            conflict = isinstance(error, CommitFailedError) or "DELTA_CONCURRENT" in str(error)
+            conflict = isinstance(error, CommitFailedError) or any(word in str(error) for word in _CONFLICTS)
             if not conflict or attempt == ATTEMPTS:
                 raise
             log.warning("%s: another writer was faster, attempt %d", what, attempt + 1)

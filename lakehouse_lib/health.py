@@ -6,17 +6,31 @@ Everything comes from Delta logs, ``ops/`` and lists of files: no row is read, n
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from lakehouse_lib import anomalies, archive, delta, landing, lineage, maintenance, pipeline, quality, refresh, tables
+from lakehouse_lib import (
+    anomalies,
+    archive,
+    delta,
+    landing,
+    ledger,
+    lineage,
+    maintenance,
+    quality,
+    refresh,
+    sample,
+    tables,
+)
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import TableError
 from lakehouse_lib.tables import Table
@@ -65,6 +79,8 @@ class Report:
     """The report before: ``generated_at``, ``verdict``, ``findings``, ``rows``; None if there is none."""
     states: dict[str, str] = field(default_factory=dict)
     """Verdict of each table."""
+    sample: bool = False
+    """Whether the input is the sample that this project writes."""
 
     def summary(self) -> dict:
         """As JSON, for `--notify` and other programs."""
@@ -73,7 +89,8 @@ class Report:
 
     def text(self) -> str:
         """For the terminal."""
-        lines = [f"{self.verdict} at {self.generated_at:%Y-%m-%d %H:%M} UTC"]
+        sample = " (sample input)" if self.sample else ""
+        lines = [f"{self.verdict} at {self.generated_at:%Y-%m-%d %H:%M} UTC{sample}"]
         for one in self.findings:
             lines.append(f"{one.verdict:<9} {one.table}: {one.kind}: {one.text}\n          mend it: {one.command}")
         return "\n".join(lines if self.findings else [*lines, "Nothing to do."])
@@ -96,10 +113,11 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
     whole = {name: found for name, found in opened.items() if name not in broken}
     last = last_steps(settings)
     findings += _last_run(last)
-    known, accounted = quality.latest(settings), pipeline.last_accounted(settings)
+    known, accounted = quality.latest(settings), ledger.last_accounted(settings)
     for table in declared.values():
         if table.name in whole:
             findings += _half_written(settings, table, whole[table.name], accounted)
+            findings += _files_set_aside(settings, table)
             findings += _checks(settings, known.get(table.name, {}))
             findings += _skew(settings, table, whole[table.name], now)
             findings += _freshness(settings, table, whole[table.name], now) or _volume(settings, table, now)
@@ -116,7 +134,7 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
     fed = [name for name, found in whole.items() if declared[name].layer == "bronze" and found.count()]
     verdict = max([one.verdict for one in findings] or ["Healthy" if fed else "Unknown"], key=VERDICTS.index)
     counts = {name: found.count() for name, found in whole.items()}
-    return Report(now, verdict, findings, counts, _last_report(settings), states)
+    return Report(now, verdict, findings, counts, _last_report(settings), states, sample.is_sample(settings))
 
 
 def remember(settings: Settings, made: Report) -> None:
@@ -193,12 +211,6 @@ def _half_written(settings: Settings, table: Table, opened: DeltaTable, accounte
         run_id = delta.says(lacking[0])["run_id"]
         text = f"{len(lacking)} commits of run {run_id} are not in the ledger, at most 0 may be: it was cut off"
         found.append(Finding("half-written run", "Warning", table.name, text, "lakehouse run"))
-    if table.layer == "bronze":
-        _, waiting = landing.known_files(settings, landing.feed_of(table), opened)
-        if waiting:
-            files = sum(map(len, waiting.values()))
-            text = f"{files} files were about to be loaded when a run was cut off, at most 0 may be left"
-            found.append(Finding("half-written run", "Warning", table.name, text, "lakehouse run"))
     return found
 
 
@@ -291,9 +303,23 @@ def _volume(settings: Settings, table: Table, now: datetime) -> list[Finding]:
 
 def _waiting_files(settings: Settings, table: Table) -> int:
     """How many files of a bronze table's feed have not been loaded."""
-    feed = landing.feed_of(table)
-    done, _ = landing.known_files(settings, feed, delta.open_table(delta.table_path(settings, table)))
-    return sum(file.path not in done for file in landing.list_files(settings, feed))
+    return len(landing.pending_files(settings, table))
+
+
+def _files_set_aside(settings: Settings, table: Table) -> list[Finding]:
+    """Files that no run has loaded; renaming one that is broken takes it out of the feed and keeps it."""
+    if table.layer != "bronze":
+        return []
+    folder = settings.feed_path(landing.feed_of(table))
+    found = []
+    for path, sentence in landing.problems(settings, table).items():
+        above, _, name = path.rpartition("/")
+        old, new = f"{folder}/{path}", "/".join(filter(None, [folder, above, f"_{name}"]))
+        command = "lakehouse run"
+        if "cannot be read" in sentence and Path(old).is_file():
+            command = f"mv {shlex.quote(old)} {shlex.quote(new)} && lakehouse run"
+        found.append(Finding("file set aside", "Warning", table.name, sentence, command))
+    return found
 
 
 def _cause(settings: Settings, table: Table) -> str:

@@ -151,13 +151,14 @@ def restore(settings: Settings, table: Table, version: int) -> int:
         pipeline.account(settings, table)
         opened = _opened(settings, table)
         run_id = settings.run_id or new_run_id()
-        if withdrawn := _taken_back(settings, table, then):
-            landing.withdraw(settings, landing.feed_of(table), withdrawn, run_id)
+        withdrawn, returned = _moved_files(settings, table, then)
         counts, reasons = _undone(settings, table, opened, version)
         info = {
             "run_id": run_id, "operation": "restore", "sources": {table.name: version},
             "ledger": {name: -count for name, count in counts.items()},
             "reasons": {name: -count for name, count in reasons.items()},
+            "withdrawn": [file.path for file in withdrawn],
+            "returned": [landing.entry(file, "loaded") for file in returned],
         }  # fmt: skip
         delta.restore(settings, table, version, _memories(settings, table, then, opened), info)
         pipeline.account(settings, table)
@@ -167,7 +168,7 @@ def restore(settings: Settings, table: Table, version: int) -> int:
 
 def consequences(settings: Settings, table: Table, version: int) -> list[str]:
     """What else a restore would do, in sentences."""
-    files = _taken_back(settings, table, _at(settings, table, version))
+    files, _ = _moved_files(settings, table, _at(settings, table, version))
     if table.layer == "bronze":
         names = ", ".join(file.path for file in files[:EXAMPLES]) + (" …" if len(files) > EXAMPLES else "")
         return [f"{len(files)} files would count as withdrawn, and not be loaded again: {names}"] if files else []
@@ -186,17 +187,26 @@ def _memories(settings: Settings, table: Table, then: DeltaTable, now: DeltaTabl
             before, since = delta.watermark(then, app_id), delta.watermark(now, app_id)
             if before != since:
                 found.append(delta.Consumed(app_id, -1 if before is None else before))
+    if table.layer == "bronze":
+        # A load that was planned before the restore is refused, as by another load.
+        found.append(delta.Consumed(landing.APP_ID, (delta.watermark(now, landing.APP_ID) or 0) + 1))
     return found + archive.memories(then, now)
 
 
-def _taken_back(settings: Settings, table: Table, then: DeltaTable) -> list[landing.LandingFile]:
-    """Files that a bronze table has loaded since a version."""
+def _moved_files(
+    settings: Settings, table: Table, then: DeltaTable
+) -> tuple[list[landing.LandingFile], list[landing.LandingFile]]:
+    """Files that going back takes out of a bronze table, and those that it brings back."""
     if table.layer != "bronze":
-        return []
-    feed = landing.feed_of(table)
-    before, _ = landing.known_files(settings, feed, then)
-    after, _ = landing.known_files(settings, feed, _opened(settings, table))
-    return [file for path, file in after.items() if path not in before and file.records]
+        return [], []
+    opened = _opened(settings, table)
+    known = landing.known_files(settings, landing.feed_of(table), opened)
+    since = {file["path"] for _, says in delta.said(opened, then.version())
+             for file in (*(says or {}).get("files", ()), *(says or {}).get("returned", ()))}  # fmt: skip
+    there = landing.files_in(then)
+    withdrawn = [known[path] for path in sorted(since) if path in known and path not in there
+                 and known[path].state == "loaded" and known[path].records]  # fmt: skip
+    return withdrawn, [known[path] for path in sorted(there) if path in known and known[path].state == "withdrawn"]
 
 
 def _undone(

@@ -1,62 +1,66 @@
-"""The landing zone: find new input files, read any of their formats as records.
+"""The landing zone: which files there are, which are in the table, and the next ones to load.
 
-Which files a bronze table has loaded is a matter of two facts that cannot disagree: the plan in
-``ops/landing_files`` names the files of a numbered batch before it is loaded, and the bronze
-commit that loads it carries that number. A batch that was planned but not committed is loaded
-again, the very same files, under the same number.
+Which files are in a bronze table follows from its own commits: each load names its files (path,
+size, time, content hash) in the commit that holds their rows. What is listed and not among them is
+pending. ``ops/landing_files`` is the same by file, with the files that were set aside and why; the
+commits after those it knows are read from the log, so that it may be late. Where it was lost and the
+log was cleaned since, the table's rows, archived ones too, tell which files they come from.
+
+Two runs that load at once are told apart by a number: a load carries the next one, and Delta takes
+each number once.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
-import io
 import json
-import zlib
+import os
+import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
-from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import zstandard
 from deltalake import DeltaTable
 
-from lakehouse_lib import delta
+from lakehouse_lib import archive, delta, formats, tables
 from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import LandingError
+from lakehouse_lib.streams import Unreadable
 from lakehouse_lib.tables import Table
 
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
 APP_ID = "landing"
-"""Transaction id under which a bronze table remembers its last batch."""
+"""Transaction id under which a bronze table counts its loads."""
 
-SEEN = 200
-"""Records of a file that are looked at to learn its fields."""
+OF_THE_TABLE = ("loaded", "duplicate", "withdrawn")
+"""States that a file has by the table's own commits."""
+
+LOG_ENTRIES = 20
+"""Commits of a table that are read anew at each look, at most."""
+
+NOT_LOADED = ("set_aside", "failed")
+"""States of files that a person has to look at."""
 
 _SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv",
              ".parquet": "parquet"}  # fmt: skip
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_PLAN = pa.schema([
-    ("feed", pa.string()), ("path", pa.string()), ("size", pa.int64()),
-    ("modified", pa.timestamp("us", "UTC")), ("digest", pa.string()), ("records", pa.int64()),
-    ("kind", pa.string()), ("head", pa.string()), ("batch", pa.int64()),
-    ("status", pa.string()), ("run_id", pa.string()),
-    ("planned_at", pa.timestamp("us", "UTC")),
+_FILES = pa.schema([
+    ("feed", pa.string()), ("path", pa.string()), ("state", pa.string()), ("reason", pa.string()),
+    ("size", pa.int64()), ("modified", pa.timestamp("us", "UTC")), ("digest", pa.string()),
+    ("records", pa.int64()), ("kind", pa.string()), ("head", pa.string()), ("run_id", pa.string()),
+    ("table_id", pa.string()), ("version", pa.int64()), ("first_seen", pa.timestamp("us", "UTC")),
 ])  # fmt: skip
+"""``ops/landing_files``: a row for each file of each feed, as it stands."""
 
 
 @dataclass(frozen=True)
 class LandingFile:
-    """One input file. ``head`` is what files that are read together share: header or schema."""
+    """A file of a feed."""
 
     path: str
     size: int
@@ -65,126 +69,16 @@ class LandingFile:
     digest: str = ""
     records: int = 0
     head: str = ""
-    status: str = ""
-    """In the plan: loaded, duplicate, same or withdrawn."""
-    fields: frozenset[str] = frozenset()
-    """Fields of its first records; known only to the run that inspected it."""
-
-
-@dataclass
-class Plan:
-    """What is to be loaded for one feed."""
-
-    feed: str
-    batches: dict[int, list[LandingFile]] = field(default_factory=dict)
-    duplicates: list[LandingFile] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def files(self) -> list[LandingFile]:
-        """All files to load."""
-        return [file for batch in self.batches.values() for file in batch]
-
-
-def list_files(settings: Settings, feed: str) -> list[LandingFile]:
-    """The feed's input files, by path; those being written and foreign ones are left alone."""
-    filesystem, root = delta.filesystem(settings.feed_path(feed))
-    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
-    found = []
-    for info in filesystem.get_file_info(selector):
-        path = info.path[len(root) :].lstrip("/")
-        hidden = any(part.startswith(("_", ".")) for part in path.split("/"))
-        kind = _kind(path, settings.feed(feed).format)
-        if info.is_file and kind and not hidden and not path.endswith(".tmp"):
-            found.append(LandingFile(path, info.size, info.mtime.astimezone(UTC), kind))
-    return sorted(found, key=lambda file: file.path)
-
-
-def pending(settings: Settings, bronze: Table) -> bool:
-    """Whether there is anything to load or to complain about; looks at names and sizes only."""
-    feed = feed_of(bronze)
-    target = delta.open_table(delta.table_path(settings, bronze))
-    done, waiting = known_files(settings, feed, target)
-    if waiting:
-        return True
-    return any(not _same(done.get(file.path), file) for file in list_files(settings, feed))
-
-
-def make_plan(settings: Settings, bronze: Table, run_id: str, again: bool = False) -> Plan:
-    """Decide what to load, and write it down before it is loaded.
-
-    ``again`` plans every file of the landing folder, for a full rebuild.
-    """
-    feed = feed_of(bronze)
-    plan = Plan(feed)
-    target = delta.open_table(delta.table_path(settings, bronze))
-    done, waiting = known_files(settings, feed, target)
-    listed = {file.path: file for file in list_files(settings, feed)}
-    withdrawn = {path for path, file in done.items() if file.status == "withdrawn"}
-    digests = {file.digest: path for path, file in done.items() if file.digest and path not in withdrawn}
-    next_batch = max([_committed(target), *waiting], default=0) + 1
-    if again:
-        done, waiting, digests = {path: done[path] for path in withdrawn}, {}, {}
-    for number, files in sorted(waiting.items()):
-        for planned in files:
-            now = listed.get(planned.path)
-            if now is None or (now.size, now.modified) != (planned.size, planned.modified):
-                plan.problems.append(
-                    f"{feed}/{planned.path} was about to be loaded when a run was killed, and is "
-                    f"{'gone' if now is None else 'changed'}. Put the file of {planned.size} bytes "
-                    "back and run again."
-                )
-        if not plan.problems:
-            plan.batches[number] = files
-            digests |= {file.digest: file.path for file in files}
-    planned_paths = {file.path for files in waiting.values() for file in files}
-    fresh = [
-        file for path, file in listed.items()
-        if path not in planned_paths and not _same(done.get(path), file)
-    ]  # fmt: skip
-    # Of files with one content the first that was delivered counts, also where they are found at once.
-    fresh.sort(key=lambda file: (file.modified, file.path))
-    rows, batch = [], []
-    with ThreadPoolExecutor(4) as pool:
-        for file, checked in zip(fresh, pool.map(lambda f: _inspect(settings, feed, f), fresh), strict=True):
-            if isinstance(checked, str):
-                plan.problems.append(checked)
-            elif file.path in done:
-                if done[file.path].digest != checked.digest:
-                    plan.problems.append(
-                        f"{feed}/{file.path} changed after it was loaded ({done[file.path].size} "
-                        f"bytes then, {file.size} now). Its new content is not loaded: files in "
-                        "landing never change. Deliver the new content under a new name."
-                    )
-                else:
-                    rows.append((checked, 0, "same"))
-            elif checked.digest in digests:
-                plan.duplicates.append(checked)
-                rows.append((checked, 0, "duplicate"))
-            else:
-                digests[checked.digest] = checked.path
-                batch.append(checked)
-                rows.append((checked, next_batch, "loaded"))
-    if batch:
-        plan.batches[next_batch] = batch
-    now = datetime.now(UTC)
-    _write_plan(settings, feed, rows, run_id, now)
-    return plan
-
-
-def withdraw(settings: Settings, feed: str, files: list[LandingFile], run_id: str) -> None:
-    """Write down that files are taken back: they count as known, and are not loaded again."""
-    _write_plan(settings, feed, [(file, 0, "withdrawn") for file in files], run_id, datetime.now(UTC))
-
-
-def _write_plan(
-    settings: Settings, feed: str, rows: list[tuple[LandingFile, int, str]], run_id: str, now: datetime
-) -> None:
-    columns = list(zip(*(
-        (feed, f.path, f.size, f.modified, f.digest, f.records, f.kind, f.head, number, status,
-         run_id, now) for f, number, status in rows
-    ), strict=True)) or [()] * len(_PLAN)  # fmt: skip
-    delta.write_ops(f"{settings.layer_path('ops')}/landing_files", pa.table(columns, schema=_PLAN))
+    """Header of a CSV file."""
+    state: str = ""
+    """``loaded``, ``duplicate`` (its content is loaded), ``withdrawn`` (taken back by a restore), ``set_aside``
+    (cannot be read whole), ``failed`` (could not be opened or computed, and is tried again), ``removed`` (one of these
+    two that is gone) or ``ignored`` (ends in no format of the contract)."""
+    reason: str = ""
+    local: str = ""
+    """Its path on this machine, where `path` cannot be opened: names that are no Unicode."""
+    names: frozenset[str] = frozenset()
+    """Fields of its records; known only to the run that read it."""
 
 
 def feed_of(bronze: Table) -> str:
@@ -192,77 +86,292 @@ def feed_of(bronze: Table) -> str:
     return bronze.name.removesuffix("_bronze")
 
 
-def read(spark: SparkSession, settings: Settings, feed: str, files: list[LandingFile], lines: bool) -> DataFrame:
-    """Records of some files.
+# What there is ---------------------------------------------------------------
 
-    Returns ``raw string`` (the record as it came, null bytes and all), ``record
-    map<string,string>`` (null where it cannot be parsed; nested values are JSON text),
-    ``_source_file string``, ``load_timestamp timestamp``, and with ``lines`` the record's number
-    in its file ``_source_line bigint``.
+
+def check_there(settings: Settings, feed: str) -> None:
+    """Refuse to go on where the landing folder is not there.
+
+    Raises
+    ------
+    LandingError
+        The landing folder, or the folder that the feed's settings name, does not exist.
     """
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
-
-    root = settings.feed_path(feed)
-    groups: dict[tuple[str, str], list[str]] = {}
-    for file in files:
-        groups.setdefault((file.kind, file.head), []).append(f"{root}/{_escape(file.path)}")
-    parts = []
-    for (kind, head), paths in sorted(groups.items()):
-        where = [
-            F.col("_metadata.file_path").alias("_path"),
-            F.col("_metadata.file_modification_time").alias("load_timestamp"),
-            F.col("_metadata.file_block_start").alias("_block"),
-        ]
-        if kind == "parquet":
-            rows = spark.read.parquet(*paths)
-            raw = F.to_json(F.struct(*(f"`{c}`" for c in rows.columns)), {"ignoreNullFields": "false"})
-            rows = rows.select(raw.alias("raw"), *where)
-        else:
-            # A regular expression would mend bytes that are no UTF-8: those stay as they came.
-            trimmed = F.ltrim(F.rtrim("value", F.lit("\r")), F.lit("\ufeff"))
-            raw = F.when(F.is_valid_utf8("value"), trimmed).otherwise(F.col("value"))
-            text = spark.read.text(paths, lineSep="\n").select(raw.alias("raw"), *where)
-            rows = text.where(F.col("raw").rlike(r"\S"))
-            if kind == "csv":
-                rows = rows.where(F.col("raw") != F.lit(head))
-        parsed = _record(kind, head)
-        row = F.monotonically_increasing_id().alias("_row")
-        parts.append(rows.select("raw", "_path", "load_timestamp", "_block", row, parsed.alias("record")))
-    rows = reduce(lambda a, b: a.unionByName(b), parts)
-    path = F.url_decode(F.replace("_path", F.lit("+"), F.lit("%2B")))
-    start = F.locate(f"{root}/", path) + len(root) + 1
-    rows = rows.withColumn("_source_file", F.substring(path, start, F.length(path)))
-    if lines:
-        # Rows of one block keep their order; blocks are ordered by their start.
-        order = Window.partitionBy("_source_file").orderBy("_block", "_row")
-        rows = rows.withColumn("_source_line", F.row_number().over(order).cast("bigint"))
-    return rows.drop("_path", "_block", "_row")
+    own = bool(settings.feed(feed).path)
+    folder = settings.feed_path(feed) if own else settings.layer_path("landing")
+    if "://" not in folder and not os.path.isdir(folder):
+        setting = f"feeds.{feed}.path" if own else "LANDING_PATH"
+        raise LandingError(
+            f"The landing folder {folder} does not exist. Create it or correct {setting}; "
+            "nothing was loaded. For sample input: lakehouse run --sample."
+        )
 
 
-def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """The records of one file in order, without an engine: the text, and its fields where it can be parsed."""
-    filesystem, root = delta.filesystem(settings.feed_path(feed))
-    full = f"{root}/{file.path}"
-    if file.kind == "parquet":
-        with filesystem.open_input_file(full) as handle:
-            for batch in pq.ParquetFile(handle).iter_batches():
-                for row in batch.to_pylist():
-                    yield json.dumps(row, default=str), row
+def list_files(settings: Settings, feed: str) -> list[LandingFile]:
+    """The feed's input files, by path; those being written and foreign ones are left alone."""
+    return [file for file in _listed(settings, feed) if file.kind]
+
+
+def _listed(settings: Settings, feed: str) -> list[LandingFile]:
+    folder, given = settings.feed_path(feed), settings.feed(feed).format
+    found = []
+    for file in (_walk_remote if "://" in folder else _walk_local)(folder):
+        hidden = any(part.startswith(("_", ".")) for part in file.path.split("/"))
+        if not hidden and not file.path.endswith(".tmp"):
+            # What cannot even be looked at has to be heard of, whatever it is.
+            found.append(file if file.state else replace(file, kind=_kind(file.path, given)))
+    return sorted(found, key=lambda file: file.path)
+
+
+def _walk_local(folder: str) -> Iterator[LandingFile]:
+    seen: set[str] = set()
+    closed: list[OSError] = []
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=closed.append):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        for full in (os.path.join(root, name) for name in names):
+            path = _shown_path(folder, full)
+            try:
+                found = os.stat(full)
+            except FileNotFoundError:  # moved away meanwhile, or a link to nothing
+                continue
+            except OSError as error:
+                yield _closed(path, error)
+                continue
+            if stat.S_ISREG(found.st_mode):
+                modified = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
+                local = "" if os.path.exists(os.path.join(folder, path)) else full
+                yield LandingFile(path, found.st_size, modified, local=local)
+    yield from (_closed(_shown_path(folder, error.filename) + "/", error) for error in closed
+                if not isinstance(error, FileNotFoundError))  # fmt: skip
+
+
+def _shown_path(folder: str, full: str) -> str:
+    path = os.path.relpath(full, folder).replace(os.sep, "/")
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _closed(path: str, error: OSError) -> LandingFile:
+    return LandingFile(path, 0, _EPOCH, "json", state="failed", reason=error.strerror or str(error))
+
+
+def _walk_remote(folder: str) -> Iterator[LandingFile]:
+    filesystem, root = delta.filesystem(folder)
+    for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
+        if info.is_file:
+            yield LandingFile(info.path[len(root) :].lstrip("/"), info.size, info.mtime.astimezone(UTC))
+
+
+def _kind(path: str, given: str) -> str:
+    name = path.lower().removesuffix(".gz").removesuffix(".zst")
+    return given or _SUFFIXES.get(name[name.rfind(".") :] if "." in name else "", "")
+
+
+def opened(settings: Settings, feed: str, file: LandingFile) -> BinaryIO:
+    """A file of a feed, opened for reading."""
+    folder = settings.feed_path(feed)
+    if "://" not in folder:
+        return open(file.local or os.path.join(folder, file.path), "rb")
+    filesystem, root = delta.filesystem(folder)
+    return filesystem.open_input_file(f"{root}/{file.path}")
+
+
+# What is done ----------------------------------------------------------------
+
+
+def known_files(settings: Settings, feed: str, target: DeltaTable | None) -> dict[str, LandingFile]:
+    """The files of a feed that are in its table or were left out for a reason, by path."""
+    found, _ = _known(settings, feed, target)
+    return found
+
+
+def _known(settings: Settings, feed: str, target: DeltaTable | None) -> tuple[dict[str, LandingFile], int]:
+    """The known files, and the last version of the table that ``ops/landing_files`` has told of."""
+    table_id = _id(target)
+    found: dict[str, LandingFile] = {}
+    covered = -1
+    names = [name for name in LandingFile.__dataclass_fields__ if name in _FILES.names]
+    columns = [*names, "table_id", "version"]
+    for *values, owner, version in delta.ops_tuples(settings, "landing_files", columns, feed=feed):
+        if owner in ("", table_id):  # a table that was made anew has none of the files of the one before
+            file = LandingFile(**dict(zip(names, values, strict=True)))
+            found[file.path] = file
+            covered = max(covered, version if file.state in OF_THE_TABLE else -1)
+    if target is not None:
+        incomplete = False
+        for _, says in delta.said(target, covered):
+            incomplete |= says is None or "batch" in says  # an early load names no files
+            _apply(found, says or {})
+        if incomplete:
+            _add_from_rows(settings, feed, found, target)
+    return found, covered
+
+
+def _id(target: DeltaTable | None) -> str:
+    return str(target.metadata().id) if target else ""
+
+
+def _apply(found: dict[str, LandingFile], says: dict[str, Any]) -> None:
+    """Bring the known files to where a commit put them."""
+    for named in (*says.get("files", ()), *says.get("returned", ())):
+        found[named["path"]] = _from_entry(named)
+    for path in says.get("withdrawn", ()):
+        if path in found:
+            found[path] = replace(found[path], state="withdrawn")
+    for path, reason in says.get("set_aside", {}).items():
+        if path in found:
+            found[path] = replace(found[path], state="set_aside", reason=reason)
+
+
+def _add_from_rows(settings: Settings, feed: str, found: dict[str, LandingFile], target: DeltaTable) -> None:
+    """Where the log no longer tells, the rows themselves say which files they come from."""
+    paths = files_in(target)
+    for batch in archive.batches(settings, tables.get(settings, f"{feed}_bronze")):
+        files, root = delta.filesystem(batch.folder)
+        for file in batch.files:
+            rows = pq.read_table(f"{root}/{file['path']}", columns=["_source_file"], filesystem=files)
+            paths |= set(rows["_source_file"].unique().to_pylist())
+    for path in paths:
+        found.setdefault(path, LandingFile(path, -1, _EPOCH, state="loaded"))
+
+
+def files_in(target: DeltaTable) -> set[str]:
+    """The files that the rows of a bronze table come from."""
+    data = delta.dataset(target)  # noqa: F841 - named in the query
+    with duckdb.connect(":memory:") as own:
+        return {path for (path,) in own.sql("SELECT DISTINCT _source_file FROM data").fetchall()}
+
+
+def settle(settings: Settings, feed: str, target: DeltaTable, run_id: str) -> None:
+    """Write down in ``ops/landing_files`` what the table's commits say of files since it was last told."""
+    found, covered = _known(settings, feed, target)
+    told: dict[str, int] = {}
+    for version, says in delta.said(target, covered):
+        says = says or {}
+        paths = [named["path"] for named in (*says.get("files", ()), *says.get("returned", ()))]
+        told |= dict.fromkeys([*paths, *says.get("withdrawn", ()), *says.get("set_aside", ())], version)
+    # Files that only the rows tell of are written down too: the next look starts behind this version. So does it
+    # after many commits that name no file, before their log entries are cleaned.
+    if told or target.version() - covered > LOG_ENTRIES:
+        told |= {path: target.version() for path, file in found.items() if file.size == -1}
+        newest = next((path for path, file in found.items() if file.state in OF_THE_TABLE), None)
+        told |= {newest: target.version()} if newest else {}
+    rows = [(found[path], version) for path, version in told.items() if path in found]
+    write_down(settings, feed, rows, run_id, target)
+
+
+def write_down(
+    settings: Settings, feed: str, rows: list[tuple[LandingFile, int]], run_id: str, target: DeltaTable | None
+) -> None:
+    """Put files, each with the version of the table that says so, into ``ops/landing_files``."""
+    if not rows:
         return
-    with filesystem.open_input_stream(full, compression=None) as handle:
-        head, lines = _records(handle, file)
-        for line in lines:
-            text = line.decode("utf-8-sig", "replace").rstrip("\r\n")
-            yield text, _fields(text, head)
+    now, table_id = datetime.now(UTC), _id(target)
+    columns = zip(*(
+        (feed, f.path, f.state, f.reason, f.size, f.modified, f.digest, f.records, f.kind, f.head, run_id,
+         table_id, version, now) for f, version in rows
+    ), strict=True)  # fmt: skip
+    # A run that was overtaken does not set a file back to where it was before.
+    delta.upsert_ops(settings, "landing_files", pa.table(list(columns), schema=_FILES), key=("feed", "path"),
+                     keep=("first_seen",), where="s.version >= t.version OR s.table_id <> t.table_id")  # fmt: skip
 
 
-def _fields(text: str, head: str) -> dict[str, Any] | None:
+def entry(file: LandingFile, state: str) -> dict[str, Any]:
+    """A file as a commit names it."""
+    micros = (file.modified - _EPOCH) // timedelta(microseconds=1)
+    return {"path": file.path, "state": state, "size": file.size, "modified": micros, "digest": file.digest,
+            "records": file.records, "kind": file.kind, "head": file.head}  # fmt: skip
+
+
+def _from_entry(named: dict[str, Any]) -> LandingFile:
+    return LandingFile(**named | {"modified": _EPOCH + timedelta(microseconds=named["modified"])})
+
+
+def is_settled(feed: str, known: LandingFile | None, file: LandingFile) -> bool:
+    """Whether a listed file is one that is known, without opening it."""
+    if known is None or known.state in ("failed", "removed", "ignored"):
+        return False
+    if known.state == "set_aside" and known.kind != file.kind:  # the settings say otherwise now
+        return False
+    same = known.size == -1 or (known.size, known.modified) == (file.size, file.modified)
+    return same or known.reason == changed_sentence(feed, known, file)
+
+
+def pending_files(settings: Settings, bronze: Table) -> list[LandingFile]:
+    """Listed files that are new or differ from what is known of them; looks at names, sizes and times only."""
+    feed = feed_of(bronze)
+    known = known_files(settings, feed, delta.open_table(delta.table_path(settings, bronze)))
+    return [file for file in list_files(settings, feed) if not is_settled(feed, known.get(file.path), file)]
+
+
+def problems(settings: Settings, bronze: Table) -> dict[str, str]:
+    """Files in landing that a person has to look at: path, and a sentence that says why and what to do."""
+    feed = feed_of(bronze)
+    known = known_files(settings, feed, delta.open_table(delta.table_path(settings, bronze)))
+    found = {}
+    for file in list_files(settings, feed):
+        before = known.get(file.path)
+        if before is None:
+            continue
+        if before.state in NOT_LOADED and before.size == file.size:
+            found[file.path] = _set_aside_sentence(feed, before)
+        elif before.state in ("loaded", "duplicate") and (
+            before.size not in (-1, file.size) or before.reason == changed_sentence(feed, before, file)
+        ):
+            found[file.path] = changed_sentence(feed, before, file)
+    return found
+
+
+def _set_aside_sentence(feed: str, file: LandingFile) -> str:
+    where = f"{feed}/{_shown(file.path)}"
+    if file.state == "failed":
+        return f"{where} could not be loaded: {file.reason}. Nothing of it is loaded; the next run tries again."
+    return (
+        f"{where} cannot be read: {file.reason}. Nothing of it is loaded. Deliver it again, whole, under a new "
+        f"name, and remove this one or rename it to begin with _."
+    )
+
+
+def changed_sentence(feed: str, before: LandingFile, now: LandingFile) -> str:
+    """What is told of a file that is another than the one that was loaded."""
+    return (
+        f"{feed}/{_shown(now.path)} changed after it was loaded ({before.size} bytes then, {now.size} written at "
+        f"{now.modified:%Y-%m-%d %H:%M:%S.%f} now). Its new content is not loaded: files in landing never change. "
+        "Deliver the new content under a new name."
+    )
+
+
+def _shown(path: str) -> str:
+    return path.encode("unicode_escape").decode() if not path.isprintable() else path
+
+
+def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
+    """Files of no known format that were not mentioned before; each is mentioned once."""
+    feed = feed_of(bronze)
+    target = delta.open_table(delta.table_path(settings, bronze))
+    known = known_files(settings, feed, target)
+    new = [replace(file, state="ignored") for file in _listed(settings, feed)
+           if not file.kind and file.path not in known]  # fmt: skip
+    write_down(settings, feed, [(file, -1) for file in new], run_id, target)
+    return [_shown(file.path) for file in new]
+
+
+# Single records ----------------------------------------------------------------
+
+
+def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """The records of one file in order: the text, and the fields where it has any."""
     try:
-        found = dict(zip(_csv_names(head), next(csv.reader([text])), strict=True)) if head else json.loads(text)
-    except (ValueError, csv.Error):
-        return None
-    return found if isinstance(found, dict) else None
+        with opened(settings, feed, file) as handle:
+            for batch in formats.read(handle, file.kind, formats.Reading(), file.path):
+                for row in batch.to_pylist():
+                    fields = None if row["record"] is None else dict(row["record"])
+                    yield row["raw"] if row["raw"] is not None else json.dumps(fields, ensure_ascii=False), fields
+    except Unreadable:
+        return
 
 
 def instant(value: Any, zone: tzinfo) -> datetime | None:
@@ -272,166 +381,13 @@ def instant(value: Any, zone: tzinfo) -> datetime | None:
         return value if value.tzinfo else value.replace(tzinfo=zone)
     try:
         number = Decimal(str(value))
-    except InvalidOperation:
-        try:
-            found = datetime.fromisoformat(str(value).strip().replace(",", "."))
-        except ValueError:
-            return None
-        return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
-    size = abs(number)
-    scale = 10**6 if size < 10**11 else 10**3 if size < 10**14 else 1
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(number * scale)) if size < 10**17 else None
-
-
-def read_again(messages: DataFrame, files: dict[str, LandingFile]) -> DataFrame:
-    """Records of `read` for messages that were kept as they came.
-
-    ``messages`` holds ``_source_file`` and ``raw`` (bytes that are no UTF-8 as base64) among its
-    columns; ``files`` tells by path how each was read.
-    """
-    from pyspark.sql import functions as F
-
-    encoded = F.unbase64(F.substring("raw", 8, 2**31 - 1)).cast("string")
-    messages = messages.withColumn("raw", F.when(F.col("raw").startswith("base64:"), encoded).otherwise(F.col("raw")))
-    paths: dict[tuple[str, str], list[str]] = {}
-    for row in messages.select("_source_file").distinct().collect():
-        file = files.get(row[0])
-        if file and file.kind == "csv":
-            paths.setdefault((file.kind, file.head), []).append(file.path)
-    record = _record("json", "")
-    for shape, among in paths.items():
-        record = F.when(F.col("_source_file").isin(among), _record(*shape)).otherwise(record)
-    return messages.withColumn("record", record)
-
-
-def _record(kind: str, head: str):
-    from pyspark.sql import functions as F
-
-    return _csv_record(head) if kind == "csv" else F.from_json("raw", "map<string,string>")
-
-
-def _csv_record(head: str):
-    from pyspark.sql import functions as F
-
-    names = _csv_names(head)
-    fields = ", ".join(f"c{i} string" for i in range(len(names)))
-    row = F.from_csv("raw", F.lit(f"{fields}, _bad string"), {"columnNameOfCorruptRecord": "_bad", "escape": '"'})
-    keys = F.array(*(F.lit(name) for name in names))
-    values = F.array(*(row[f"c{i}"] for i in range(len(names))))
-    return F.when(row["_bad"].isNull(), F.map_from_arrays(keys, values))
-
-
-def _escape(path: str) -> str:
-    return "".join(f"\\{c}" if c in "[]{}*?\\" else c for c in path)
-
-
-def _kind(path: str, given: str) -> str:
-    name = path.lower().removesuffix(".gz").removesuffix(".zst")
-    by_name = _SUFFIXES.get(name[name.rfind(".") :] if "." in name else "", "")
-    return given or by_name
-
-
-def _committed(target: DeltaTable | None) -> int:
-    return delta.watermark(target, APP_ID) or 0
-
-
-def known_files(
-    settings: Settings, feed: str, target: DeltaTable | None
-) -> tuple[dict[str, LandingFile], dict[int, list[LandingFile]]]:
-    """Files that are loaded, by path, and planned batches that were never committed."""
-    committed = _committed(target)
-    done: dict[str, LandingFile] = {}
-    waiting: dict[int, list[LandingFile]] = {}
-    for row in sorted(delta.read_ops(settings, "landing_files", feed=feed), key=lambda r: r["planned_at"]):
-        file = LandingFile(**{name: row[name] for name in LandingFile.__dataclass_fields__ if name in row})
-        if row["status"] != "loaded" or row["batch"] <= committed:
-            done[file.path] = file
-        else:
-            waiting.setdefault(row["batch"], []).append(file)
-    if not done and committed and target is not None:
-        # The plan was lost: the table itself still says which files it holds.
-        data = delta.dataset(target)  # noqa: F841 - named in the query
-        with duckdb.connect(":memory:") as own:
-            for (path,) in own.sql("SELECT DISTINCT _source_file FROM data").fetchall():
-                done[path] = LandingFile(path, -1, datetime.now(UTC))
-    return done, waiting
-
-
-def _same(known: LandingFile | None, file: LandingFile) -> bool:
-    """Whether a listed file is one that is known, without opening it."""
-    if known is None:
-        return False
-    return known.size == -1 or (known.size, known.modified) == (file.size, file.modified)
-
-
-def _inspect(settings: Settings, feed: str, file: LandingFile) -> LandingFile | str:
-    """Read a file once: digest, number of records, header; or the sentence why it is unreadable."""
-    filesystem, root = delta.filesystem(settings.feed_path(feed))
-    full = f"{root}/{file.path}"
+        size = abs(number)
+        scale = 10**6 if size < 10**11 else 10**3 if size < 10**14 else 1
+        return _EPOCH + timedelta(microseconds=int(number * scale))
+    except (InvalidOperation, ValueError, OverflowError):
+        pass
     try:
-        with filesystem.open_input_file(full) as handle:
-            digest = hashlib.file_digest(handle, "blake2b").hexdigest()[:32]
-        records, head = 0, ""
-        fields: set[str] = set()
-        if file.kind == "parquet":
-            with filesystem.open_input_file(full) as handle:
-                parquet = pq.ParquetFile(handle)
-                records, head = parquet.metadata.num_rows, parquet.schema_arrow.to_string()
-                fields.update(parquet.schema_arrow.names)
-        else:
-            with filesystem.open_input_stream(full, compression=None) as handle:
-                head, lines = _records(handle, file)
-                fields.update(_csv_names(head) if head else ())
-                for line in lines:
-                    records += 1
-                    if file.kind == "json" and records <= SEEN:
-                        fields |= _json_names(line)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
-        return (
-            f"{feed}/{file.path} cannot be read ({error}); nothing of it is loaded. "
-            "Deliver it again, whole, under a new name, and remove this one."
-        )
-    return replace(file, digest=digest, records=records, head=head, fields=frozenset(fields))
-
-
-def _records(handle, file: LandingFile) -> tuple[str, Iterator[bytes]]:
-    """The header of a file of lines ('' where it has none), and the lines that are records: no blank
-    ones, and no header that stands there again."""
-    lines = (line for line in _lines(handle, file.path) if line and not line.isspace())
-    if file.kind != "csv":
-        return "", lines
-    head = next(filter(None, (line.decode("utf-8-sig", "replace").rstrip("\r\n") for line in lines)), "")
-    return head, (line for line in lines if line.rstrip(b"\r\n") != head.encode())
-
-
-def _csv_names(head: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([head]))]
-
-
-def _json_names(line: bytes) -> set[str]:
-    try:
-        return set(json.loads(line))
-    except (ValueError, TypeError):
-        return set()
-
-
-def _lines(handle, path: str) -> Iterator[bytes]:
-    if path.lower().endswith(".gz"):
-        return gzip.GzipFile(fileobj=handle)
-    if path.lower().endswith(".zst"):
-        return _zstd_lines(handle)
-    return io.BufferedReader(handle)
-
-
-def _zstd_lines(handle) -> Iterator[bytes]:
-    """Lines of Zstandard frames; the library's own reader takes a frame cut short for its end."""
-    frame, rest = None, b""
-    while chunk := handle.read(1 << 20):
-        while chunk:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            *lines, rest = (rest + frame.decompress(chunk)).split(b"\n")
-            yield from lines
-            chunk, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    if frame:
-        raise EOFError("the compressed file ends before its end marker")
-    yield rest
+        found = datetime.fromisoformat(str(value).strip().replace(",", "."))
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)

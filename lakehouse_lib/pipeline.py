@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from datetime import UTC, datetime
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lakehouse_lib import (
-    archive,
-    bronze,
     catalog,
-    cdc,
     columns,
     delta,
     landing,
+    ledger,
+    loading,
     openlineage,
     quality,
     refresh,
@@ -34,25 +28,16 @@ from lakehouse_lib import (
     tables,
 )
 from lakehouse_lib.config import Settings, new_run_id
-from lakehouse_lib.errors import LakehouseError, LandingError, LedgerError, LockedError, QualityError
+from lakehouse_lib.errors import LakehouseError, LandingError, LockedError, QualityError
 from lakehouse_lib.refresh import COUNTS, Inputs
 from lakehouse_lib.tables import Table
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
 
 SIDE_BY_SIDE = 3
 _LOCK_VARIABLE = "LAKEHOUSE_LOCK"
-_CLOCK_AHEAD = timedelta(days=1)
 
 _TIME = pa.timestamp("us", "UTC")
-_LEDGER = pa.schema(
-    [("run_id", pa.string()), ("target", pa.string()), ("table_id", pa.string()), ("version", pa.int64())]
-    + [(name, pa.int64()) for name in COUNTS]
-    + [("reasons", pa.string()), ("recorded_at", _TIME)]
-)
 _RUNS = pa.schema([
     ("run_id", pa.string()), ("target", pa.string()), ("state", pa.string()),
     ("message", pa.string()), ("rows", pa.int64()), ("version", pa.int64()),
@@ -76,8 +61,10 @@ class Step:
     seconds: float = 0.0
     message: str = ""
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a person should know and need not act on."""
     version: int = -1
-    ledger: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+    ledger: list[ledger.Entry] = field(default_factory=list)
     """Rows of the ledger, and what their commits say of themselves."""
     begun: bool = False
     """Whether there was anything to do."""
@@ -191,12 +178,26 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
 
 def _is_pending(settings: Settings, table: Table) -> bool:
     if table.layer == "bronze":
-        return landing.pending(settings, table) or not delta.exists(settings, table)
+        return bool(landing.pending_files(settings, table)) or not delta.exists(settings, table)
     if not delta.exists(settings, table):
         return True
     if settings.date_from and table.layer == "gold":
         return True
     return any(state.changed for state in refresh.source_states(settings, table).values())
+
+
+def stop_on_files(settings: Settings) -> None:
+    """Raise where files wait in landing that no run can load.
+
+    Raises
+    ------
+    LandingError
+        It names each file, why it cannot be loaded, and what to do.
+    """
+    found = [sentence for table in selected(settings, "bronze") if table.layer == "bronze"
+             for sentence in landing.problems(settings, table).values()]  # fmt: skip
+    if found:
+        raise LandingError("\n".join(found))
 
 
 def run(
@@ -220,7 +221,7 @@ def run(
     with locked(settings):
         waiting = dict(chosen)
         finished: dict[str, Step] = {}
-        settled, checked = last_accounted(settings), quality.latest(settings)
+        settled, checked = ledger.last_accounted(settings), quality.latest(settings)
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             running = {}
             while waiting or running:
@@ -237,6 +238,8 @@ def run(
                     finished[name] = future.result()
                     if finished[name].state != "nothing new":
                         progress(finished[name].line())
+                    for note in finished[name].notes:
+                        progress(f"    {note}")
                     for found in finished[name].checks:
                         if not found.passed:
                             progress(f"    {found.severity}: {found.message}")
@@ -269,6 +272,8 @@ def _step(
         if settings.enable_delta:
             _settle(settings, table, run_id, step, settled)
             _check(settings, table, run_id, step, checked)
+        if table.layer == "bronze":
+            step.problems = list(landing.problems(settings, table).values())
     except Exception as error:
         step.state = "failed"
         step.message = str(error).strip().split("\n\nJVM stacktrace")[0][:2000] or repr(error)
@@ -297,98 +302,9 @@ def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: q
 
 def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     """Load the new files of a feed into its bronze table."""
-    again = settings.full or not settings.enable_delta
-    if again:
-        again = _all_files_there(settings, table, step)
-    elif not landing.pending(settings, table) and delta.exists(settings, table):
-        return
-    _begin(settings, table, run_id, step)
-    delta.ensure(settings, table)
-    plan = landing.make_plan(settings, table, run_id, again)
-    step.problems = plan.problems
-    for number, files in plan.batches.items():
-        with session.opened(settings) as spark:
-            step.columns = _load_batch(spark, settings, table, run_id, number, files, again)
-        step.state = "updated"
-    if plan.duplicates:
-        repeated = sum(file.records for file in plan.duplicates)
-        counts = dict.fromkeys(COUNTS, 0) | {"records_read": repeated, "duplicate": repeated}
-        row = _ledger_row(run_id, table.name, "", -1, counts, {"file_delivered_again": repeated})
-        step.ledger.append((row, {"sources": {}}))
-        step.counts, step.state = counts, "updated"
-
-
-def _load_batch(
-    spark: SparkSession, settings: Settings, table: Table, run_id: str, number: int,
-    files: list[landing.LandingFile], again: bool,
-) -> columns.Lineage | None:  # fmt: skip
-    feed = landing.feed_of(table)
-    records = landing.read(spark, settings, feed, files, lines="_source_line" in table.names)
-    rows = bronze_rows(settings, table, records, run_id)
-    _check_mapping(settings, feed, rows, records, files)
-    rows = rows.select(*table.names)
-    read = sum(file.records for file in files)
-    says = {"run_id": run_id, "batch": number, "lines": read, "sources": {f"landing/{feed}": number}}
-    consumed = [delta.Consumed(landing.APP_ID, number)]
-    write = delta.overwrite if again else delta.append
-    if again:
-        archive.restore(settings, table)
-    write(rows, settings, table, consumed, says)
-    return columns.of(settings, table.name, rows, (feed, records))
-
-
-def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: str) -> DataFrame:
-    """The rows of a bronze table for the records of its feed, flagged by contract and by the
-    table's checks; with ``_message string`` (the record as it came, in every row)."""
-    from pyspark.sql import functions as F
-
-    feed = landing.feed_of(table)
-    latest = (datetime.now(UTC) + _CLOCK_AHEAD).isoformat()
-    rows = _function(table)(records, settings.feed(feed), latest).withColumn("_message", F.col("_raw"))
-    flags = {name: F.expr(broken) for name, (broken, _) in tables.record_checks(table).items()}
-    if feed == "cdc_changes":
-        flags = {"missing_key": cdc.lacks_key(settings)} | flags
-    return bronze.flagged(rows, flags).withColumns({"_run_id": F.lit(run_id), "_ingested_at": F.current_timestamp()})
-
-
-def _all_files_there(settings: Settings, table: Table, step: Step) -> bool:
-    """Whether a bronze table can be made again from landing without losing anything."""
-    target = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
-    done, _ = landing.known_files(settings, landing.feed_of(table), target)
-    listed = {file.path for file in landing.list_files(settings, landing.feed_of(table))}
-    gone = [path for path in done if path not in listed]
-    if gone:
-        step.message = f"kept: {len(gone)} of its files are no longer in landing, e.g. {gone[0]}"
-    return not gone
-
-
-def _check_mapping(settings: Settings, feed: str, rows, records, files: list[landing.LandingFile]) -> None:
-    """Refuse a load in which a required field is missing everywhere: the mapping is wrong."""
-    from lakehouse_lib.bronze import ALIASES, REQUIRED
-
-    required = REQUIRED.get(feed, [])
-    if sum(file.records for file in files) < 10 or not required:
-        return
-    seen = frozenset().union(*(file.fields for file in files))
-    there = all(seen.intersection(ALIASES.get(feed, {}).get(name, [name])) for name in required)
-    if there and not settings.feed(feed).select:
-        return
-    from pyspark.sql import functions as F
-
-    head = rows.limit(200).agg(*(F.count(name).alias(name) for name in required)).first()
-    suspects = [name for name in required if not head[name]]
-    if not suspects:
-        return
-    every = rows.agg(*(F.count(name).alias(name) for name in suspects)).first()
-    missing = [name for name in suspects if not every[name]]
-    if missing:
-        known = records.limit(200).select(F.explode(F.map_keys("record"))).distinct().collect()
-        fields = sorted(row[0] for row in known)
-        raise LandingError(
-            f"no record of feed {feed} has a usable {', '.join(missing)}; the records hold "
-            f"{', '.join(fields) or 'nothing readable'}. Say where it comes from in the parameters: "
-            f"feeds.{feed}.select.{missing[0]}. Nothing of the feed was loaded."
-        )
+    done = loading.load(settings, table, run_id, lambda: _begin(settings, table, run_id, step))
+    step.message, step.notes, step.columns = done.message, done.notes, done.columns
+    step.state = "updated" if done.changed else step.state
 
 
 def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
@@ -401,11 +317,12 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     if missing := [name for name in table.sources if name not in states]:
         raise LakehouseError(f"its source {', '.join(missing)} has not been made yet")
     full = settings.full or not settings.enable_delta
-    full = full or any(state.lost_track for state in states.values())
+    # A run that was killed after its commit has not told how far it read the sources but the first.
+    full = full or any(state.lost_track or state.after is None for state in states.values())
     full = full or not delta.open_table(delta.table_path(settings, table)).file_uris()
     with session.opened(settings) as spark:
         inputs = Inputs(spark, settings, table, run_id, states, full)
-        outcome = _function(table)(inputs)
+        outcome = loading.transformation(table)(inputs)
         if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
             outcome = refresh.Difference(outcome, refresh.live_rows(inputs))
         chosen_by = [*table.key, *outcome.order] if isinstance(outcome, refresh.Upsert) else []
@@ -415,21 +332,16 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     step.counts, step.state = counts, "updated"
 
 
-def _function(table: Table):
-    module, _, name = table.transform.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
 # The ledger ----------------------------------------------------------------
 
 
 def _write_down(settings: Settings, result: RunResult) -> None:
     now = datetime.now(UTC)
-    ledger, lineage, runs = [], [], []
+    rows, lineage, runs = [], [], []
     for step in result.steps:
         table = tables.get(settings, step.table)
         for row, said in step.ledger:
-            ledger.append(row)
+            rows.append(row)
             lineage += [
                 {"run_id": row["run_id"], "source": source, "source_version": version,
                  "target": table.name, "target_version": row["version"],
@@ -448,10 +360,10 @@ def _write_down(settings: Settings, result: RunResult) -> None:
                  "rows": step.counts["accepted"] + step.counts["updated"], "version": step.version,
                  "seconds": step.seconds, "started_at": step.started_at}
             )  # fmt: skip
-    for name, rows, schema in (
-        ("ledger", ledger, _LEDGER), ("lineage", lineage, _LINEAGE), ("runs", runs, _RUNS)
-    ):  # fmt: skip
-        delta.write_ops(_ops(settings, name), pa.Table.from_pylist(rows, schema=schema))
+    ledger.write(settings, rows)
+    delta.upsert_ops(settings, "lineage", pa.Table.from_pylist(lineage, _LINEAGE),
+                     key=("run_id", "source", "target", "target_version"))  # fmt: skip
+    delta.write_ops(_ops(settings, "runs"), pa.Table.from_pylist(runs, _RUNS))
     quality.write_results(settings, [found for step in result.steps for found in step.checks])
 
 
@@ -472,105 +384,22 @@ def _columns_of(step: Step, source: str) -> str | None:
 def account(settings: Settings, table: Table) -> None:
     """Write down what the ledger lacks of a table's commits, as the next run would."""
     result = RunResult(settings.run_id or new_run_id(), [Step(table.name)])
-    _settle(settings, table, result.run_id, result.steps[0], last_accounted(settings))
+    _settle(settings, table, result.run_id, result.steps[0], ledger.last_accounted(settings))
     _write_down(settings, result)
 
 
-def last_accounted(settings: Settings) -> dict[str, int]:
-    """The last version of each table, by its id, that the ledger knows."""
-    last: dict[str, int] = {}
-    for row in delta.read_ops(settings, "ledger"):
-        last[row["table_id"]] = max(row["version"], last.get(row["table_id"], -1))
-    return last
-
-
 def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: dict[str, int]) -> None:
-    """Account for the table's commits that the ledger lacks, also those of runs that were killed.
-
-    Raises
-    ------
-    LedgerError
-        Records do not add up, or the table holds other rows than were meant.
-    """
-    path = delta.table_path(settings, table)
-    opened = delta.open_table(path)
+    """Account for the table's commits that the ledger lacks."""
+    opened = delta.open_table(delta.table_path(settings, table))
     if opened is None:
         return
-    step.version, table_id = opened.version(), opened.metadata().id
-    for commit in delta.changes(path, settled.get(table_id, -1), step.version).commits:
-        says = delta.says(commit)
-        if "run_id" not in says:
-            continue
-        if "reasons" in says:  # a replay or a restore: it knows what it moved
-            counts, reasons = says["ledger"], says["reasons"]
-            if "expected" in says:
-                _compare(table, commit, says["expected"])
-        elif table.layer == "bronze":
-            counts, reasons = _count_bronze(path, table, commit, says)
-        else:
-            counts, reasons = says["ledger"], {}
-            if counts.pop("reason", None) and counts["quarantined"]:
-                reasons = {"missing_key": counts["quarantined"]}
-            _compare(table, commit, says["expected"])
-        if counts["records_read"] != sum(counts[name] for name in COUNTS[1:]):
-            raise LedgerError(
-                f"The ledger of {table.name} version {commit['version']} does not add up (read is "
-                f"not the sum of the others): {', '.join(f'{n} {counts[n]}' for n in COUNTS)}"
-            )
-        row = _ledger_row(says["run_id"], table.name, table_id, commit["version"], counts, reasons)
-        step.ledger.append((row, says))
-        if table.layer == "bronze" and says["run_id"] == run_id:
-            step.counts = {name: step.counts[name] + counts[name] for name in COUNTS}
-
-
-def _count_bronze(path: str, table: Table, commit: dict, says: dict) -> tuple[dict, dict]:
-    """Count what a load wrote, in its files, against the lines that were counted before it."""
-    filesystem, root = delta.filesystem(path)
-    reasons: Counter[str] = Counter()
-    accepted = quarantined = 0
-    lines = set()
-    with_lines = "_source_line" in table.names
-    for add in commit["adds"]:
-        columns = ["_quality_flags", *(["_source_file", "_source_line"] if with_lines else [])]
-        data = pq.read_table(f"{root}/{unquote(add['path'])}", columns=columns, filesystem=filesystem,
-                             partitioning=None)  # fmt: skip
-        for flags in data["_quality_flags"].to_pylist():
-            quarantined += bool(flags)
-            accepted += not flags
-            reasons.update(flags)
-        if with_lines:
-            places = zip(data["_source_file"].to_pylist(), data["_source_line"].to_pylist(), strict=True)
-            lines |= {(file, place // 100_000) for file, place in places}
-    read = accepted + quarantined
-    if (len(lines) if with_lines else read) != says["lines"]:
-        raise LedgerError(
-            f"{table.name} version {commit['version']}: the files hold {says['lines']} records, "
-            f"{len(lines) if with_lines else read} arrived in the table."
-        )
-    counts = dict.fromkeys(COUNTS, 0)
-    counts |= {"records_read": read, "accepted": accepted, "quarantined": quarantined}
-    return counts, dict(reasons)
-
-
-def _compare(table: Table, commit: dict, expected: dict[str, int]) -> None:
-    """Hold what Delta says it wrote against what was meant to be written."""
-    metrics = commit.get("operationMetrics") or {}
-    if commit.get("operation") == "MERGE":
-        wrote = {
-            "inserted": int(metrics["numTargetRowsInserted"]),
-            "updated": int(metrics["numTargetRowsUpdated"]),
-            "deleted": int(metrics["numTargetRowsDeleted"]),
-        }
-    else:
-        wrote = {"inserted": int(metrics.get("numOutputRows", 0))}
-    meant = {name: expected.get(name, 0) for name in wrote}
-    if wrote != meant:
-        raise LedgerError(f"{table.name} version {commit['version']}: wrote {wrote}, expected {meant}.")
-
-
-def _ledger_row(run_id: str, target: str, table_id: str, version: int, counts: dict, reasons: dict) -> dict[str, Any]:
-    return {"run_id": run_id, "target": target, "table_id": table_id, "version": version, **counts,
-            "reasons": json.dumps(reasons, sort_keys=True), "recorded_at": datetime.now(UTC)}  # fmt: skip
+    step.ledger = ledger.account(settings, table, opened, settled)
+    step.version = opened.version()
+    if table.layer == "bronze":
+        landing.settle(settings, landing.feed_of(table), opened, run_id)
+        for row, _ in step.ledger:
+            if row["run_id"] == run_id:
+                step.counts = {name: step.counts[name] + row[name] for name in COUNTS}
 
 
 def _ops(settings: Settings, name: str) -> str:

@@ -12,18 +12,20 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 from deltalake import DeltaTable
 from pyspark.sql import functions as F
 
-from lakehouse_lib import delta, landing, pipeline, reader, session, tables
+from lakehouse_lib import delta, formats, landing, loading, pipeline, reader, session, staging, tables
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.records import ROWS
 from lakehouse_lib.refresh import COUNTS
 from lakehouse_lib.session import keep
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 _PLACE = "_source_line DIV 100000"
 """Line of the file; the rest of ``_source_line`` numbers the changes of one message."""
@@ -101,13 +103,42 @@ def _swapped(
             raise ConfigError(f"No record in the quarantine of {table.name} carries {reason}; there are: {there}")
         return {"passed": 0, "rejected": 0}
     numbered = "_source_line" in table.names
-    files, _ = landing.known_files(settings, landing.feed_of(table), opened)
-    messages = old.select("_source_file", "load_timestamp", F.col("_raw").alias("raw"),
-                          *([F.expr(_PLACE).alias("_source_line")] if numbered else []))  # fmt: skip
+    messages = old.select("_source_file", "load_timestamp", "_raw",
+                          F.expr(_PLACE if numbered else "CAST(0 AS BIGINT)").alias("_source_line"))  # fmt: skip
     if numbered:
         # One message can hold several changes: it is read once, and those already taken stay.
         messages = messages.dropDuplicates(["_source_file", "_source_line"])
-    new = pipeline.bronze_rows(settings, table, landing.read_again(messages, files), run_id)
+    folder = staging.folder(settings, f"replay-{run_id}")
+    try:
+        _stage(settings, table, opened, messages.toArrow(), folder)
+        return _swap_read(spark, settings, table, opened, bronze, old, asked, staging.read(spark, folder), run_id)
+    finally:
+        staging.remove(folder)
+
+
+def _stage(settings: Settings, table: Table, opened: DeltaTable, messages: pa.Table, folder: str) -> None:
+    """Read records again as they came, each as its file was read, and keep them for the engine."""
+    heads = {path: file.head for path, file in landing.known_files(settings, landing.feed_of(table), opened).items()}
+    with staging.Stage(folder) as stage:
+        groups: dict[str, list[int]] = {}
+        for place, path in enumerate(messages["_source_file"].to_pylist()):
+            groups.setdefault(heads.get(path, ""), []).append(place)
+        slices = ((head, places[n : n + ROWS]) for head, places in groups.items() for n in range(0, len(places), ROWS))
+        for head, places in slices:
+            own = messages.take(places).combine_chunks()
+            read = formats.parse_kept(own["_raw"].to_pylist(), head)
+            columns = [own[name].cast(staging.SCHEMA.field(name).type).combine_chunks()
+                       for name in ("_source_file", "_source_line", "load_timestamp")]  # fmt: skip
+            stage.put([pa.RecordBatch.from_arrays([*read.columns, *columns], schema=staging.SCHEMA)])
+
+
+def _swap_read(
+    spark: SparkSession, settings: Settings, table: Table, opened: DeltaTable, bronze: DataFrame, old: DataFrame,
+    asked: Column, records: DataFrame, run_id: str,
+) -> dict[str, int]:  # fmt: skip
+    """Swap the records that come out otherwise now for those that are there."""
+    numbered = "_source_line" in table.names
+    new = loading.bronze_rows(settings, table, records, run_id)
     key = ["_source_file", "_source_line"] if numbered else ["_source_file", "_raw"]
     there = bronze if numbered else old
     before = there.select(*(F.col(name).alias(f"_was_{name}") for name in key),

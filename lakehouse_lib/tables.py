@@ -54,6 +54,9 @@ class Table:
     retention_days: int = 0
     event_time: str = ""
     """Column that says when it happened; what came late is told by it."""
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Smallest and largest value of numbers, by column or ``column.field``: what lies within them can be
+    computed by every later layer, and a record beyond them goes to quarantine."""
     traced_by: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """How a row is found again in its sources, where not by the key: see `trace_rule`."""
     checks: tuple[Check, ...] = ()
@@ -140,12 +143,14 @@ def arrow_type(text: str) -> pa.DataType:
     text = text.strip()
     if text in _ARROW:
         return _ARROW[text]
+    if digits := re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", text):
+        return pa.decimal128(int(digits[1]), int(digits[2]))
     if inner := re.fullmatch(r"array<(.+)>", text):
         return pa.list_(arrow_type(inner[1]))
     if inner := re.fullmatch(r"struct<(.+)>", text):
         parts = (part.split(":", 1) for part in inner[1].split(","))
         return pa.struct([(name.strip(), arrow_type(kind)) for name, kind in parts])
-    raise ConfigError(f"Unknown column type {text!r}; known: {', '.join(_ARROW)}, array<…>, struct<…>")
+    raise ConfigError(f"Unknown column type {text!r}; known: {', '.join(_ARROW)}, decimal(p,s), array<…>, struct<…>")
 
 
 def spark_type(kind: pa.DataType) -> str:
@@ -223,6 +228,7 @@ APP_EVENTS_BRONZE = _bronze(
     "app_events_bronze", "app_events", "event_date",
     description="Raw application events from the processing layer",
     cluster_by=("event_type",), freshness_hours=24,
+    bounds={"event_properties.value": (-1e15, 1e15), "event_properties.duration_ms": (-9e15, 9e15)},
     declared="""
     event_id         string     -- id given by the producer
     user_id          string     -- user, where signed in
@@ -242,6 +248,7 @@ CLICKSTREAM_BRONZE = _bronze(
     "clickstream_bronze", "clickstream", "click_date",
     description="Raw user clicks from the processing layer",
     cluster_by=("user_id",), freshness_hours=24,
+    bounds={"response_time_ms": (-1e15, 1e15), "status_code": (-999, 999)},
     declared="""
     click_id          string    -- id given by the producer
     user_id           string    -- user, where signed in

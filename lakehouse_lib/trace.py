@@ -6,6 +6,7 @@ over the files; no engine is needed.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC
 from zoneinfo import ZoneInfo
@@ -180,7 +181,7 @@ def _alike(bronze: Table, row: dict, number: int, text: str, values: dict | None
     if row.get("_source_line") is not None:
         return float(number == row["_source_line"] // 100_000)
     if row["_raw"] is not None:
-        return float(text == row["_raw"])
+        return float(text == row["_raw"] or (values is not None and values == _as_fields(row["_raw"])))
     identity = row[bronze.names[0]]
     if values is None or identity not in text:
         return 0.0
@@ -189,3 +190,11 @@ def _alike(bronze: Table, row: dict, number: int, text: str, values: dict | None
     instants = {landing.instant(value, zone) for value in values.values()}
     at = row[bronze.event_time].replace(tzinfo=UTC)
     return 1.0 + sum(value in texts for value in plain) + 10 * (at in instants)
+
+
+def _as_fields(text: str) -> dict | None:
+    """The fields of a record that was kept as JSON, as a Parquet row is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
 from conftest import click, event
 from pyspark.sql import functions as F
 
-from lakehouse_lib import bronze
+from lakehouse_lib import bronze, formats
 from lakehouse_lib.config import FeedSettings
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.records import PROBLEMS
 
 LATEST = "2026-12-01T00:00:00Z"
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -49,23 +51,39 @@ def test_what_is_no_time_is_bad_or_implausible(spark, text):
 
 
 def test_numbers_are_finite(spark):
-    texts = ["1.5", "-2", "1e3", "NaN", "Infinity", "fast", "1,5", None]
+    texts = [
+        "1.5",
+        "-2",
+        "1e3",
+        " .5 ",
+        "NaN",
+        "Infinity",
+        "fast",
+        "1,5",
+        "12f",
+        "5d",
+        "0x1p3",
+        "1e400",
+        "\u0663",
+        "1\n",
+        None,
+    ]
     found = values(spark, texts, bronze.number)
-    assert found == [(1.5, False), (-2, False), (1000, False), *[(None, True)] * 4, (None, False)]
+    good = [(1.5, False), (-2, False), (1000, False), (0.5, False)]
+    assert found == [*good, *[(None, True)] * 9, (1, False), (None, False)]
+    bounded = values(spark, ["1e15", "-1e15", "1.1e15", "1e30"], lambda t: bronze.number(t, bounds=(-1e15, 1e15)))
+    assert [bad for _, bad in bounded] == [False, False, True, True]
     whole = values(spark, ["200", "200.0", "1.5", "1e300"], lambda t: bronze.number(t, whole=True))
     assert whole == [(200, False), (200, False), (None, True), (None, True)]
 
 
-def flags(spark, feed, lines, settings=None):
-    frame = spark.createDataFrame(
-        [(line, n) for n, line in enumerate(lines)], "raw string, n int"
-    ).select(
-        "raw",
-        F.from_json("raw", "map<string,string>").alias("record"),
-        F.col("n").cast("string").alias("_source_file"),
-        F.current_timestamp().alias("load_timestamp"),
-    )  # fmt: skip
-    made = bronze.flagged(getattr(bronze, feed)(frame, settings or FeedSettings(), LATEST), {})
+def flags(spark, feed, lines, settings=None, bounds=None):
+    table = pa.Table.from_batches([formats.parse_kept(lines, "")])
+    for name, value in (("_source_file", [str(n) for n in range(len(lines))]), ("load_timestamp", [NOON] * len(lines))):
+        table = table.append_column(name, pa.array(value))
+    made = bronze.flagged(
+        getattr(bronze, feed)(spark.createDataFrame(table), settings or FeedSettings(), LATEST, bounds), {}
+    )
     return [row.asDict() for row in made.orderBy(F.col("_source_file").cast("int")).collect()]
 
 
@@ -88,13 +106,14 @@ def test_each_defect_has_its_flag(spark):
         json.dumps(event(1, properties="{broken")): ["invalid_properties"],
         json.dumps(event(1, properties={"value": "much"})): ["invalid_properties.value"],
         json.dumps(event(1, properties={"value": "NaN"})): ["invalid_properties.value"],
+        json.dumps(event(1, properties='{"value": 3} and more')): ["invalid_properties"],
         '{"event_id":"e1","Event_ID":"e2","event_type":"t","event_timestamp":"2026-03-02"}': ["ambiguous_fields"],
     }
     found = flags(spark, "app_events", list(cases))
     assert [row["_quality_flags"] for row in found] == list(cases.values())
     for row, line in zip(found, cases, strict=True):
         assert row["_raw"] == (line if row["_quality_flags"] else None)
-        assert (row["event_date"] is None) == any("time" in f or "malformed" in f for f in row["_quality_flags"])
+        assert (row["event_date"] is None) == any("time" in f or f in PROBLEMS for f in row["_quality_flags"])
     assert json.loads(found[2]["_rescued_data"]) == {"new_field": "1"}
     explained = spark.createDataFrame([(sorted({f for c in cases.values() for f in c}),)], "f array<string>")
     text = explained.select(bronze.explain(F.col("f"), {})).first()[0]
@@ -122,5 +141,8 @@ def test_a_mapping_reads_any_shape_and_a_wrong_one_is_refused(spark):
                                  "event_timestamp": "at", "user_id": "user"}, timezone="Europe/Berlin")  # fmt: skip
     (row,) = flags(spark, "app_events", ['{"user":"ann","n":7,"what":"tap","at":"2026-03-02 13:00","x":1}'], shape)
     assert (row["event_id"], row["_quality_flags"], row["_rescued_data"]) == ("ann-7", [], '{"x":"1"}')
+    (row, other) = flags(spark, "app_events", ['{"p":"{\\"value\\":1}{}"}', '{"p":"{\\"value\\":1}"}'],
+                         FeedSettings(select={"event_properties": "p"}))  # fmt: skip
+    assert "invalid_properties" in row["_quality_flags"] and "invalid_properties" not in other["_quality_flags"]
     with pytest.raises(ConfigError, match=r"feeds.app_events.select.event_id"):
         flags(spark, "app_events", ["{}"], FeedSettings(select={"event_id": "concat(("}))

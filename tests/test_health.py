@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -18,9 +19,9 @@ import pytest
 from conftest import change, click, event
 from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
 
-from lakehouse_lib import cli, config, delta, figures, health, landing, notebooks, pipeline, session, tables
+from lakehouse_lib import cli, config, delta, figures, health, notebooks, pipeline, session, tables
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import LakehouseError
+from lakehouse_lib.errors import LakehouseError, LandingError
 
 NOW = datetime.now(UTC)
 
@@ -162,10 +163,11 @@ def lost_file(settings, deliver, monkeypatch):
     return "broken table", "app_events_bronze", "files are gone, at most 0", "Degraded"
 
 
-def cut_off_load(settings, deliver, monkeypatch):
-    deliver("app_events/2.json", [event(50, at())])
-    landing.make_plan(settings, tables.get(settings, "app_events_bronze"), "killed")
-    return "half-written run", "app_events_bronze", "1 files were about to be loaded", "Warning"
+def file_set_aside(settings, deliver, monkeypatch):
+    deliver("app_events/zero.csv", [])
+    with contextlib.suppress(LandingError):
+        run(settings)
+    return "file set aside", "app_events_bronze", "zero.csv cannot be read: it has no header", "Warning"
 
 
 def cut_off_ledger(settings, deliver, monkeypatch):
@@ -197,7 +199,7 @@ def waiting_files(settings, deliver, monkeypatch):
 
 
 @pytest.mark.parametrize("plant", [
-    small_files, failed_quality, long_log, late_archive, broken_log, lost_file, cut_off_load, cut_off_ledger,
+    small_files, failed_quality, long_log, late_archive, broken_log, lost_file, file_set_aside, cut_off_ledger,
     clock_skew, failed_run, waiting_files,
 ], ids=lambda plant: plant.__name__)  # fmt: skip
 def test_a_planted_trouble_is_named_and_mended_by_the_command(lake, deliver, monkeypatch, plant):

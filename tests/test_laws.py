@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from conftest import click, event
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -143,6 +144,31 @@ def test_twenty_kills_lose_and_double_nothing(dirty, clean_load, tmp_path):
     run(settings)
     assert_same(settings, clean_load)
     ledger_adds_up(settings)
+
+
+def test_a_run_that_is_killed_between_a_commit_and_the_marks_of_its_sources_is_made_good(
+    lakehouse, deliver, monkeypatch
+):
+    deliver("app_events/1.json", [event(1), event(2, "2026-03-03T10:00:00Z"), {"event_id": "rejected"}])
+    lake = lakehouse(tables="app_events_bronze,app_events_bronze_quarantine,app_events_silver,clickstream_bronze,"
+                            "clickstream_bronze_quarantine,clickstream_silver,cdc_changes_bronze,"
+                            "cdc_changes_bronze_quarantine,hourly_metrics_gold")  # fmt: skip
+    honest = delta.mark
+
+    def killed(settings, table, consumed, *more, **named):
+        if table.name == "hourly_metrics_gold":
+            raise RuntimeError("killed")
+        honest(settings, table, consumed, *more, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delta, "mark", killed)
+        pipeline.run(lake, progress=lambda line: None)
+    deliver("app_events/2.json", [{"event_id": "rejected too"}])
+    deliver("clickstream/1.json", [click(1, "2026-03-04T10:00:00Z")])
+    run(lake)
+    clean = lake.model_copy(update={"lakehouse_base_path": lake.path("clean")})
+    run(clean)
+    assert_same(lake, clean)
 
 
 def test_two_runs_at_once_end_well_or_say_who_holds_the_lakehouse(dirty, clean_load, tmp_path):

@@ -1,0 +1,34 @@
+"""Loads files in a process of its own, with random pauses: ``python tests/loader.py SETTINGS_JSON SEED``.
+
+Each line of its input is one run of the bronze tables; it answers each with what the run said is wrong.
+"""
+
+import json
+import random
+import sys
+import time
+
+from lakehouse_lib import config, delta, landing, loading, pipeline, session, staging
+
+if __name__ == "__main__":
+    settings = config.load(json.loads(sys.argv[1]))
+    chance = random.Random(sys.argv[2])
+
+    def pausing(module, name):
+        """Wait before a step that another process may come in front of."""
+        honest = getattr(module, name)
+
+        def later(*given, **named):
+            time.sleep(chance.choice([0, 0, 0.05, 0.2, 0.6]))
+            return honest(*given, **named)
+
+        setattr(module, name, later)
+
+    for module, name in ((loading, "next_load"), (landing, "list_files"), (landing, "settle"), (staging, "read"),
+                         (delta, "append"), (delta, "mark"), (delta, "upsert_ops")):  # fmt: skip
+        pausing(module, name)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        result = pipeline.run(settings, "bronze", progress=lambda line: None)
+        print(json.dumps(result.problems), flush=True)
+    session.release(settings)

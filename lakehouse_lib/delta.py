@@ -346,7 +346,15 @@ def merge(
     _merge(spark, changes_view, settings, table, on, clauses, names, consumed, info)
 
 
-def swap(spark: SparkSession, gone: DataFrame, come: DataFrame, settings: Settings, table: Table, info: dict) -> None:
+def swap(
+    spark: SparkSession,
+    gone: DataFrame,
+    come: DataFrame,
+    settings: Settings,
+    table: Table,
+    consumed: Iterable[Consumed],
+    info: dict,
+) -> None:
     """Delete rows of a bronze table and add others, in one commit.
 
     ``gone`` holds columns of the table by which the flagged rows to delete are found; ``come`` the
@@ -359,7 +367,7 @@ def swap(spark: SparkSession, gone: DataFrame, come: DataFrame, settings: Settin
     # A row to delete has a key to find it by; a row to add has none, and so meets nothing.
     first = next(iter(keys.values()))
     rows = rows.selectExpr("*", f"if({first} IS NULL, 'insert', 'delete') AS _action")
-    _merge(spark, rows, settings, table, on, "WHEN MATCHED THEN DELETE ", table.names, [], info)
+    _merge(spark, rows, settings, table, on, "WHEN MATCHED THEN DELETE ", table.names, consumed, info)
 
 
 def _merge(

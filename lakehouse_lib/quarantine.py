@@ -8,6 +8,7 @@ bronze. So a killed replay has either happened or not, and a second one finds no
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib import delta, formats, landing, loading, pipeline, reader, session, staging, tables
 from lakehouse_lib.config import Settings, new_run_id
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, LockedError
 from lakehouse_lib.records import ROWS
 from lakehouse_lib.refresh import COUNTS
 from lakehouse_lib.session import keep
@@ -81,16 +82,27 @@ def _downstream(settings: Settings, table: Table) -> list[str]:
 
 
 def _swap(settings: Settings, table: Table, reason: str, run_id: str) -> dict[str, int]:
-    opened = delta.open_table(delta.table_path(settings, table))
-    if opened is None:
-        return {"passed": 0, "rejected": 0}
-    with session.opened(settings) as spark:
-        return _swapped(spark, settings, table, opened, reason, run_id)
+    """Swap the records that come out otherwise now; planned again where another replay or load was faster, such
+    as one whose process was killed while the engine went on."""
+    for attempt in range(loading.OVERTAKEN):
+        opened = delta.open_table(delta.table_path(settings, table))
+        if opened is None:
+            return {"passed": 0, "rejected": 0}
+        try:
+            with session.opened(settings) as spark:
+                moved = _swapped(spark, settings, table, opened, reason, run_id)
+        except ConfigError:
+            if not attempt:
+                raise
+            return {"passed": 0, "rejected": 0}  # the other replay left none with this reason
+        if moved is not None:
+            return moved
+    raise LockedError(f"{table.name}: others wrote at the same time too often. Run again when they end.")
 
 
 def _swapped(
     spark: SparkSession, settings: Settings, table: Table, opened: DeltaTable, reason: str, run_id: str
-) -> dict[str, int]:
+) -> dict[str, int] | None:
     bronze = delta.read(spark, settings, table, opened.version())
     asked = F.size("_quality_flags") > 0
     if reason:
@@ -135,7 +147,7 @@ def _stage(settings: Settings, table: Table, opened: DeltaTable, messages: pa.Ta
 def _swap_read(
     spark: SparkSession, settings: Settings, table: Table, opened: DeltaTable, bronze: DataFrame, old: DataFrame,
     asked: Column, records: DataFrame, run_id: str,
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, int] | None:  # fmt: skip
     """Swap the records that come out otherwise now for those that are there."""
     numbered = "_source_line" in table.names
     new = loading.bronze_rows(settings, table, records, run_id)
@@ -152,7 +164,11 @@ def _swap_read(
     tally = _tally(come, gone)
     if tally["come"] or tally["gone"]:
         info = _info(table, run_id, opened, tally)
-        delta.swap(spark, gone.select(*key), come, settings, table, info)
+        number = delta.Consumed(landing.APP_ID, (delta.watermark(opened, landing.APP_ID) or 0) + 1)
+        delta.swap(spark, gone.select(*key), come, settings, table, [number], info)
+        since = delta.said(delta.made(settings, table, "it was removed"), opened.version())
+        if not any(says and says.get("replay") == info["replay"] for _, says in since):
+            return None
     return {"passed": tally["passed"], "rejected": tally["come"] - tally["passed"]}
 
 
@@ -182,7 +198,8 @@ def _info(table: Table, run_id: str, opened, tally: dict[str, Any]) -> dict[str,
     counts = dict.fromkeys(COUNTS, 0) | {"accepted": tally["passed"], "quarantined": rejected}
     counts["records_read"] = tally["passed"] + rejected
     return {
-        "run_id": run_id, "operation": "replay", "sources": {table.name: opened.version()}, "ledger": counts,
+        "run_id": run_id, "operation": "replay", "replay": secrets.token_hex(8),
+        "sources": {table.name: opened.version()}, "ledger": counts,
         "reasons": tally["reasons"], "landed": tally["days"],
         "expected": {"inserted": tally["come"], "updated": 0, "deleted": tally["gone"]},
     }  # fmt: skip

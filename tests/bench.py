@@ -71,7 +71,7 @@ def one_round(rows: int) -> dict[str, float]:
         run = (sys.executable, "-m", "lakehouse_lib", "run")
         found = {"yardstick": seconds(sys.executable, "-c", YARDSTICK, f"{folder}/plain",
                                       JAVA_HOME=str(toolchain.find_java()))}  # fmt: skip
-        found["run"] = seconds(*run, **lake)
+        found["run"] = seconds(*run, "--sample", **lake)
         found["nothing new"] = seconds(*run, **lake)
         more_events(base, rows // 100)
         found["1 % more"] = seconds(*run, **lake)

@@ -62,7 +62,7 @@ def lakehouse_command(environment, *arguments) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def finished(environment) -> subprocess.CompletedProcess:
-    return lakehouse_command(environment, "run")
+    return lakehouse_command(environment, "run", "--sample")
 
 
 @pytest.fixture
@@ -169,7 +169,9 @@ def test_where_a_fork_is_not_safe_a_kernel_is_started(finished, made, monkeypatc
 
 def test_a_killed_run_leaves_no_process_behind(environment, tmp_path):
     given = environment | {"LAKEHOUSE_BASE_PATH": str(tmp_path)}
-    run = psutil.Popen([sys.executable, "-m", "lakehouse_lib", "run"], env=given, stdout=subprocess.PIPE, text=True)
+    run = psutil.Popen(
+        [sys.executable, "-m", "lakehouse_lib", "run", "--sample"], env=given, stdout=subprocess.PIPE, text=True
+    )
     assert any(notebooks.ORDER[1] in line for line in run.stdout), "the run reached its second notebook"
     others = run.children(recursive=True)
     run.kill()

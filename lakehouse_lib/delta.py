@@ -270,6 +270,11 @@ def said(opened: DeltaTable, after: int) -> Iterator[tuple[int, dict[str, Any] |
             yield version, says(next((action["commitInfo"] for action in written if "commitInfo" in action), {}))
 
 
+def was_said(opened: DeltaTable, after: int, key: str, value: str) -> bool:
+    """Whether a commit after a version says this of itself."""
+    return any(says is not None and says.get(key) == value for _, says in said(opened, after))
+
+
 def says(info: dict[str, Any]) -> dict[str, Any]:
     """What the pipeline wrote into a commit of its own."""
     try:

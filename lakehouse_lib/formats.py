@@ -24,7 +24,7 @@ import zstandard
 
 from lakehouse_lib import parquet, streams
 from lakehouse_lib.records import Rows, is_json
-from lakehouse_lib.streams import BOM, MAX_LINE, Unreadable
+from lakehouse_lib.streams import MAX_LINE, Unreadable
 
 MAX_DOCUMENT = 256 << 20
 """Bytes of a JSON document that is one array or one object over several lines."""
@@ -219,8 +219,7 @@ def _csv(chunks: Iterator[bytes], first: bytes, reading: Reading) -> Iterator[pa
 
 def _csv_lines(lines: Iterator[bytes]) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
-        while line.startswith(BOM):
-            line = line[len(BOM) :]
+        line = streams.unmarked(line)
         try:
             yield line.decode()
         except UnicodeDecodeError as error:

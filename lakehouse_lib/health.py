@@ -312,11 +312,11 @@ def _files_set_aside(settings: Settings, table: Table) -> list[Finding]:
         return []
     folder = settings.feed_path(landing.feed_of(table))
     found = []
-    for path, sentence in landing.problems(settings, table).items():
-        above, _, name = path.rpartition("/")
-        old, new = f"{folder}/{path}", "/".join(filter(None, [folder, above, f"_{name}"]))
+    for file, sentence in landing.problems(settings, table):
+        above, _, name = file.path.rpartition("/")
+        old, new = f"{folder}/{file.path}", "/".join(filter(None, [folder, above, f"_{name}"]))
         command = "lakehouse run"
-        if "cannot be read" in sentence and Path(old).is_file():
+        if file.state == "set_aside" and Path(old).is_file():
             command = f"mv {shlex.quote(old)} {shlex.quote(new)} && lakehouse run"
         found.append(Finding("file set aside", "Warning", table.name, sentence, command))
     return found

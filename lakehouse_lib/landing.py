@@ -307,21 +307,21 @@ def pending_files(settings: Settings, bronze: Table) -> list[LandingFile]:
     return [file for file in list_files(settings, feed) if not is_settled(feed, known.get(file.path), file)]
 
 
-def problems(settings: Settings, bronze: Table) -> dict[str, str]:
-    """Files in landing that a person has to look at: path, and a sentence that says why and what to do."""
+def problems(settings: Settings, bronze: Table) -> list[tuple[LandingFile, str]]:
+    """Files in landing that a person has to look at, as they are known, and why and what to do in a sentence."""
     feed = feed_of(bronze)
     known = known_files(settings, feed, delta.open_table(delta.table_path(settings, bronze)))
-    found = {}
+    found = []
     for file in list_files(settings, feed):
         before = known.get(file.path)
         if before is None:
             continue
         if before.state in NOT_LOADED and before.size == file.size:
-            found[file.path] = _set_aside_sentence(feed, before)
+            found.append((before, _set_aside_sentence(feed, before)))
         elif before.state in ("loaded", "duplicate") and (
             before.size not in (-1, file.size) or before.reason == changed_sentence(feed, before, file)
         ):
-            found[file.path] = changed_sentence(feed, before, file)
+            found.append((before, changed_sentence(feed, before, file)))
     return found
 
 

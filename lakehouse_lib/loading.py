@@ -284,7 +284,7 @@ def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: 
 
 def _is_committed(target: DeltaTable, load: Load) -> bool:
     """Whether a table holds a load; another run may have taken its number."""
-    return any(says and says.get("load") == load.id for _, says in delta.said(target, load.version))
+    return delta.was_said(target, load.version, "load", load.id)
 
 
 def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: str) -> DataFrame:

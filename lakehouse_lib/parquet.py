@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lakehouse_lib.records import BYTES, ROWS, SCHEMA, is_json, json_text, maps
+from lakehouse_lib.records import BYTES, ROWS, SCHEMA, is_json, json_text, maps, sparse
 from lakehouse_lib.streams import Unreadable
 
 _FAR = 9_000_000_000_000
@@ -49,14 +49,11 @@ def _records(batch: pa.RecordBatch, ambiguous: bool) -> pa.RecordBatch:
     values = pc.take(pa.concat_arrays(texts), pa.array(order)) if texts else pa.array([], pa.string())
     offsets = pa.array(np.arange(count + 1, dtype=np.int32) * width)
     record = maps(offsets, np.tile(np.arange(width), count), names, values)
-    problem = pa.array([problems.get(n) for n in range(count)], pa.string()) if problems else \
-        pa.nulls(count, pa.string())  # fmt: skip
-    return pa.RecordBatch.from_arrays(
-        [pa.nulls(count, pa.string()), record, problem, _not_json(checked, count)], schema=SCHEMA
-    )
+    told = (sparse(problems, "problem", count), sparse(_not_json(checked), "not_json", count))
+    return pa.RecordBatch.from_arrays([pa.nulls(count, pa.string()), record, *told], schema=SCHEMA)
 
 
-def _not_json(texts: dict[str, pa.StringArray], count: int) -> pa.Array:
+def _not_json(texts: dict[str, pa.StringArray]) -> dict[int, list[str]]:
     """Fields of each row whose text begins like JSON and is none."""
     found: dict[int, list[str]] = {}
     for name, column in texts.items():
@@ -64,8 +61,7 @@ def _not_json(texts: dict[str, pa.StringArray], count: int) -> pa.Array:
         for place in np.flatnonzero(begins.to_numpy(zero_copy_only=False)):
             if not is_json(column[int(place)].as_py()):
                 found.setdefault(int(place), []).append(name)
-    kind = SCHEMA.field("not_json").type
-    return pa.array([found.get(n) for n in range(count)], kind) if found else pa.nulls(count, kind)
+    return found
 
 
 def _is_text(column: pa.Array) -> bool:

@@ -195,7 +195,7 @@ def stop_on_files(settings: Settings) -> None:
         It names each file, why it cannot be loaded, and what to do.
     """
     found = [sentence for table in selected(settings, "bronze") if table.layer == "bronze"
-             for sentence in landing.problems(settings, table).values()]  # fmt: skip
+             for _, sentence in landing.problems(settings, table)]  # fmt: skip
     if found:
         raise LandingError("\n".join(found))
 
@@ -273,7 +273,7 @@ def _step(
             _settle(settings, table, run_id, step, settled)
             _check(settings, table, run_id, step, checked)
         if table.layer == "bronze":
-            step.problems = list(landing.problems(settings, table).values())
+            step.problems = [sentence for _, sentence in landing.problems(settings, table)]
     except Exception as error:
         step.state = "failed"
         step.message = str(error).strip().split("\n\nJVM stacktrace")[0][:2000] or repr(error)

@@ -166,8 +166,8 @@ def _swap_read(
         info = _info(table, run_id, opened, tally)
         number = delta.Consumed(landing.APP_ID, (delta.watermark(opened, landing.APP_ID) or 0) + 1)
         delta.swap(spark, gone.select(*key), come, settings, table, [number], info)
-        since = delta.said(delta.made(settings, table, "it was removed"), opened.version())
-        if not any(says and says.get("replay") == info["replay"] for _, says in since):
+        now = delta.made(settings, table, "it was removed")
+        if not delta.was_said(now, opened.version(), "replay", info["replay"]):
             return None
     return {"passed": tally["passed"], "rejected": tally["come"] - tally["passed"]}
 

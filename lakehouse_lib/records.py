@@ -44,10 +44,8 @@ class Rows:
     """Records on their way into a batch of `SCHEMA`."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], bool] = {}
-        self._widths: dict[tuple[str, ...], int] = {}
         self._names: dict[str, int] = {}
-        self._places: dict[tuple[str, ...], list[int]] = {}
+        self._shapes: dict[tuple[str, ...], tuple[list[int], int, bool]] = {}
         self._start()
 
     def _start(self) -> None:
@@ -93,14 +91,13 @@ class Rows:
 
     def _add(self, raw: bytes, fields: dict[str, Any]) -> None:
         names = tuple(fields)
-        places = self._places.get(names)
-        if places is None:
-            lowered = {name.lower() for name in names}
+        shape = self._shapes.get(names)
+        if shape is None:
             places = [self._names.setdefault(name, len(self._names)) for name in names]
-            self._places[names] = places
-            self._known[names] = len(lowered) == len(names)
-            self._widths[names] = sum(map(len, names))
-        if not self._known[names]:
+            ambiguous = len({name.lower() for name in names}) < len(names)
+            shape = self._shapes[names] = places, sum(map(len, names)), ambiguous
+        places, width, ambiguous = shape
+        if ambiguous:
             self._set_aside(raw, "ambiguous_fields")
             return
         values = self.values
@@ -115,7 +112,7 @@ class Rows:
             else:
                 values.append(json_text(value))
         self.keys += places
-        self.bytes += self._widths[names]
+        self.bytes += width
         self.sizes.append(len(places))
         self.raws.append(raw)
 
@@ -136,13 +133,16 @@ class Rows:
         missing[list(self.problems)] = True
         record = maps(pa.array(offsets, mask=missing), self.keys, list(self._names),
                        _strings(self.values, self.nulls))  # fmt: skip
-        problems = pa.array([self.problems.get(n) for n in range(count)], pa.string()) if self.problems else \
-            pa.nulls(count, pa.string())  # fmt: skip
-        broken = pa.array([self.broken.get(n) for n in range(count)], SCHEMA.field("not_json").type) if self.broken \
-            else pa.nulls(count, SCHEMA.field("not_json").type)  # fmt: skip
-        made = pa.RecordBatch.from_arrays([_strings(self.raws, ()), record, problems, broken], schema=SCHEMA)
+        told = (sparse(self.problems, "problem", count), sparse(self.broken, "not_json", count))
+        made = pa.RecordBatch.from_arrays([_strings(self.raws, ()), record, *told], schema=SCHEMA)
         self._start()
         return made
+
+
+def sparse(found: dict[int, Any], name: str, count: int) -> pa.Array:
+    """A column of `SCHEMA` that few rows have a value in."""
+    kind = SCHEMA.field(name).type
+    return pa.array([found.get(n) for n in range(count)], kind) if found else pa.nulls(count, kind)
 
 
 def maps(offsets: pa.Array, keys: Iterable[int], names: list[str], values: pa.Array) -> pa.MapArray:

@@ -128,10 +128,16 @@ def lines(chunks: Iterable[bytes], end: bytes = b"\n") -> Iterator[bytes]:
         yield last
 
 
+def unmarked(line: bytes) -> bytes:
+    """A line without the byte order marks in front, of which files put together have several."""
+    while line.startswith(BOM):
+        line = line[len(BOM) :]
+    return line
+
+
 def filled(found: Iterable[bytes]) -> Iterator[bytes]:
     """The lines that are not blank, without byte order mark and carriage return."""
     for line in found:
-        while line.startswith(BOM):
-            line = line[len(BOM) :]
+        line = unmarked(line)
         if line and not line.isspace():
             yield line.rstrip(b"\r")

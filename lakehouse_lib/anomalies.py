@@ -146,7 +146,7 @@ def daily(settings: Settings, table: Table) -> pd.DataFrame:
     """
     opened = delta.open_table(delta.table_path(settings, table))
     if opened is None or not table.partition_by:
-        return pd.DataFrame({"rows": []})
+        return pd.DataFrame({"rows": []}, dtype=float)
     files = pa.table(opened.get_add_actions(flatten=True)).to_pandas()
     day = f"partition.{table.partition_by}"
     columns = {"num_records": "rows"} | {

@@ -167,7 +167,7 @@ class Check(Form):
     check_name: str
     kind: str
     severity: str
-    passed: bool
+    passed: bool | None
     measured: float | None
     expected: str
     rows: int

@@ -279,7 +279,9 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
         """Versions, newest first: when, by which operation and run, rows and their change."""
         from lakehouse_lib import history
 
-        found = history.versions(settings, tables.get(settings, name)).head(limit)
+        table = tables.get(settings, name)
+        delta.made(settings, table, "it has no versions")
+        found = history.versions(settings, table).head(limit)
         return {"table": name, "versions": found.to_dict("records")}
 
     @app.get("/tables/{name}/quality", tags=["tables"], response_model=answers.Quality, **of_one)
@@ -327,7 +329,7 @@ def _problems(*codes: int) -> dict[int | str, dict]:
 
 
 def _metrics(settings: Settings, state: _State) -> bytes:
-    from lakehouse_lib import health
+    from lakehouse_lib import health, probes
 
     registry = CollectorRegistry()
     made = state.report()
@@ -342,12 +344,12 @@ def _metrics(settings: Settings, state: _State) -> bytes:
         if table.name not in made.rows:
             continue
         rows.labels(table.name, table.layer).set(made.rows[table.name])
-        happened, loaded = health.newest(settings, table, delta.open_table(delta.table_path(settings, table)))
+        happened, loaded = probes.newest(settings, table, delta.open_table(delta.table_path(settings, table)))
         for gauge, at in ((event, happened), (load, loaded)):
             if at is not None:
                 gauge.labels(table.name).set((now - at).total_seconds())
         for severity in ("error", "warn"):
-            count = sum(not one.passed and one.severity == severity for one in known.get(table.name, {}).values())
+            count = sum(one.failed and one.severity == severity for one in known.get(table.name, {}).values())
             failing.labels(table.name, severity).set(count)
     return generate_latest(registry)
 

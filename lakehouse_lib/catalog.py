@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from deltalake import write_deltalake
 
-from lakehouse_lib import delta, quality, sample, tables
+from lakehouse_lib import delta, ops, quality, sample, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.tables import Table
@@ -43,8 +43,6 @@ NOTEBOOKS = {
     "gold": "30_gold_aggregations",
 }  # fmt: skip
 _TIERS = {"gold": "1", "silver": "2", "bronze": "3", "quarantine": "3"}
-_EDITS = pa.schema([("table_name", pa.string()), ("owner", pa.string()), ("add_tags", pa.list_(pa.string())),
-                    ("remove_tags", pa.list_(pa.string())), ("edited_at", pa.timestamp("us", "UTC"))])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,6 @@ class Entry:
     verdict: str
     """ok, warn, error or quarantine, by its checks; empty where none has been run."""
     sample_query: str
-
-
-_ENTRY = pa.schema([
-    (name, {"list[str]": pa.list_(pa.string()), "int": pa.int64(), "str": pa.string()}.get(
-        str(field.type), pa.timestamp("us", "UTC")))
-    for name, field in Entry.__dataclass_fields__.items()
-])  # fmt: skip
 
 
 def entries(settings: Settings) -> dict[str, Entry]:
@@ -148,14 +139,14 @@ def edit(settings: Settings, name: str, owner: str = "", add: list[str] = (), re
             raise ConfigError(f"tag {tag!r}: letters, digits, _ - . only")
     row = {"table_name": name, "owner": owner, "add_tags": list(add), "remove_tags": list(remove),
            "edited_at": datetime.now(UTC)}  # fmt: skip
-    delta.write_ops(f"{settings.layer_path('ops')}/catalog_edits", pa.Table.from_pylist([row], _EDITS))
+    delta.write_ops(settings, "catalog_edits", [row])
     publish(settings)
     return describe(settings, name)
 
 
 def publish(settings: Settings) -> None:
     """Write ``ops/catalog`` as things are now."""
-    rows = pa.Table.from_pylist([asdict(entry) for entry in entries(settings).values()], _ENTRY)
+    rows = pa.Table.from_pylist([asdict(entry) for entry in entries(settings).values()], ops.SCHEMAS["catalog"])
     write_deltalake(f"{settings.layer_path('ops')}/catalog", rows, mode="overwrite", schema_mode="overwrite")
 
 

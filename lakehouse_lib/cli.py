@@ -177,8 +177,7 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
                 if table.layer == "bronze":
                     landing.check_there(settings, landing.feed_of(table))
         if not empty and not pipeline.pending(settings):
-            print(f"Nothing new: all tables are up to date ({time.monotonic() - began:.1f} s). "
-                  f"The last notebooks: {latest}")  # fmt: skip
+            print(_nothing_new(settings, time.monotonic() - began))
             if health.outdated(settings):
                 _render(settings, run_id, latest=False)
             pipeline.stop_on_files(settings)
@@ -214,6 +213,19 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
         kind = QualityError if all(isinstance(error, QualityError) for error in failures) else LakehouseError
         said = dict.fromkeys(line for error in failures for line in str(error).splitlines())
         raise kind("The run needs a person:\n" + "\n".join(said))
+
+
+def _nothing_new(settings: Settings, seconds: float) -> str:
+    """Why a run has nothing to do."""
+    from lakehouse_lib import landing, pipeline
+
+    wanted = pipeline.selected(settings)
+    if landing.not_in_use(settings).issuperset(table.name for table in wanted):
+        feeds = ", ".join(table.name.removesuffix("_bronze") for table in wanted if table.layer == "bronze")
+        return (f"Nothing to load: no file has come yet. Put files into {settings.layer_path('landing')}, in a folder "
+                f"for each feed ({feeds or 'see the README'}); for sample input: lakehouse run --sample.")  # fmt: skip
+    latest = settings.local_dir("runs") / "latest"
+    return f"Nothing new: all tables are up to date ({seconds:.1f} s). The last notebooks: {latest}"
 
 
 def _one(settings: Settings, name: str, run_id: str, given: dict) -> list[LakehouseError]:
@@ -301,10 +313,12 @@ def _quality(options: argparse.Namespace) -> int:
             quality.write_results(settings, list(known[table.name].values()))
     results = [found for table in made for found in known.get(table.name, {}).values()]
     for found in results:
-        print(f"{'ok' if found.passed else found.severity.upper():<11} {found.message}")
+        print(f"{found.severity.upper() if found.failed else found.verdict:<11} {found.message}")
     if failing := quality.stopping(results):
         raise QualityError(f"{len(failing)} of {len(results)} checks fail; nothing is made from their tables.")
-    print(f"{sum(found.passed for found in results)} of {len(results)} checks pass.")
+    judged = [found for found in results if found.passed is not None]
+    left = f"; {len(results) - len(judged)} had no rows to look at" if len(judged) < len(results) else ""
+    print(f"{sum(found.passed for found in judged)} of {len(judged)} checks pass{left}.")
     return 0
 
 
@@ -378,10 +392,12 @@ def _trace(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
-    from lakehouse_lib import history, tables
+    from lakehouse_lib import delta, history, tables
 
     settings = _settings()
-    print(history.versions(settings, tables.get(settings, options.table)).to_string(index=False))
+    table = tables.get(settings, options.table)
+    delta.made(settings, table, "it has no versions")
+    print(history.versions(settings, table).to_string(index=False))
     return 0
 
 
@@ -397,11 +413,11 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from lakehouse_lib import history, tables
+    from lakehouse_lib import delta, history, tables
 
     settings = _settings()
     table = tables.get(settings, options.table)
-    now = int(history.versions(settings, table).version.iloc[0])
+    now = delta.made(settings, table, "it has no versions").version()
     print(history.diff(settings, table, now, options.version))
     for line in history.consequences(settings, table, options.version):
         print(line)

@@ -9,6 +9,7 @@ import difflib
 import logging
 import os
 import secrets
+import shlex
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -279,6 +280,12 @@ def environment_of(assignment: str) -> tuple[str, str]:
     alias = Settings.model_fields[head].validation_alias
     variable = alias.choices[0] if isinstance(alias, AliasChoices) else f"LAKEHOUSE_{head.upper()}"
     return "__".join([str(variable), *(part.upper() for part in rest)]), value
+
+
+def command(words: str) -> str:
+    """A command for people to run, with the parameters file that this process was given."""
+    file = os.environ.get(FILE_VARIABLE, "")
+    return f"lakehouse {words}" + (f" --params {shlex.quote(file)}" if file else "")
 
 
 def _absolute(path: str) -> str:

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from lakehouse_lib import ops
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.tables import Table
@@ -152,9 +154,12 @@ def exists(settings: Settings, table: Table) -> bool:
 
 def ensure(settings: Settings, table: Table) -> None:
     """Create the table from its declaration, or add the columns that it lacks."""
-    if not settings.enable_delta:
-        return
     path = table_path(settings, table)
+    if not settings.enable_delta:
+        if not Path(path).is_dir():
+            Path(path).mkdir(parents=True)
+            pq.write_table(table.arrow_schema().empty_table(), f"{path}/empty.parquet")
+        return
     found = open_table(path)
     schema = Schema.from_arrow(table.arrow_schema())
     if found is None:
@@ -422,7 +427,8 @@ def mark(
     ``once`` does nothing where the table has read as far already, as Spark does with a number that it knows.
     """
     consumed = list(consumed)
-    if not consumed or not settings.enable_delta:
+    tells = consumed or any((info or {}).get("ledger", {}).values())
+    if not tells or not settings.enable_delta:
         return
 
     def run() -> None:
@@ -475,10 +481,11 @@ def restore(settings: Settings, table: Table, version: int, consumed: Iterable[C
     _retried(run, table.name)
 
 
-def write_ops(path: str, rows: pa.Table) -> None:
+def write_ops(settings: Settings, name: str, rows: list[dict[str, Any]]) -> None:
     """Append rows to one of the tables under ``ops/``; made when it is first needed."""
-    if rows.num_rows:
-        _retried(lambda: write_deltalake(path, rows, mode="append", schema_mode="merge"), path)
+    if rows:
+        path, found = f"{settings.layer_path('ops')}/{name}", pa.Table.from_pylist(rows, ops.SCHEMAS[name])
+        _retried(lambda: write_deltalake(path, found, mode="append", schema_mode="merge"), path)
 
 
 def upsert_ops(
@@ -501,13 +508,14 @@ def upsert_ops(
 
     def run() -> None:
         found = open_table(path)
-        if found is None or not {*rows.column_names} <= {field.name for field in found.schema().fields}:
-            # Not there yet, or of an early version of this library.
+        early = found is not None and not {*rows.column_names} <= {field.name for field in found.schema().fields}
+        if found is None or (early and where != "false"):
+            # Not there yet, or of an early version of this library whose rows cannot be updated.
             mode = "error" if found is None else "overwrite"
             write_deltalake(path, rows, mode=mode, schema_mode=None if found is None else "overwrite")
             return
         same = " AND ".join(f"t.{column} = s.{column}" for column in key)
-        merge = found.merge(rows, same, source_alias="s", target_alias="t")
+        merge = found.merge(rows, same, source_alias="s", target_alias="t", merge_schema=early)
         if where != "false":
             merge = merge.when_matched_update(updates, predicate=where)
         merge.when_not_matched_insert_all().execute()

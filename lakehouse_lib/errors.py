@@ -2,9 +2,13 @@
 
 
 class LakehouseError(Exception):
-    """Something a person has to look at; shown without a stack trace."""
+    """Something a person has to look at; shown without a stack trace, in notebooks too."""
 
     exit_status = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a stack trace."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class SetupError(LakehouseError):

@@ -209,7 +209,7 @@ def schema(entry: Entry, made: dict[str, lineage.Made]) -> str:
 def checks(settings: Settings, entry: Entry):
     """The last results of the table's checks."""
     found = quality.latest(settings).get(entry.name, {}).values()
-    rows = [("ok" if r.passed else r.severity, r.check_name, r.message.split(": ", 2)[-1], r.expected) for r in found]
+    rows = [(r.verdict, r.check_name, r.message.split(": ", 2)[-1], r.expected) for r in found]
     return browse.table(pd.DataFrame(rows, columns=["verdict", "check", "found", "expected"]), "Not checked yet.")
 
 

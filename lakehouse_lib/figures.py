@@ -11,7 +11,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from IPython.display import HTML
 
-from lakehouse_lib import delta, health, landing, maintenance, quality, refresh, tables
+from lakehouse_lib import delta, health, landing, maintenance, ops, probes, quality, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.health import Report
 
@@ -21,8 +21,9 @@ def front(made: Report, most: int = 3) -> HTML:
     color, colors = health.COLORS[made.verdict], health.COLORS
     cards = "".join(
         f'<div style="border-left:5px solid {colors[one.verdict]};padding:6px 12px;margin:10px 0;background:#8881">'
-        f"<b>{html.escape(one.table)}: {html.escape(one.kind)}</b><br>{html.escape(one.text)}<br>"
-        f'<code style="overflow-wrap:anywhere">{html.escape(one.command)}</code></div>'
+        f"<b>{html.escape(one.table)}: {html.escape(one.kind)}</b><br>{html.escape(one.text)}"
+        + (f'<br><code style="overflow-wrap:anywhere">{html.escape(one.command)}</code>' if one.command else "")
+        + "</div>"
         for one in made.findings[:most]
     )
     more = len(made.findings) - most
@@ -36,20 +37,20 @@ def front(made: Report, most: int = 3) -> HTML:
 
 
 def findings(made: Report) -> pd.DataFrame:
-    """Everything that needs a person: ``verdict, table, kind, cause, mend it``."""
-    rows = [(one.verdict, one.table, one.kind, one.text, f"`{one.command}`") for one in made.findings]
-    return pd.DataFrame(rows, columns=["verdict", "table", "kind", "cause", "mend it"])
+    """Everything that needs a person: ``verdict, table, kind, cause``, and what to ``run`` where that helps."""
+    rows = [(one.verdict, one.table, one.kind, one.text, one.command and f"`{one.command}`") for one in made.findings]
+    return pd.DataFrame(rows, columns=["verdict", "table", "kind", "cause", "run"])
 
 
 def overview(settings: Settings, made: Report) -> pd.DataFrame:
     """Each table: verdict, rows, hours since its newest event and last load, target, last run, checks."""
     verdicts = dict(quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False))
-    last = health.last_steps(settings)
+    last = probes.last_steps(settings)
     found = []
     for table in tables.declared(settings).values():
         happened = loaded = None
         if table.name in made.rows:
-            happened, loaded = health.newest(settings, table, DeltaTable(delta.table_path(settings, table)))
+            happened, loaded = probes.newest(settings, table, DeltaTable(delta.table_path(settings, table)))
         ages = [
             None if at is None else round((made.generated_at - at).total_seconds() / 3600, 1)
             for at in (happened, loaded)
@@ -78,13 +79,13 @@ def changes(made: Report) -> pd.DataFrame:
 
 def ledger(settings: Settings) -> pd.DataFrame:
     """What became of every record of each table: read is the sum of the others, or it says so."""
-    sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(refresh.COUNTS, 0))
+    sums: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(ops.COUNTS, 0))
     for row in delta.read_ops(settings, "ledger"):
-        for name in refresh.COUNTS:
+        for name in ops.COUNTS:
             sums[row["target"]][name] += row[name]
     declared = [name for name in tables.declared(settings) if name in sums]
-    frame = pd.DataFrame([{"table": name, **sums[name]} for name in declared], columns=["table", *refresh.COUNTS])
-    right = frame.records_read == frame[list(refresh.COUNTS[1:])].sum(axis=1)
+    frame = pd.DataFrame([{"table": name, **sums[name]} for name in declared], columns=["table", *ops.COUNTS])
+    right = frame.records_read == frame[list(ops.COUNTS[1:])].sum(axis=1)
     return frame.assign(verdict=right.map({True: "ok", False: "error"})).rename(columns={"records_read": "read"})
 
 

@@ -6,6 +6,7 @@ no engine is needed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from deltalake import DeltaTable
 
 from lakehouse_lib import archive, catalog, delta, landing, pipeline, reader, tables
 from lakehouse_lib.config import Settings, new_run_id
-from lakehouse_lib.refresh import COUNTS
+from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.tables import Table
 
 EXAMPLES = 5
@@ -48,8 +50,11 @@ class Difference:
 
 def versions(settings: Settings, table: Table) -> pd.DataFrame:
     """A row for each version that can still be read, newest first: ``version``, ``at`` (UTC),
-    ``operation``, ``run_id``, ``rows`` (in all), ``change`` (rows more or less) and ``files``."""
-    opened = _opened(settings, table)
+    ``operation``, ``run_id``, ``rows`` (in all), ``change`` (rows more or less) and ``files``; none where it
+    has not been made."""
+    opened = delta.open_table(delta.table_path(settings, table))
+    if opened is None:
+        return pd.DataFrame(columns=["version", "at", "operation", "run_id", "rows", "change", "files"])
     found: list[dict[str, Any]] = []
     rows: dict[str, int] = {}
     for entry in sorted(opened.history(), key=lambda entry: entry["version"]):
@@ -71,6 +76,21 @@ def versions(settings: Settings, table: Table) -> pd.DataFrame:
             "change": total - (found[-1]["rows"] if found else 0), "files": len(rows),
         })  # fmt: skip
     return pd.DataFrame(found[::-1])
+
+
+def last_load(settings: Settings) -> tuple[Table, int] | None:
+    """The bronze table that was loaded last, and its version since then; None where no load can be compared with
+    what was before it."""
+    bronze = {}
+    for table in tables.declared(settings).values():
+        opened = delta.open_table(delta.table_path(settings, table)) if table.layer == "bronze" else None
+        bronze |= {str(opened.metadata().id): table} if opened else {}
+    loads = [row for row in delta.read_ops(settings, "ledger") if row["table_id"] in bronze and (row["rows"] or 0) > 0]
+    for row in sorted(loads, key=lambda row: row["recorded_at"], reverse=True):
+        with contextlib.suppress(ConfigError):  # the version before can no longer be read
+            _at(settings, bronze[row["table_id"]], row["version"] - 1)
+            return bronze[row["table_id"]], row["version"]
+    return None
 
 
 def diff(settings: Settings, table: Table, one: int, other: int) -> Difference:

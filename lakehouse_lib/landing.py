@@ -27,7 +27,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from lakehouse_lib import archive, delta, formats, tables
+from lakehouse_lib import archive, delta, formats, ops, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LandingError
 from lakehouse_lib.streams import Unreadable
@@ -48,14 +48,6 @@ NOT_LOADED = ("set_aside", "failed")
 _SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv",
              ".parquet": "parquet"}  # fmt: skip
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-_FILES = pa.schema([
-    ("feed", pa.string()), ("path", pa.string()), ("state", pa.string()), ("reason", pa.string()),
-    ("size", pa.int64()), ("modified", pa.timestamp("us", "UTC")), ("digest", pa.string()),
-    ("records", pa.int64()), ("kind", pa.string()), ("head", pa.string()), ("run_id", pa.string()),
-    ("table_id", pa.string()), ("version", pa.int64()), ("first_seen", pa.timestamp("us", "UTC")),
-])  # fmt: skip
-"""``ops/landing_files``: a row for each file of each feed, as it stands."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +97,26 @@ def check_there(settings: Settings, feed: str) -> None:
             f"The landing folder {folder} does not exist. Create it or correct {setting}; "
             "nothing was loaded. For sample input: lakehouse run --sample."
         )
+
+
+def not_in_use(settings: Settings) -> set[str]:
+    """Tables for which nothing has ever come: those of feeds that never had a file, and what is made from these
+    alone."""
+    found: set[str] = set()
+    for table in tables.declared(settings).values():
+        if table.layer == "bronze":
+            if not list_files(settings, feed_of(table)) and not _has_been_fed(settings, table):
+                found.add(table.name)
+        elif found.issuperset(table.sources):
+            found.add(table.name)
+    return found
+
+
+def _has_been_fed(settings: Settings, bronze: Table) -> bool:
+    if not settings.enable_delta:
+        return delta.exists(settings, bronze)
+    opened = delta.open_table(delta.table_path(settings, bronze))
+    return bool(opened and opened.version()) or bool(known_files(settings, feed_of(bronze), opened))
 
 
 def list_files(settings: Settings, feed: str) -> list[LandingFile]:
@@ -193,7 +205,7 @@ def _known(settings: Settings, feed: str, target: DeltaTable | None) -> tuple[di
     table_id = _id(target)
     found: dict[str, LandingFile] = {}
     covered = -1
-    names = [name for name in LandingFile.__dataclass_fields__ if name in _FILES.names]
+    names = [name for name in LandingFile.__dataclass_fields__ if name in ops.SCHEMAS["landing_files"].names]
     columns = [*names, "table_id", "version"]
     for *values, owner, version in delta.ops_tuples(settings, "landing_files", columns, feed=feed):
         if owner in ("", table_id):  # a table that was made anew has none of the files of the one before
@@ -275,8 +287,9 @@ def write_down(
          table_id, version, now) for f, version in rows
     ), strict=True)  # fmt: skip
     # A run that was overtaken does not set a file back to where it was before.
-    delta.upsert_ops(settings, "landing_files", pa.table(list(columns), schema=_FILES), key=("feed", "path"),
-                     keep=("first_seen",), where="s.version >= t.version OR s.table_id <> t.table_id")  # fmt: skip
+    files = pa.table(list(columns), schema=ops.SCHEMAS["landing_files"])
+    delta.upsert_ops(settings, "landing_files", files, key=("feed", "path"), keep=("first_seen",),
+                     where="s.version >= t.version OR s.table_id <> t.table_id")  # fmt: skip
 
 
 def entry(file: LandingFile, state: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The ledger: what became of every record, accounted for by the commits themselves.
 
-Each commit is counted once, by table and version, also where the run that made it was killed. What was
-written is held against what was meant.
+Each commit is counted once, by table and version, also where the run that made it was killed, and where it
+read records and changed no row. What was written is held against what was meant. ``rows`` is how many rows
+more or less the table holds since then: the sum over a table's versions is what it holds now.
 """
 
 from __future__ import annotations
@@ -17,18 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
-from lakehouse_lib import delta
+from lakehouse_lib import delta, ops
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LedgerError
-from lakehouse_lib.refresh import COUNTS
+from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.tables import Table
 
-_ROWS = pa.schema(
-    [("run_id", pa.string()), ("target", pa.string()), ("table_id", pa.string()), ("version", pa.int64())]
-    + [(name, pa.int64()) for name in COUNTS]
-    + [("reasons", pa.string()), ("recorded_at", pa.timestamp("us", "UTC"))]
-)
+Accounted = dict[str, tuple[int, int]]
+"""By table id: the last version that the ledger knows, and the rows that the table held then."""
 
 Entry = tuple[dict[str, Any], dict[str, Any]]
 """A row of the ledger, and what its commit says of itself."""
@@ -36,20 +35,21 @@ Entry = tuple[dict[str, Any], dict[str, Any]]
 
 def write(settings: Settings, rows: list[dict[str, Any]]) -> None:
     """Put rows into ``ops/ledger``; two runs may account for one commit, which counts once."""
-    delta.upsert_ops(settings, "ledger", pa.Table.from_pylist(rows, _ROWS), key=("table_id", "version"))
+    delta.upsert_ops(settings, "ledger", pa.Table.from_pylist(rows, ops.SCHEMAS["ledger"]), key=("table_id", "version"))
 
 
-def last_accounted(settings: Settings) -> dict[str, int]:
-    """The last version of each table, by its id, that the ledger knows."""
-    last: dict[str, int] = {}
+def last_accounted(settings: Settings) -> Accounted:
+    """How far the ledger has come with each table."""
+    last: Accounted = {}
     for row in delta.read_ops(settings, "ledger"):
-        last[row["table_id"]] = max(row["version"], last.get(row["table_id"], -1))
+        version, rows = last.get(row["table_id"], (-1, 0))
+        last[row["table_id"]] = max(row["version"], version), rows + (row.get("rows") or 0)
     return last
 
 
-def account(settings: Settings, table: Table, opened: DeltaTable, last: dict[str, int]) -> list[Entry]:
-    """The rows that the ledger lacks of a table's commits, also those of runs that were killed; ``last`` is
-    what `last_accounted` told.
+def account(settings: Settings, table: Table, opened: DeltaTable, last: Accounted) -> list[Entry]:
+    """The rows that the ledger lacks of a table's commits, also those of runs that were killed and those that
+    take rows to the archive or come from outside; ``last`` is what `last_accounted` told.
 
     Raises
     ------
@@ -58,18 +58,38 @@ def account(settings: Settings, table: Table, opened: DeltaTable, last: dict[str
     """
     found: list[Entry] = []
     table_id = opened.metadata().id
-    after = last.get(table_id, -1)
+    after, rows = last.get(table_id, (-1, 0))
     while after < opened.version():  # taking rows back is a commit of its own
         commits = delta.changes(opened.table_uri, after, opened.version()).commits
         after = opened.version()
         taken_back = {path for commit in commits for path in delta.says(commit).get("set_aside", ())}
         for commit in commits:
             says = delta.says(commit)
+            change = _rows_at(opened, commit["version"], rows) - rows
             if "run_id" in says:
                 counts, reasons = _counted(settings, table, commit, says, taken_back)
-                found.append((_row(says["run_id"], table, table_id, commit, counts, reasons), says))
+            elif change:
+                counts, reasons = dict.fromkeys(COUNTS, 0), {_moved_by(says): change}
+            else:
+                continue  # of upkeep
+            rows += change
+            found.append((_row(table, table_id, commit, says, counts, reasons, change), says))
         opened.update_incremental()
     return found
+
+
+def _rows_at(opened: DeltaTable, version: int, before: int) -> int:
+    """Rows of a table as of a version, from its log; those ``before`` where it can no longer be read: what moved
+    is told by the next version then."""
+    try:
+        return (opened if version == opened.version() else DeltaTable(opened.table_uri, version=version)).count()
+    except DeltaError:
+        return before
+
+
+def _moved_by(says: dict[str, Any]) -> str:
+    """What moves rows that are no records of a run."""
+    return next((word for word in ("archived", "restored_from_archive") if word in says), "changed_from_outside")
 
 
 def _counted(
@@ -184,6 +204,9 @@ def _compare(table: Table, commit: dict, expected: dict[str, int]) -> None:
         raise LedgerError(f"{table.name} version {commit['version']}: wrote {wrote}, expected {meant}.")
 
 
-def _row(run_id: str, table: Table, table_id: str, commit: dict, counts: dict, reasons: dict) -> dict[str, Any]:
-    return {"run_id": run_id, "target": table.name, "table_id": table_id, "version": commit["version"], **counts,
-            "reasons": json.dumps(reasons, sort_keys=True), "recorded_at": datetime.now(UTC)}  # fmt: skip
+def _row(
+    table: Table, table_id: str, commit: dict, says: dict, counts: dict, reasons: dict, change: int
+) -> dict[str, Any]:
+    return {"run_id": says.get("run_id", ""), "target": table.name, "table_id": table_id,
+            "version": commit["version"], **counts, "reasons": json.dumps(reasons, sort_keys=True),
+            "recorded_at": datetime.now(UTC), "rows": change}  # fmt: skip

@@ -14,8 +14,8 @@ import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties
 from deltalake.exceptions import DeltaError
 
-from lakehouse_lib import archive, delta, reader, refresh, tables
-from lakehouse_lib.config import Settings
+from lakehouse_lib import archive, delta, ops, refresh, tables
+from lakehouse_lib.config import Settings, command
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.tables import Table
 
@@ -61,8 +61,8 @@ def due(settings: Settings, today: date | None = None) -> list[Work]:
                 why = "; ".join(
                     filter(None, [f"{past.rows:,} rows before {past.before} are past its retention", waits])
                 )
-                command = "lakehouse run" if waits else f"lakehouse retention {table.name} --yes"
-                found.append(Work(table.name, "archive", why, len(past.days), past.bytes, command))
+                fix = command("run" if waits else f"retention {table.name}")
+                found.append(Work(table.name, "archive", why, len(past.days), past.bytes, fix))
         except (TableError, DeltaError, OSError):
             continue  # a broken table is the health report's to tell
     return found
@@ -71,12 +71,12 @@ def due(settings: Settings, today: date | None = None) -> list[Work]:
 def _ops(settings: Settings) -> list[Work]:
     """The tables under ``ops/``, to which every run adds a file."""
     found = []
-    for name in (*reader.OPS, "health_reports", "catalog_edits"):
+    for name in ops.SCHEMAS:
         opened = delta.open_table(f"{settings.layer_path('ops')}/{name}")
         files = len(opened.file_uris()) if opened else 0
         if files >= MANY_RUNS:
             why = f"{files} files, one of each run, {MANY_RUNS} or more"
-            found.append(Work(f"ops/{name}", "compact", why, files, 0, "lakehouse optimize"))
+            found.append(Work(f"ops/{name}", "compact", why, files, 0, command("optimize")))
     return found
 
 
@@ -235,7 +235,7 @@ def _compact(table: Table, opened: DeltaTable) -> Work | None:
     files, size = sum(map(len, parts.values())), sum(map(sum, parts.values()))
     where = f" in {len(parts)} days" if table.partition_by else ""
     why = f"{files} files below {SMALL // 2**20} MB{where}, {MANY} or more together"
-    return Work(table.name, "compact", why, files, size, f"lakehouse optimize {table.name}")
+    return Work(table.name, "compact", why, files, size, command(f"optimize {table.name}"))
 
 
 def _checkpoint(table: Table, opened: DeltaTable) -> Work | None:
@@ -243,7 +243,7 @@ def _checkpoint(table: Table, opened: DeltaTable) -> Work | None:
     if commits < LONG_LOG:
         return None
     why = f"{commits} commits since the last checkpoint, at most {LONG_LOG} open fast"
-    return Work(table.name, "checkpoint", why, commits, 0, f"lakehouse optimize {table.name}")
+    return Work(table.name, "checkpoint", why, commits, 0, command(f"optimize {table.name}"))
 
 
 def _vacuum(settings: Settings, table: Table, opened: DeltaTable) -> Work | None:
@@ -252,7 +252,7 @@ def _vacuum(settings: Settings, table: Table, opened: DeltaTable) -> Work | None
     if not files or size < WORTH_VACUUM * live:
         return None
     why = f"{size:,} bytes are of versions older than {kept_hours(settings) // 24} days, {live:,} are live"
-    return Work(table.name, "vacuum", why, len(files), size, f"lakehouse vacuum {table.name} --yes")
+    return Work(table.name, "vacuum", why, len(files), size, command(f"vacuum {table.name}"))
 
 
 def _file_sizes(table: Table, opened: DeltaTable, below: int) -> dict[str | None, list[int]]:

@@ -219,7 +219,7 @@ def _assertions(checked: Latest, name: str) -> dict[str, facets.data_quality_ass
     found = [
         kinds.Assertion(result.kind, result.passed, severity=result.severity, name=result.check_name,
                         description=result.message)
-        for result in checked.get(name, {}).values()
+        for result in checked.get(name, {}).values() if result.passed is not None
     ]  # fmt: skip
     return {"dataQualityAssertions": kinds.DataQualityAssertionsDatasetFacet(found)} if found else {}
 

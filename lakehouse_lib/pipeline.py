@@ -22,6 +22,7 @@ from lakehouse_lib import (
     ledger,
     loading,
     openlineage,
+    ops,
     quality,
     refresh,
     session,
@@ -29,26 +30,14 @@ from lakehouse_lib import (
 )
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import LakehouseError, LandingError, LockedError, QualityError
-from lakehouse_lib.refresh import COUNTS, Inputs
+from lakehouse_lib.ops import COUNTS
+from lakehouse_lib.refresh import Inputs
 from lakehouse_lib.tables import Table
 
 log = logging.getLogger(__name__)
 
 SIDE_BY_SIDE = 3
 _LOCK_VARIABLE = "LAKEHOUSE_LOCK"
-
-_TIME = pa.timestamp("us", "UTC")
-_RUNS = pa.schema([
-    ("run_id", pa.string()), ("target", pa.string()), ("state", pa.string()),
-    ("message", pa.string()), ("rows", pa.int64()), ("version", pa.int64()),
-    ("seconds", pa.float64()), ("started_at", _TIME),
-])  # fmt: skip
-_LINEAGE = pa.schema([
-    ("run_id", pa.string()), ("source", pa.string()), ("source_version", pa.int64()),
-    ("target", pa.string()), ("target_version", pa.int64()), ("operation", pa.string()),
-    ("job", pa.string()), ("notebook", pa.string()), ("rows", pa.int64()), ("outcome", pa.string()),
-    ("started_at", _TIME), ("recorded_at", _TIME), ("columns", pa.string()),
-])  # fmt: skip
 
 
 @dataclass
@@ -167,11 +156,13 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
 
     A table downstream of one that is pending is not named unless it has work of its own.
     """
+    unused = landing.not_in_use(settings)
+    used = [table for table in selected(settings, layer) if table.name not in unused]
     if settings.full or settings.date_from or not settings.enable_delta:
-        return [table.name for table in selected(settings, layer)]
+        return [table.name for table in used]
     known = quality.latest(settings)
     return [
-        table.name for table in selected(settings, layer)
+        table.name for table in used
         if _is_pending(settings, table) or quality.due(settings, table, known.get(table.name, {}))
     ]  # fmt: skip
 
@@ -217,8 +208,12 @@ def run(
         Another run holds the lakehouse.
     """
     result = RunResult(settings.run_id or new_run_id())
-    chosen = {table.name: table for table in selected(settings, layer)}
     with locked(settings):
+        unused = landing.not_in_use(settings)
+        made = [name for name in unused if not delta.exists(settings, tables.get(settings, name))]
+        for name in made:  # nothing is done for them, but what reads them finds a table
+            delta.ensure(settings, tables.get(settings, name))
+        chosen = {table.name: table for table in selected(settings, layer) if table.name not in unused}
         waiting = dict(chosen)
         finished: dict[str, Step] = {}
         settled, checked = ledger.last_accounted(settings), quality.latest(settings)
@@ -241,19 +236,19 @@ def run(
                     for note in finished[name].notes:
                         progress(f"    {note}")
                     for found in finished[name].checks:
-                        if not found.passed:
+                        if found.failed:
                             progress(f"    {found.severity}: {found.message}")
         result.steps = [finished[name] for name in chosen]
         if not any(step.state != "nothing new" or step.problems for step in result.steps):
             progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
         _write_down(settings, result)
-        if any(step.state != "nothing new" or step.checks for step in result.steps):
+        if made or any(step.state != "nothing new" or step.checks for step in result.steps):
             catalog.publish(settings)
     return result
 
 
 def _step(
-    settings: Settings, table: Table, run_id: str, failed: list[str], settled: dict[str, int], checked: quality.Latest
+    settings: Settings, table: Table, run_id: str, failed: list[str], settled: ledger.Accounted, checked: quality.Latest
 ) -> Step:
     step = Step(table.name)
     began = time.monotonic()
@@ -351,7 +346,7 @@ def _write_down(settings: Settings, result: RunResult) -> None:
                  "rows": row["accepted"] + row["updated"], "outcome": step.state,
                  "started_at": step.started_at, "recorded_at": now,
                  "columns": _columns_of(step, source) if row["run_id"] == result.run_id else None}
-                for source, version in said["sources"].items()
+                for source, version in said.get("sources", {}).items()
             ]  # fmt: skip
         if step.state != "nothing new" or step.problems:
             runs.append(
@@ -361,9 +356,9 @@ def _write_down(settings: Settings, result: RunResult) -> None:
                  "seconds": step.seconds, "started_at": step.started_at}
             )  # fmt: skip
     ledger.write(settings, rows)
-    delta.upsert_ops(settings, "lineage", pa.Table.from_pylist(lineage, _LINEAGE),
+    delta.upsert_ops(settings, "lineage", pa.Table.from_pylist(lineage, ops.SCHEMAS["lineage"]),
                      key=("run_id", "source", "target", "target_version"))  # fmt: skip
-    delta.write_ops(_ops(settings, "runs"), pa.Table.from_pylist(runs, _RUNS))
+    delta.write_ops(settings, "runs", runs)
     quality.write_results(settings, [found for step in result.steps for found in step.checks])
 
 
@@ -388,7 +383,7 @@ def account(settings: Settings, table: Table) -> None:
     _write_down(settings, result)
 
 
-def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: dict[str, int]) -> None:
+def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: ledger.Accounted) -> None:
     """Account for the table's commits that the ledger lacks."""
     opened = delta.open_table(delta.table_path(settings, table))
     if opened is None:
@@ -400,7 +395,3 @@ def _settle(settings: Settings, table: Table, run_id: str, step: Step, settled: 
         for row, _ in step.ledger:
             if row["run_id"] == run_id:
                 step.counts = {name: step.counts[name] + row[name] for name in COUNTS}
-
-
-def _ops(settings: Settings, name: str) -> str:
-    return f"{settings.layer_path('ops')}/{name}"

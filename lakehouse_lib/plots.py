@@ -19,6 +19,8 @@ COLORS = (ACCENT, "#d08c3a", "#7a5c99", "#5b8c5a")
 
 def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) -> HTML:
     """Lines over time; ``frame`` holds a time column and number columns."""
+    if frame.empty or not y:
+        return _nothing(title)
     figure, axes = _axes(title, "", unit)
     for name, color in zip(y, COLORS, strict=False):
         # A line of few points is told by its points.
@@ -39,6 +41,8 @@ def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) 
 
 def band(frame: pd.DataFrame, title: str, unit: str) -> HTML:
     """A series with what was expected of it: the frame of `anomalies.expected_counts`."""
+    if frame.empty:
+        return _nothing(title)
     figure, axes = _axes(title, "", unit)
     axes.fill_between(frame.index, frame.low, frame.high, color=ACCENT, alpha=0.15, lw=0, label="expected band")
     axes.plot(frame.index, frame.value, lw=1.4, marker="o" if len(frame) < 80 else "", ms=3, color=ACCENT, label="rows")
@@ -53,6 +57,8 @@ def band(frame: pd.DataFrame, title: str, unit: str) -> HTML:
 
 def bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str) -> HTML:
     """Horizontal bars with their numbers."""
+    if not frame[value].any():
+        return _nothing(title)
     figure, axes = _axes(title, unit, "", height=0.9 + 0.34 * max(2, len(frame)))
     drawn = axes.barh(frame[label].astype(str)[::-1], frame[value][::-1], color=ACCENT)
     axes.bar_label(drawn, fmt="{:,.0f}", padding=4, color=INK)
@@ -64,10 +70,17 @@ def bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str) -> 
 
 def histogram(values: pd.Series, title: str, x: str, y: str, upper: float | None = None) -> HTML:
     """Distribution of numbers; those above ``upper`` are gathered in the last bar."""
+    if values.empty:
+        return _nothing(title)
     figure, axes = _axes(title, x, y)
     axes.hist(values.clip(upper=upper), bins=40, color=ACCENT)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     return _picture(figure, title)
+
+
+def _nothing(title: str) -> HTML:
+    """In place of a figure for which there are no rows."""
+    return HTML(f"<p>{html.escape(title)}: there are no rows to draw.</p>")
 
 
 def _axes(title: str, x: str, y: str, height: float = 3.0) -> tuple[Figure, plt.Axes]:

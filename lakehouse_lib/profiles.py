@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow.dataset as ds
 import yaml
 
 from lakehouse_lib import delta, reader
@@ -48,13 +49,8 @@ class ColumnProfile:
 
 
 def profile(settings: Settings, table: Table, only: list[str] | None = None) -> list[ColumnProfile]:
-    """A profile of each column without underscore, or of the ones named.
-
-    Raises
-    ------
-    TableError
-        The table has not been made.
-    """
+    """A profile of each column without underscore, or of the ones named; a table that has not been made has
+    no rows."""
     connection, found = _opened(settings, table), []
     kinds = {c.name: c.type for c in table.columns if c.name in (only or table.business)}
     if not kinds:
@@ -80,9 +76,10 @@ def profile(settings: Settings, table: Table, only: list[str] | None = None) -> 
 
 
 def _opened(settings: Settings, table: Table) -> duckdb.DuckDBPyConnection:
-    opened = delta.made(settings, table, "there is nothing to look at")
+    opened = delta.open_table(delta.table_path(settings, table))
     connection = reader.connect()
-    reader.register(connection, table.name, delta.dataset(opened))
+    rows = delta.dataset(opened) if opened else ds.dataset(table.arrow_schema().empty_table())
+    reader.register(connection, table.name, rows)
     return connection
 
 
@@ -166,6 +163,8 @@ def _pattern(p: ColumnProfile) -> str | None:
 
 def as_yaml(table: Table, suggested: list[dict[str, Any]]) -> str:
     """Suggestions as they are pasted into a parameters file."""
+    if not suggested:
+        return f"# {table.name}: nothing to suggest"
     lines = [yaml.safe_dump(one, default_flow_style=True, sort_keys=False, width=1000).strip() for one in suggested]
     return f"quality:\n  {table.name}:\n" + "".join(f"    - {line}\n" for line in lines)
 

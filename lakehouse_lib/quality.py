@@ -23,9 +23,9 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from lakehouse_lib import checks, delta, reader, tables
+from lakehouse_lib import checks, delta, landing, reader, tables
 from lakehouse_lib.checks import Check, Rule
-from lakehouse_lib.config import Settings
+from lakehouse_lib.config import Settings, command
 from lakehouse_lib.errors import QualityError
 from lakehouse_lib.tables import Table
 
@@ -33,15 +33,6 @@ log = logging.getLogger(__name__)
 
 SAMPLES = 5
 """Keys of failing rows that are kept with a result."""
-
-_SCHEMA = pa.schema([
-    ("run_id", pa.string()), ("table_name", pa.string()), ("layer", pa.string()), ("check_name", pa.string()),
-    ("kind", pa.string()), ("severity", pa.string()), ("scope", pa.string()), ("passed", pa.bool_()),
-    ("measured", pa.float64()), ("expected", pa.string()), ("unit", pa.string()), ("rows", pa.int64()),
-    ("failing_rows", pa.int64()), ("failing_keys", pa.string()), ("message", pa.string()),
-    ("checked_at", pa.timestamp("us", "UTC")), ("seconds", pa.float64()), ("table_id", pa.string()),
-    ("table_version", pa.int64()), ("definition", pa.string()), ("parts", pa.string()),
-])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,8 @@ class Result:
     kind: str
     severity: str
     scope: str
-    passed: bool
+    passed: bool | None
+    """None where there were no rows to look at."""
     measured: float | None
     expected: str
     unit: str
@@ -71,9 +63,19 @@ class Result:
     parts: str
 
     @property
+    def failed(self) -> bool:
+        """Whether it found something wrong; no rows are neither right nor wrong."""
+        return self.passed is False
+
+    @property
     def stops(self) -> bool:
         """Whether nothing may be made from the table."""
-        return not self.passed and self.severity == "error"
+        return self.failed and self.severity == "error"
+
+    @property
+    def verdict(self) -> str:
+        """ok, no rows, or the severity of what is wrong."""
+        return self.severity if self.failed else "ok" if self.passed else "no rows"
 
 
 Latest = dict[str, dict[str, Result]]
@@ -127,14 +129,14 @@ def run_checks(
 
 def write_results(settings: Settings, results: list[Result]) -> None:
     """Add results to ``ops/quality_results``."""
-    delta.write_ops(_path(settings), pa.Table.from_pylist([vars(result) for result in results], schema=_SCHEMA))
+    delta.write_ops(settings, "quality_results", [vars(result) for result in results])
 
 
 def check_all(settings: Settings, run_id: str = "") -> Latest:
-    """Run the checks that are due in all tables of the lakehouse; returns every table's last results."""
-    known = latest(settings)
+    """Run the checks that are due in all tables in use; returns every table's last results."""
+    known, unused = latest(settings), landing.not_in_use(settings)
     for table in tables.declared(settings).values():
-        if due(settings, table, known.get(table.name, {})):
+        if table.name not in unused and due(settings, table, known.get(table.name, {})):
             results = run_checks(settings, table, run_id, known.get(table.name))
             write_results(settings, results)
             known[table.name] = {result.check_name: result for result in results}
@@ -145,12 +147,12 @@ def scorecard(known: Latest) -> pd.DataFrame:
     """A row for each table: ``layer``, ``table``, ``rows``, numbers of checks, and a ``verdict``."""
     rows = []
     for name, results in known.items():
-        bad = [result for result in results.values() if not result.passed]
-        worst = next((s for s in ("error", "warn", "quarantine") if any(r.severity == s for r in bad)), "ok")
+        verdicts = {result.verdict for result in results.values()}
+        worst = next((word for word in ("error", "warn", "quarantine", "ok") if word in verdicts), "no rows")
         rows.append({
             "layer": next(iter(results.values())).layer, "table": name,
             "rows": max(result.rows for result in results.values()), "checks": len(results),
-            "passed": len(results) - len(bad), "verdict": worst,
+            "passed": sum(result.passed is True for result in results.values()), "verdict": worst,
         })  # fmt: skip
     frame = pd.DataFrame(rows, columns=["layer", "table", "rows", "checks", "passed", "verdict"])
     return frame.sort_values(["layer", "table"], key=lambda c: c.map(tables.LAYERS.index) if c.name == "layer" else c)
@@ -161,7 +163,7 @@ def failures(settings: Settings, known: Latest) -> pd.DataFrame:
     keep their last good state because of it, and what to do."""
     declared = tables.declared(settings).values()
     made_from = {name: [t.name for t in declared if name in t.sources and t.layer != "quarantine"] for name in known}
-    bad = [result for results in known.values() for result in results.values() if not result.passed]
+    bad = [result for results in known.values() for result in results.values() if result.failed]
     bad.sort(
         key=lambda result: (checks.SEVERITIES.index(result.severity) if not result.stops else -1, result.table_name)
     )
@@ -172,12 +174,11 @@ def failures(settings: Settings, known: Latest) -> pd.DataFrame:
 
 
 def history(settings: Settings) -> pd.DataFrame:
-    """For each day and layer the share of checks that passed, percent: ``day``, and a column a layer."""
-    if delta.open_table(_path(settings)) is None:
-        return pd.DataFrame({"day": []})
+    """For each day and layer the share of checks that passed, of those that had rows to look at, percent:
+    ``day``, and a column a layer."""
     frame = reader.query(settings, """
         SELECT date_trunc('day', checked_at) AS day, layer, 100.0 * avg(passed::INT) AS share
-        FROM ops_quality_results GROUP BY ALL ORDER BY day
+        FROM ops_quality_results WHERE passed IS NOT NULL GROUP BY ALL ORDER BY day
     """)  # fmt: skip
     return frame.pivot(index="day", columns="layer", values="share").reset_index()
 
@@ -195,21 +196,22 @@ def stop_on_errors(known: Latest) -> None:
 
 
 _ADVICE = {
-    "freshness": "look whether the producer still delivers; then `lakehouse run`",
+    "freshness": "look whether the producer still delivers",
     "unique": "look at the rows of one key: a key that is none, or a source that is loaded twice",
     "foreign_key": "load the table that it points to, or look why the key is missing there",
-    "schema": "the table was changed from outside: `lakehouse run --full`, or mend the declaration",
-    "type": "the table was changed from outside: `lakehouse run --full`, or mend the declaration",
+    "schema": "the table was changed from outside: see its history, and correct it or the declaration",
+    "type": "the table was changed from outside: see its history, and correct it or the declaration",
     "drift": "look at the profile; where the change is meant, take the new shares for the baseline",
     "row_count": "compare with the days before in the anomalies; look at the landing files",
 }
 
 
 def _advice(result: Result) -> str:
-    if result.layer == "bronze":
-        return (f"mend the producer or the mapping, then `lakehouse quarantine replay {result.table_name}`"
-                if result.kind != "freshness" else _ADVICE["freshness"])  # fmt: skip
-    profile = f"look at `lakehouse quality profile {result.table_name}`; mend the source, or the bound in the check"
+    if result.severity == "quarantine":
+        replay = command(f"quarantine replay {result.table_name} --reason {result.check_name}")
+        return f"correct the producer or the check; records that pass then are put through by `{replay}`"
+    profile = command(f"quality profile {result.table_name}")
+    profile = f"look at `{profile}`; correct the source, or the bound in the check"
     return _ADVICE.get(result.kind, profile)
 
 
@@ -339,8 +341,10 @@ class _Checking:
             rows = int(parts.get("rows") or 0)
             failing = int(parts.get("failing", measured if rule.repeated and measured else 0) or 0)
             message = _sentence(table, check, rule, looked_at.get(worst, parts), measured, worst, len(bad))
+            if not rows and not _says_of_no_rows(check, measured):
+                measured, passed, message = None, None, f"{table.name}: check {check.name}: no rows to look at"
         keys: list[str] = []
-        if not passed and (rule.fails or rule.repeated) and "problem" not in groups:
+        if passed is False and (rule.fails or rule.repeated) and "problem" not in groups:
             keys = self._failing_keys(check, rule)
             if rule.repeated and not keys:  # two keys of one hash, no repetition
                 passed, measured, failing = True, 0.0, 0
@@ -397,6 +401,12 @@ def _prepared(relation: str, columns: Mapping[str, str]) -> str:
     return f'(SELECT *, {", ".join(f"{sql} AS {name}" for name, sql in columns.items())} FROM "{relation}")'
 
 
+def _says_of_no_rows(check: Check, measured: float | None) -> bool:
+    """Whether a check is about more than rows that are there."""
+    counts = check.kind in ("row_count", "aggregate") and check.scope == "table" and measured is not None
+    return counts or check.kind in checks.METADATA
+
+
 def _between(value: float | None, rule: Rule) -> bool:
     if value is None or math.isnan(value):
         return False
@@ -431,7 +441,7 @@ def _sentence(table: Table, check: Check, rule: Rule, parts: Mapping[str, Any], 
         return f"{start}{failing:,.0f} of {parts['rows']:,} rows{filtered}{where} {rule.says}{share}{more}"
     if check.kind in checks.METADATA:
         return f"{start}{rule.says}"
-    value = "unknown (there are no rows)" if measured is None else f"{measured:,.4g} {rule.unit}".rstrip()
+    value = "unknown" if measured is None else f"{measured:,.4g} {rule.unit}".rstrip()
     return f"{start}{rule.says}{filtered}{where} is {value}, expected {_bounds(rule)}{more}"
 
 

@@ -20,8 +20,8 @@ from pyspark.sql import functions as F
 from lakehouse_lib import delta, formats, landing, loading, pipeline, reader, session, staging, tables
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import ConfigError, LockedError
+from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.records import ROWS
-from lakehouse_lib.refresh import COUNTS
 from lakehouse_lib.session import keep
 from lakehouse_lib.tables import Table
 

@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from lakehouse_lib import delta, dialects, tables
+from lakehouse_lib import archive, delta, dialects, ops, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
-
-OPS = ("runs", "ledger", "lineage", "landing_files", "quality_results", "catalog")
+from lakehouse_lib.tables import Table
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -39,25 +38,22 @@ def query(settings: Settings, sql: str) -> pd.DataFrame:
     """The answer of a DuckDB query over the tables by name; ``ops_<name>`` for those under ops.
 
     ``quarantine`` is all quarantine tables together, with ``table_name``. Timestamps are UTC,
-    without a zone. Only tables that the text mentions are opened; nothing else can be reached.
+    without a zone. A table that has not been made has no rows. Only tables that the text mentions are
+    opened; nothing else can be reached.
     """
     words = set(re.findall(r"\w+", sql))
     connection, files = connect(), []
     if [one.type for one in connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
         raise ConfigError(f"One SELECT is answered here, and nothing else: {sql.strip()[:80]!r}")
-    rejected = [name for name in _paths(settings) if name.endswith("_quarantine")]
-    for name, path in _paths(settings).items():
-        wanted = name in words or ("quarantine" in words and name in rejected)
-        opened = delta.open_table(path) if wanted else None
-        if opened is not None:
-            files += register(connection, name, delta.dataset(opened))
+    known = _known(settings)
+    rejected = [name for name in known if name.endswith("_quarantine")]
+    for name in words & {*known} | ({*rejected} if "quarantine" in words else set()):
+        path, schema = known[name]
+        opened = delta.open_table(path)
+        files += register(connection, name, delta.dataset(opened) if opened else ds.dataset(schema.empty_table()))
     if "quarantine" in words:
-        parts = [
-            f"SELECT *, '{name.removesuffix('_quarantine')}' AS table_name FROM {name}"
-            for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()
-            if name in rejected
-        ]
-        connection.execute(f"CREATE VIEW quarantine AS {' UNION ALL '.join(parts) or 'SELECT 1'}")
+        parts = [f"SELECT *, '{name.removesuffix('_quarantine')}' AS table_name FROM {name}" for name in rejected]
+        connection.execute(f"CREATE VIEW quarantine AS {' UNION ALL BY NAME '.join(parts)}")
     connection.execute("SET allowed_paths = $1", [files])
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     return connection.execute(sql).df()
@@ -132,7 +128,7 @@ def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> 
 
 def count(settings: Settings, name: str) -> int:
     """Rows of a table, from its log alone; 0 where it has not been made."""
-    opened = delta.open_table(_paths(settings)[name])
+    opened = delta.open_table(delta.table_path(settings, tables.get(settings, name)))
     return 0 if opened is None else opened.count()
 
 
@@ -153,10 +149,10 @@ def overview(settings: Settings) -> pd.DataFrame:
 def ledger(settings: Settings, run_id: str, names: list[str]) -> pd.DataFrame:
     """What became of the records that a run read, a row for each of some tables."""
     rows = _ledger_rows(settings, names)
-    own = rows[rows.run_id == run_id].drop(columns=["run_id", "table_id", "version", "recorded_at"])
+    own = rows[rows.run_id == run_id].drop(columns=["run_id", "table_id", "version", "recorded_at", "rows"])
     counts = own.groupby("target").sum(numeric_only=True)
     reasons = own.groupby("target").reasons.agg(lambda texts: " ".join(t for t in texts if t != "{}"))
-    return counts.join(reasons).rename(columns={"records_read": "read"})
+    return counts.join(reasons).reset_index().rename(columns={"target": "table", "records_read": "read"})
 
 
 def recent_runs(settings: Settings, names: list[str] | None = None, limit: int = 5) -> pd.DataFrame:
@@ -166,15 +162,38 @@ def recent_runs(settings: Settings, names: list[str] | None = None, limit: int =
         finished=("recorded_at", "max"), tables=("target", "nunique"), read=("records_read", "sum"),
         duplicate=("duplicate", "sum"), quarantined=("quarantined", "sum"),
     )  # fmt: skip
-    return found.sort_values("finished", ascending=False).head(limit).rename_axis("run")
+    last = found.sort_values("finished", ascending=False).head(limit)
+    return last.reset_index().rename(columns={"run_id": "run"})
+
+
+def table_to_profile(settings: Settings) -> Table:
+    """The table to look at closely: ``profile_table``, or where that has no rows the silver one with most."""
+    wanted = tables.get(settings, settings.profile_table)
+    silver = [table for table in tables.declared(settings).values() if table.layer == "silver"]
+    return wanted if count(settings, wanted.name) else max([wanted, *silver], key=lambda t: count(settings, t.name))
+
+
+def events_by_day(settings: Settings) -> pd.DataFrame:
+    """Events of each day, as ``app_events_silver`` holds and as ``event_metrics_gold`` counts them: ``day``,
+    ``silver``, ``gold``. Days that are not in both tables in full, because of retention, are left out."""
+    names = ("app_events_silver", "event_metrics_gold")
+    batches = [batch for name in names for batch in archive.batches(settings, tables.get(settings, name))]
+    found = query(settings, """
+        WITH silver AS (SELECT event_date AS day, count(*) AS events FROM app_events_silver GROUP BY day),
+             gold AS (SELECT metric_date AS day, sum(total_events)::BIGINT AS events
+                      FROM event_metrics_gold GROUP BY day)
+        SELECT day, coalesce(silver.events, 0) AS silver, coalesce(gold.events, 0) AS gold
+        FROM silver FULL JOIN gold USING (day) ORDER BY day
+    """)  # fmt: skip
+    return found[~found.day.astype(str).str[:10].isin({day for batch in batches for day in batch.days})]
 
 
 def _ledger_rows(settings: Settings, names: list[str] | None) -> pd.DataFrame:
-    rows = pd.DataFrame(delta.read_ops(settings, "ledger"))
+    rows = pd.DataFrame(delta.read_ops(settings, "ledger"), columns=ops.SCHEMAS["ledger"].names)
     if rows.empty:
-        columns = ["run_id", "target", "version", "records_read", "duplicate", "quarantined", "recorded_at"]
-        return pd.DataFrame(columns=[*columns, "reasons"])
+        return rows
     rows["recorded_at"] = rows.recorded_at.dt.tz_localize(None).dt.floor("s")
+    rows = rows[rows.run_id != ""]  # rows that no run moved
     return rows if names is None else rows[rows.target.isin(names)]
 
 
@@ -231,6 +250,8 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _paths(settings: Settings) -> dict[str, str]:
-    paths = {t.name: delta.table_path(settings, t) for t in tables.declared(settings).values()}
-    return paths | {f"ops_{name}": f"{settings.layer_path('ops')}/{name}" for name in OPS}
+def _known(settings: Settings) -> dict[str, tuple[str, pa.Schema]]:
+    """Every table that a query may name: where it is, and its columns."""
+    found = {t.name: (delta.table_path(settings, t), t.arrow_schema()) for t in tables.declared(settings).values()}
+    return found | {f"ops_{name}": (f"{settings.layer_path('ops')}/{name}", schema)
+                    for name, schema in ops.SCHEMAS.items()}  # fmt: skip

@@ -17,13 +17,12 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib import archive, delta, tables
 from lakehouse_lib.config import Settings
+from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.session import keep
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-COUNTS = ("records_read", "accepted", "updated", "duplicate", "quarantined", "unchanged")
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def _append(inputs: Inputs, outcome: Append) -> dict[str, int]:
         delta.append(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed,
                      info(inputs, counts, inserted=count))  # fmt: skip
     else:
-        delta.mark(inputs.settings, inputs.table_now, inputs.consumed)
+        delta.mark(inputs.settings, inputs.table_now, inputs.consumed, info(inputs, counts))
     return counts
 
 
@@ -268,13 +267,13 @@ def _upsert(inputs: Inputs, outcome: Upsert) -> dict[str, int]:
         delta.append(stamped(inputs, rows), inputs.settings, table, inputs.consumed,
                      info(inputs, counts, inserted=counts["accepted"]))  # fmt: skip
     else:
-        delta.mark(inputs.settings, table, inputs.consumed)
+        delta.mark(inputs.settings, table, inputs.consumed, info(inputs, counts))
     return counts
 
 
 def _days(inputs: Inputs, outcome: Days) -> dict[str, int]:
     if outcome.days is not None and not outcome.days:
-        delta.mark(inputs.settings, inputs.table_now, inputs.consumed)
+        delta.mark(inputs.settings, inputs.table_now, inputs.consumed, info(inputs, _counts()))
         return _counts()
     rows = keep(outcome.rows)
     count = rows.count()
@@ -339,7 +338,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
     elif number["insert"]:
         delta.append(changed, inputs.settings, table, inputs.consumed, says)
     else:
-        delta.mark(inputs.settings, table, inputs.consumed)
+        delta.mark(inputs.settings, table, inputs.consumed, says)
     return counts
 
 
@@ -351,7 +350,7 @@ def _replace(inputs: Inputs, rows: DataFrame, counts: dict, count: int) -> None:
     empty = opened is not None and not opened.file_uris()
     says = info(inputs, counts, inserted=count)
     if empty and not count:
-        delta.mark(inputs.settings, inputs.table_now, inputs.consumed)
+        delta.mark(inputs.settings, inputs.table_now, inputs.consumed, says)
     elif empty:
         delta.append(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed, says)
     else:

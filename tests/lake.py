@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from deltalake import DeltaTable
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
+from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.tables import Table
 
 
@@ -49,3 +51,15 @@ def assert_same(one: Settings, other: Settings) -> None:
 def commits(settings: Settings, table: Table) -> list[dict[str, Any]]:
     """The table's history, newest first."""
     return DeltaTable(delta.table_path(settings, table)).history()
+
+
+def assert_ledger_matches_tables(settings: Settings) -> None:
+    """The ledger's rows of each table sum up to what the table holds, and each row of the ledger adds up."""
+    held: Counter[str] = Counter()
+    for row in delta.read_ops(settings, "ledger"):
+        held[row["table_id"]] += row["rows"]
+        assert row["records_read"] == sum(row[name] for name in COUNTS[1:]), row
+    for table in tables.declared(settings).values():
+        opened = delta.open_table(delta.table_path(settings, table))
+        if opened is not None:
+            assert held[str(opened.metadata().id)] == opened.count(), table.name

@@ -1,4 +1,4 @@
-"""The health report: planted troubles are named and mended by the command that it gives."""
+"""The health report: planted troubles are named, and no command that it gives costs a row."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pytest
 from conftest import change, click, event
 from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
+from lake import assert_ledger_matches_tables, contents, versions
 
-from lakehouse_lib import cli, config, delta, figures, health, notebooks, pipeline, session, tables
+from lakehouse_lib import archive, cli, config, delta, figures, health, notebooks, pipeline, session, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LakehouseError, LandingError
 
@@ -64,21 +65,21 @@ def lake(made, lakehouse, tmp_path, monkeypatch) -> Settings:
     return settings
 
 
-def mend(settings: Settings, command: str) -> None:
+def follow(settings: Settings, command: str) -> None:
     """Do what the report says; the layers of `lakehouse run` without their notebooks."""
-    for part in command.split(" && "):
+    for part in filter(None, command.split(" && ")):
         if part == "lakehouse run":
             run(settings)
         elif part.startswith("lakehouse "):
-            assert cli.main(part.split()[1:]) == 0
+            assert cli.main(shlex.split(part)[1:]) == 0
         else:
             subprocess.run(part, shell=True, check=True)
 
 
-def only(settings: Settings, kind: str, table: str) -> health.Finding:
-    """The one trouble that the report names."""
+def only(settings: Settings, kind: str, table: str, words: str = "") -> health.Finding:
+    """The one trouble that the report names so."""
     made = health.report(settings)
-    found = [one for one in made.findings if (one.kind, one.table) == (kind, table)]
+    found = [one for one in made.findings if (one.kind, one.table) == (kind, table) and words in one.text]
     assert len(found) == 1 and made.verdict != "Healthy", made.text()
     assert made.states[table] == found[0].verdict
     return found[0]
@@ -92,7 +93,7 @@ def append(settings: Settings, name: str, rows: list[dict]) -> None:
 
 def metric(n: int, days: int = 0) -> dict:
     return {"metric_date": (NOW - timedelta(days=days)).date(), "metric_hour": 1, "event_type": f"x{n}",
-            "app_type": "web", "total_events": 1, "unique_users": 1, "_run_id": "r", "_processed_at": NOW}  # fmt: skip
+            "app_type": "web", "total_events": 0, "unique_users": 1, "_run_id": "r", "_processed_at": NOW}  # fmt: skip
 
 
 # Troubles: each plants itself, and tells kind, table, words and verdict ---------------------
@@ -198,18 +199,124 @@ def waiting_files(settings, deliver, monkeypatch):
     return "behind", "app_events_bronze", "1 files wait in landing", "Warning"
 
 
+def robots(settings, deliver, monkeypatch):
+    """Ten of a hundred records are set aside: the other ninety are good."""
+    checks = [{"name": "no_robots", "check": "expression", "condition": "user_id NOT LIKE 'bot%'",
+               "severity": "quarantine"}]  # fmt: skip
+    settings.quality["app_events_bronze"] = checks
+    monkeypatch.setenv("LAKEHOUSE_QUALITY", json.dumps(settings.quality))
+    deliver("app_events/100.json", [event(100 + n, at(), user_id=f"{'bot' if n % 10 == 0 else 'u'}{n}")
+                                    for n in range(100)])  # fmt: skip
+    run(settings)
+    return "failed check", "app_events_bronze", "10 of 120 rows", "Warning"
+
+
+def too_few(settings, deliver, monkeypatch):
+    settings.quality["app_events_silver"] = [{"check": "row_count", "min": 1000, "severity": "warn"}]
+    monkeypatch.setenv("LAKEHOUSE_QUALITY", json.dumps(settings.quality))
+    run(settings)
+    return "failed check", "app_events_silver", "number of rows is 20, expected at least 1000", "Warning"
+
+
+def repeated(settings, deliver, monkeypatch):
+    settings.quality["app_events_bronze"] = [{"check": "unique", "column": "session_id", "severity": "warn"}]
+    monkeypatch.setenv("LAKEHOUSE_QUALITY", json.dumps(settings.quality))
+    deliver("app_events/2.json", [event(50 + n, at(), session_id="it's one") for n in range(2)])
+    run(settings)
+    return "failed check", "app_events_bronze", "repeat the session_id", "Warning"
+
+
+def changed_file(settings, deliver, monkeypatch):
+    deliver("app_events/1.json", [event(n, at()) for n in range(30)])
+    with contextlib.suppress(LandingError):
+        run(settings)
+    return "file set aside", "app_events_bronze", "changed after it was loaded", "Warning"
+
+
+def lost_for_good(settings, deliver, monkeypatch):
+    (Path(settings.feed_path("app_events")) / "1.json").unlink()
+    lost_file(settings, deliver, monkeypatch)
+    return "broken table", "app_events_bronze", "1 of the 1 files that it was loaded from are no longer in", "Degraded"
+
+
+@pytest.fixture(scope="module")
+def with_second_file(engine, made, tmp_path_factory) -> dict[str, list[dict]]:
+    """What a clean load of the landing folder with a second file holds."""
+    home = tmp_path_factory.mktemp("second")
+    shutil.copytree(made / "landing", home / "landing")
+    (home / "landing/app_events/2.json").write_text(json.dumps(event(50, at())) + "\n")
+    values = {"lakehouse_base_path": str(home / "lake"), "landing_path": str(home / "landing"), "spark_master": engine}
+    settings = config.load(values | {"sample": {"rows": 0}})
+    run(settings)
+    return by_content(settings)
+
+
+def by_content(settings: Settings) -> dict[str, list[dict]]:
+    """All tables without the times at which files landed, which differ between two deliveries."""
+    found = contents(settings)
+    return {name: sorted(({k: v for k, v in row.items() if k not in ("load_timestamp", "landed_date")} for row in rows),
+                         key=repr) for name, rows in found.items()}  # fmt: skip
+
+
 @pytest.mark.parametrize("plant", [
-    small_files, failed_quality, long_log, late_archive, broken_log, lost_file, file_set_aside, cut_off_ledger,
-    clock_skew, failed_run, waiting_files,
+    broken_log, lost_file, file_set_aside, cut_off_ledger, failed_run, waiting_files,
 ], ids=lambda plant: plant.__name__)  # fmt: skip
-def test_a_planted_trouble_is_named_and_mended_by_the_command(lake, deliver, monkeypatch, plant):
+def test_a_planted_trouble_is_fixed_by_its_command_and_the_tables_are_right(lake, deliver, monkeypatch, request, plant):
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
+    right = by_content(lake)
     kind, table, words, verdict = plant(lake, deliver, monkeypatch)
     found = only(lake, kind, table)
     assert words in found.text and found.verdict == verdict, found
-    mend(lake, found.command)
+    follow(lake, found.command)
     after = health.report(lake)
     assert after.verdict == "Healthy", after.text()
+    second = (Path(lake.feed_path("app_events")) / "2.json").exists()
+    assert by_content(lake) == (request.getfixturevalue("with_second_file") if second else right)
+    assert_ledger_matches_tables(lake)
+
+
+@pytest.mark.parametrize("plant", [small_files, long_log, late_archive], ids=lambda plant: plant.__name__)
+def test_upkeep_is_proposed_without_yes_and_loses_no_row(lake, deliver, monkeypatch, plant):
+    kind, table, words, verdict = plant(lake, deliver, monkeypatch)
+    found = only(lake, kind, table)
+    assert words in found.text and found.verdict == verdict and "--yes" not in found.command, found
+    before = contents(lake)
+    follow(lake, found.command)
+    assert contents(lake) == before
+    if kind == "late archive":  # it says what would be done: a person decides
+        follow(lake, f"{found.command} --yes")
+        (batch,) = archive.batches(lake, tables.get(lake, table))
+        assert batch.rows == 5 and len(contents(lake)[table]) == len(before[table]) - 5
+    assert health.report(lake).verdict == "Healthy", health.report(lake).text()
+
+
+@pytest.mark.parametrize(("plant", "words"), [
+    (failed_quality, "lakehouse trace app_events_silver event_id=e99"),
+    (robots, "lakehouse quarantine show app_events_bronze"),
+    (too_few, "lakehouse quality profile app_events_silver"),
+    (repeated, "lakehouse trace app_events_bronze 'session_id="),
+    (clock_skew, ""),
+    (changed_file, ""),
+    (lost_for_good, ""),
+], ids=lambda plant: getattr(plant, "__name__", ""))  # fmt: skip
+def test_where_nothing_here_is_a_fix_a_closer_look_is_all_that_is_proposed(lake, deliver, monkeypatch, plant, words):
+    """Following the proposal changes no table: one that took back a whole load once lost good rows."""
+    kind, table, said, verdict = plant(lake, deliver, monkeypatch)
+    found = only(lake, kind, table, said)
+    assert found.verdict == verdict, found
+    assert found.command.startswith(words) and bool(found.command) == bool(words), found
+    before = versions(lake) if words else {}
+    follow(lake, found.command)
+    assert not words or versions(lake) == before
+
+
+def test_commands_carry_the_parameters_file_of_the_run(lake, deliver, monkeypatch, tmp_path):
+    waiting_files(lake, deliver, monkeypatch)
+    (tmp_path / "my shop.yml").write_text("session_gap_minutes: 20\n")
+    monkeypatch.setenv(config.FILE_VARIABLE, str(tmp_path / "my shop.yml"))
+    found = only(lake, "behind", "app_events_bronze")
+    assert found.command == f"lakehouse run --params '{tmp_path}/my shop.yml'"
+    assert cli.parser().parse_args(shlex.split(found.command)[1:]).params == str(tmp_path / "my shop.yml")
 
 
 def test_a_stale_feed_is_told_by_event_and_by_load(lake, deliver, monkeypatch):
@@ -234,7 +341,7 @@ def test_a_feed_that_stood_still_is_mended_by_what_waits(lakehouse, deliver):
     deliver("app_events/2.json", [event(50, at())])
     found = only(settings, "stale feed", "app_events_bronze")
     assert "1 files wait in landing" in found.text
-    mend(settings, found.command)
+    follow(settings, found.command)
     assert health.report(settings).verdict == "Healthy", health.report(settings).text()
 
 
@@ -252,13 +359,13 @@ def test_a_day_with_too_little_is_told_and_mended_when_the_rest_comes(lake, deli
     assert "drop of rows by day" in found.text and ": 20, expected about" in found.text
     assert "ask who delivers app_events" in found.text
     deliver("app_events/rest.json", rest)
-    mend(lake, found.command)
+    follow(lake, only(lake, "volume", "app_events_bronze").command)
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
 
 
-def test_no_evidence_is_no_health(lakehouse):
+def test_verdict_is_unknown_without_tables(lakehouse):
     made = health.report(lakehouse())
-    assert made.verdict == "Unknown" and set(made.states.values()) == {"Unknown"} and not made.findings
+    assert made.verdict == "Unknown" and set(made.states.values()) == {health.NOT_IN_USE} and not made.findings
 
 
 def test_the_worst_comes_first_and_changes_are_told(lake, deliver, monkeypatch, capsys):
@@ -272,7 +379,7 @@ def test_the_worst_comes_first_and_changes_are_told(lake, deliver, monkeypatch, 
     assert told.loc["app_events_silver: failed check", "now"] == "new"
     assert tuple(told.loc["rows of app_events_bronze"]) == ("20", "21")
     assert cli.main(["health"]) == 3
-    assert "mend it: lakehouse restore app_events_bronze 1 --yes && lakehouse run" in capsys.readouterr().out
+    assert "run: lakehouse trace app_events_silver event_id=e99" in capsys.readouterr().out
     assert health.outdated(lake) and not health.outdated(_remembered(lake, made))
 
 
@@ -328,7 +435,7 @@ def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, de
     for picture in ("Checks that passed", "Files of all tables by size"):
         assert page.get_by_role("img", name=picture).evaluate("image => image.naturalWidth") > 300
     text = page.inner_text("body")
-    assert "import " not in text and "Reads" not in text and "lakehouse restore app_events_bronze 1 --yes" in text
+    assert "import " not in text and "Reads" not in text and "lakehouse trace app_events_silver event_id=e99" in text
     assert page.evaluate("document.documentElement.scrollWidth") <= width + 1
     assert all(url.startswith(("file:", "data:")) for url in asked), asked
     if folder := os.environ.get("SCREENSHOTS"):
@@ -386,7 +493,7 @@ def test_the_notification_is_one_line_that_names_the_worst(lake, deliver, monkey
     health.tell(settings, "r9", "Healthy", LakehouseError("the disk is full\nand so on"))
     (line,) = out.read_text().splitlines()
     assert line.startswith("Lakehouse r9: Degraded (was Healthy) · run failed: the disk is full · app_events_silver: ")
-    assert line.endswith("lakehouse restore app_events_bronze 1 --yes && lakehouse run")
+    assert line.endswith("lakehouse trace app_events_silver event_id=e99")
 
 
 def test_the_notebook_for_a_scheduler_runs_the_same_command(lake, tmp_path):

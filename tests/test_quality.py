@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_same, rows, versions
 
-from lakehouse_lib import config, delta, pipeline, quality, quarantine, reader, tables
+from lakehouse_lib import config, delta, ops, pipeline, quality, quarantine, reader, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, QualityError
 
@@ -34,8 +34,8 @@ def run(settings: Settings) -> pipeline.RunResult:
 def ledger(settings: Settings, target: str) -> dict:
     """Sums of a table's ledger, and its reasons."""
     found = reader.query(settings, f"SELECT * FROM ops_ledger WHERE target = '{target}'")
-    counts = {name: int(found[name].sum()) for name in pipeline.COUNTS}
-    assert counts["records_read"] == sum(counts[name] for name in pipeline.COUNTS[1:])
+    counts = {name: int(found[name].sum()) for name in ops.COUNTS}
+    assert counts["records_read"] == sum(counts[name] for name in ops.COUNTS[1:])
     reasons: Counter = Counter()
     for text in found.reasons:
         reasons.update(json.loads(text))

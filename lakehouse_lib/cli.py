@@ -11,7 +11,15 @@ from pathlib import Path
 
 from lakehouse_lib import config
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, LockedError, QualityError, SetupError
+from lakehouse_lib.errors import (
+    ConfigError,
+    EngineError,
+    LakehouseError,
+    LockedError,
+    QualityError,
+    SetupError,
+    TableError,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -327,9 +335,12 @@ def _quarantine(options: argparse.Namespace) -> int:
 
     settings = _settings()
     if options.action == "show":
-        for row in quarantine.summary(settings).itertuples():
-            if options.table in ("", row.table_name, row.table_name + "_quarantine"):
-                print(f"{row.table_name:<22} {row.records:>9,}  {row.flags}: {row.reason}\n{'':34}{row.example[:120]}")
+        found = quarantine.summary(settings, options.table, options.reason)
+        for row in found.itertuples():
+            print(f"{row.table_name:<22} {row.records:>9,}  {row.flags}: {row.reason}\n{'':34}{row.example[:120]}")
+        if found.empty:
+            print(f"Nothing waits: no rejected record{f' of {options.table}' if options.table else ''}"
+                  f"{f' carries {options.reason}' if options.reason else ' is in quarantine'}.")  # fmt: skip
         return 0
     if not options.table:
         raise ConfigError("Say which table: lakehouse quarantine replay app_events_bronze")
@@ -344,6 +355,8 @@ def _quarantine(options: argparse.Namespace) -> int:
 def _describe(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    if options.table and not made:
+        raise TableError(f"{options.table} has not been made yet: there is nothing to check.")
     from lakehouse_lib import catalog, tables
 
     settings = _settings()
@@ -514,10 +527,12 @@ def _archive(options: argparse.Namespace) -> int:
             found = archive.restore(settings, table)
         print(f"{table.name}: {sum(batch.rows for batch in found):,} rows of {len(found)} batches are back.")
         return 0
-    for table in _named(settings, options.table):
-        for batch in archive.batches(settings, table):
-            print(f"{table.name:<32} batch {batch.number}: {batch.rows:>9,} rows, {batch.days[0]} to {batch.days[-1]}, "
-                  f"archived {batch.archived_at}")  # fmt: skip
+    found = [batch for table in _named(settings, options.table) for batch in archive.batches(settings, table)]
+    for batch in found:
+        print(f"{batch.table:<32} batch {batch.number}: {batch.rows:>9,} rows, {batch.days[0]} to {batch.days[-1]}, "
+              f"archived {batch.archived_at}")  # fmt: skip
+    if not found:
+        print("The archive holds no rows.")
     return 0
 
 

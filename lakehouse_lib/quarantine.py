@@ -32,13 +32,22 @@ _PLACE = "_source_line DIV 100000"
 """Line of the file; the rest of ``_source_line`` numbers the changes of one message."""
 
 
-def summary(settings: Settings) -> pd.DataFrame:
-    """Rejected records by table and reason, with an example."""
-    return reader.query(settings, """
+def summary(settings: Settings, name: str = "", reason: str = "") -> pd.DataFrame:
+    """Rejected records by table and reason, with an example: of all tables or one, or with one flag only.
+
+    Raises
+    ------
+    ConfigError
+        The table is none that has a quarantine.
+    """
+    table = _bronze(settings, name).name if name else ""
+    found = reader.query(settings, """
         SELECT table_name, explanation AS reason, array_to_string(any_value(reasons), ', ') AS flags,
                count(*) AS records, max(landed_date) AS last_landed, min(record) AS example
         FROM quarantine GROUP BY table_name, explanation ORDER BY records DESC, table_name, reason
     """)  # fmt: skip
+    asked = found.table_name.isin([table] if table else found.table_name.unique())
+    return found[asked & found["flags"].map(lambda flags: not reason or reason in flags.split(", "))]
 
 
 def replay(settings: Settings, name: str, reason: str = "", progress=print) -> dict[str, int]:
@@ -51,8 +60,11 @@ def replay(settings: Settings, name: str, reason: str = "", progress=print) -> d
     ------
     ConfigError
         The table is none that has a quarantine, or no record carries the reason.
+    TableError
+        The table has not been made yet.
     """
     table = _bronze(settings, name)
+    delta.made(settings, table, "no record of it waits in quarantine")
     with pipeline.locked(settings):
         run_id = settings.run_id or new_run_id()
         moved = _swap(settings, table, reason, run_id)

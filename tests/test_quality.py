@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_same, rows, versions
 
-from lakehouse_lib import config, delta, ops, pipeline, quality, quarantine, reader, tables
+from lakehouse_lib import cli, config, delta, ops, pipeline, quality, quarantine, reader, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, QualityError
 
@@ -274,6 +274,69 @@ def test_a_record_that_fails_otherwise_stays_with_its_new_reason(lakehouse, deli
     (row,) = rows(lake, "app_events_bronze_quarantine")
     assert row["reasons"] == ["missing_event_timestamp"] and "soon" in row["record"]
     assert ledger(lake, "app_events_bronze")["reasons"] == {"missing_event_timestamp": 1}
+
+
+def rejected_record(settings: Settings) -> None:
+    """A record in a quarantine table, written without an engine."""
+    at, table = datetime(2026, 3, 2, 10, tzinfo=UTC), tables.get(settings, "app_events_bronze_quarantine")
+    delta.ensure(settings, table)
+    row = {"reasons": ["malformed"], "explanation": "it is no JSON", "record": "broken", "load_timestamp": at,
+           "landed_date": at.date(), "_run_id": "r", "_processed_at": at, "_source_file": "1.json"}  # fmt: skip
+    write_deltalake(delta.table_path(settings, table), pa.Table.from_pylist([row], table.arrow_schema()), mode="append")
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch, capsys):
+    """Run a command on a lakehouse of the test's own, where no engine can be reached."""
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", str(tmp_path))
+    monkeypatch.setenv("SPARK_MASTER", "sc://localhost:1")
+
+    def run(*words: str) -> tuple[int, str]:
+        status = cli.main([*words])
+        out = capsys.readouterr()
+        return status, out.out + out.err
+
+    return run
+
+
+def test_an_empty_quarantine_says_that_nothing_waits(said):
+    for made in (False, True):
+        if made:
+            for table in tables.declared(config.load()).values():
+                delta.ensure(config.load(), table)
+        assert said("quarantine") == (0, "Nothing waits: no rejected record is in quarantine.\n")
+        assert said("quarantine", "show", "app_events") == (
+            0, "Nothing waits: no rejected record of app_events is in quarantine.\n"
+        )  # fmt: skip
+    rejected_record(config.load())
+    assert "app_events_bronze              1  malformed: it is no JSON" in said("quarantine")[1]
+    assert "Nothing waits" in said("quarantine", "show", "clickstream_bronze")[1]
+    assert "carries missing_key" in said("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
+    assert said("quarantine", "show", "users_silver")[0] == 2
+
+
+COMMANDS = {
+    "quarantine show Q": (0, 0), "quarantine replay Q": (1, None), "describe Q": (0, 0), "history Q": (1, 0),
+    "lineage Q": (0, 0), "lineage Q.record": (1, 1), "trace Q record=broken": (1, 0), "trace Q broken": (2, 2),
+    "diff Q 0 1": (1, 0), "restore Q 0": (1, 0), "optimize Q": (1, 0), "vacuum Q": (1, 0), "retention Q": (0, 0),
+    "retention Q --yes": (0, 0), "archive show Q": (0, 0), "archive restore Q": (0, 0), "quality profile Q": (1, 0),
+    "quality anomalies Q": (1, 0), "quality check Q": (1, 0), "describe Q --tag x": (0, 0),
+}  # fmt: skip
+"""Exit status where the quarantine table is not made yet, and where it is; None where that needs an engine."""
+
+
+def test_every_command_takes_a_quarantine_table_or_refuses_in_a_sentence(said):
+    for made in (0, 1):
+        if made:
+            rejected_record(config.load())
+            delta.ensure(config.load(), tables.get(config.load(), "app_events_bronze"))
+        for command, status in COMMANDS.items():
+            if status[made] is None:
+                continue
+            words = [word.replace("Q", "app_events_bronze_quarantine") for word in command.split()]
+            found, text = said(*words)
+            assert (found, bool(text.strip())) == (status[made], True), f"{command}: {text}"
+            assert text.startswith("lakehouse: ") == bool(found) or command.startswith("vacuum"), text
 
 
 def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):

@@ -205,6 +205,17 @@ def _write(
                 if part.num_rows:
                     writer.write_batch(part)
                     rows += part.num_rows
+def days(settings: Settings, table: Table) -> set[date]:
+    """Days of which a table has rows, in its files or in the archive; from the log alone."""
+    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    if opened is None or not table.partition_by:
+        return set()
+    files = pa.table(opened.get_add_actions(flatten=True))
+    there = {day for day in files[f"partition.{table.partition_by}"].to_pylist() if isinstance(day, date)}
+    away = {day for batch in batches(settings, table) for day in batch.days if day != NO_DAY}
+    return there | {date.fromisoformat(day) for day in away}
+
+
         size, digest = _digest(filesystem, f"{root}/{path}")
         files.append({"path": path, "day": day, "rows": rows, "bytes": size, "sha256": digest})
     manifest = {

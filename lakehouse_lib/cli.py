@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -36,9 +37,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args=None, namespace=None):
+        """``--from -7d`` as ``--from=-7d``: argparse takes the day for an option of its own."""
+        joined: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            if joined and joined[-1] in ("--from", "--to") and re.fullmatch(r"-\d+d", word, re.IGNORECASE):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return super().parse_known_args(joined, namespace)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line: every command and its options."""
-    whole = argparse.ArgumentParser(prog="lakehouse", description="The lakehouse in the terminal.")
+    whole = _Parser(prog="lakehouse", description="The lakehouse in the terminal.")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, does, text: str) -> argparse.ArgumentParser:
@@ -51,9 +64,14 @@ def parser() -> argparse.ArgumentParser:
     command("setup", _setup, "fetch what the engine needs: a Java and Delta's jars")
     run = command("run", _run, "the layers in order, incremental, through the notebooks")
     run.add_argument("--tables", default="", help="comma-separated; default: all")
-    run.add_argument("--from", dest="date_from", default="", metavar="DAY")
-    run.add_argument("--to", dest="date_to", default="", metavar="DAY")
-    run.add_argument("--full", action="store_true", help="rebuild instead of increment")
+    forms = "YYYY-MM-DD, today, yesterday, or -7d for seven days ago (UTC)"
+    run.add_argument("--from", dest="date_from", default="", metavar="DAY",
+                     help="compute the days of the gold tables from this one on again, up to --to or else the last "
+                          f"there is: {forms}")  # fmt: skip
+    run.add_argument("--to", dest="date_to", default="", metavar="DAY",
+                     help="the same up to this day, from --from or else the first there is; a table of running "
+                          "figures, such as daily_summary_gold, also computes the days after")  # fmt: skip
+    run.add_argument("--full", action="store_true", help="rebuild instead of increment, all days")
     run.add_argument("--sample", action="store_true",
                      help="write sample input first, where there are neither landing files nor tables")  # fmt: skip
     run.add_argument("--notify", default="", metavar="COMMAND",
@@ -120,7 +138,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _environment(options: argparse.Namespace) -> None:
-    """``--set`` and ``--params`` reach the notebooks' kernels as environment variables."""
+    """``--set``, ``--params`` and what limits a run reach the notebooks' kernels as environment variables, and
+    win over those that were there."""
+    for name in ("tables", "full", "date_from", "date_to"):
+        if value := getattr(options, name, ""):
+            os.environ[config.variable(name)] = str(value)
     for assignment in options.given:
         name, value = config.environment_of(assignment)
         os.environ[name] = value
@@ -154,8 +176,10 @@ def _setup(_: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from lakehouse_lib import health
 
-    settings = _settings(tables=options.tables, full=options.full, date_from=options.date_from,
-                         date_to=options.date_to, notify=options.notify)  # fmt: skip
+    settings = _settings(notify=options.notify)
+    for name in ("date_from", "date_to"):
+        if day := getattr(settings, name):  # `yesterday` is the same day after midnight
+            os.environ[config.variable(name)] = day.isoformat()
     run_id = settings.run_id or config.new_run_id()
     before = health.last_verdict(settings) if settings.notify else ""
     failure: LakehouseError | None = None
@@ -179,6 +203,7 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
     began = time.monotonic()
     latest = settings.local_dir("runs") / "latest"
     with pipeline.locked(settings):
+    pipeline.check_days(settings)
         empty = options.sample and sample.wanted(settings)
         if not empty:
             for table in pipeline.selected(settings, "bronze"):
@@ -195,8 +220,8 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
         from lakehouse_lib import kernels
 
         os.environ[session.OWNER_VARIABLE] = str(os.getpid())
-        given = {"tables": options.tables, "full": options.full,
-                 "date_from": options.date_from, "date_to": options.date_to}  # fmt: skip
+        given = {"tables": settings.tables, "full": settings.full,
+                 "date_from": str(settings.date_from or ""), "date_to": str(settings.date_to or "")}  # fmt: skip
         failures: list[LakehouseError] = []
         starter = ThreadPoolExecutor(1)
         if not settings.spark_master.startswith("sc://"):

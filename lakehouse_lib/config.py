@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
+import re
 import secrets
 import shlex
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from lakehouse_lib.errors import ConfigError
 
@@ -114,7 +116,7 @@ class Settings(BaseSettings):
     time_travel_retention_days: int = Field(30, ge=0, validation_alias=_plain("time_travel_retention_days"))
     vacuum_retention_days: int = Field(7, ge=0, validation_alias=_plain("vacuum_retention_days"))
 
-    retention: dict[str, int] = Field(
+    retention: dict[str, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict, description="table: days that rows are kept before the archive; 0 = for ever"
     )
     session_gap_minutes: int = Field(30, ge=1, description="a longer pause begins a new session")
@@ -148,8 +150,12 @@ class Settings(BaseSettings):
     run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="'' = a new one")
     tables: str = Field("", description="comma-separated; '' = all")
     full: bool = Field(False, description="rebuild instead of increment")
-    date_from: date | None = Field(None, description="first day to compute again")
-    date_to: date | None = Field(None, description="last day to compute again")
+    date_from: date | None = Field(
+        None, description="first day of the gold tables to compute again; without date_to: up to the last there is"
+    )
+    date_to: date | None = Field(
+        None, description="last day of the gold tables to compute again; without date_from: from the first there is"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -176,8 +182,25 @@ class Settings(BaseSettings):
 
     @field_validator("date_from", "date_to", mode="before")
     @classmethod
-    def _no_date(cls, value: Any) -> Any:
-        return value or None
+    def _day(cls, value: Any) -> Any:
+        return day_of(value)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Settings:
+        if self.date_from and self.date_to and self.date_from > self.date_to:
+            raise ValueError(
+                f"date_from (--from) is {self.date_from}, which is after date_to (--to), {self.date_to}: exchange them"
+            )
+        return self
+
+    @property
+    def has_days(self) -> bool:
+        """Whether days are to be computed again."""
+        return bool(self.date_from or self.date_to)
+
+    def asks_for(self, day: date) -> bool:
+        """Whether a day is among those to compute again; an end that is not given is open."""
+        return self.has_days and (self.date_from or date.min) <= day <= (self.date_to or date.max)
 
     # Where things are ------------------------------------------------------
 
@@ -219,6 +242,29 @@ def project_root() -> Path:
     for folder in (here, *here.parents, Path(__file__).parents[1]):
         if (folder / "notebooks" / "00_start_here.ipynb").is_file() and (folder / "parameters").is_dir():
             return folder
+def day_of(value: Any) -> date | None:
+    """A day as a setting gives it; None where it gives none.
+
+    Raises
+    ------
+    ValueError
+        It is none of the forms that are accepted.
+    """
+    if value in ("", None) or (isinstance(value, date) and not isinstance(value, datetime)):
+        return value or None
+    text, today = str(value).strip().lower(), datetime.now(UTC).date()
+    if text in ("today", "yesterday"):
+        return today - timedelta(days=text == "yesterday")
+    try:
+        if ago := re.fullmatch(r"-(\d{1,6})d", text):
+            return today - timedelta(days=int(ago[1]))
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+            return date.fromisoformat(text)
+    except (ValueError, OverflowError):
+        pass  # no day of the calendar
+    raise ValueError("give a day as YYYY-MM-DD, today, yesterday, or -7d for seven days ago (days are UTC)")
+
+
     return here
 
 
@@ -250,12 +296,15 @@ def load(values: dict[str, Any] | None = None, file: str | Path | None = None) -
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
 
+    _refuse_misspelt_variables()
 
 def log_to_file(settings: Settings) -> None:
     """Send the library's log to ``logs/lakehouse.log``, so that none of it stands among outputs."""
     logging.basicConfig(
         filename=settings.local_dir("logs") / "lakehouse.log",
         level="WARNING" if settings.log_level == "WARN" else settings.log_level,
+    except SettingsError as error:
+        raise ConfigError(_explain_json(error)) from None
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         force=True,
     )
@@ -277,9 +326,46 @@ def environment_of(assignment: str) -> tuple[str, str]:
             f"--set {assignment}: expected a setting's name, '=' and its value"
             + (f". Did you mean {names[0]}?" if names else "")
         )
-    alias = Settings.model_fields[head].validation_alias
-    variable = alias.choices[0] if isinstance(alias, AliasChoices) else f"LAKEHOUSE_{head.upper()}"
-    return "__".join([str(variable), *(part.upper() for part in rest)]), value
+    kind = Settings.model_fields[head].annotation
+    if rest and not (hasattr(kind, "model_fields") or getattr(kind, "__origin__", None) is dict):
+        raise ConfigError(f"--set {assignment}: {head} has no parts; say --set {head}=VALUE")
+    if rest and kind == dict[str, str]:
+        # Its keys have dots and capitals, which names of variables cannot carry.
+        own = _as_object(os.environ.get(variable(head), ""))
+        return variable(head), json.dumps(own | {".".join(rest): value})
+    return "__".join([variable(head), *(part.upper() for part in rest)]), value
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    alias = Settings.model_fields[name].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"LAKEHOUSE_{name.upper()}"
+
+
+def _as_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+_OTHER_VARIABLES = (FILE_VARIABLE, "LAKEHOUSE_API_TOKEN", "LAKEHOUSE_ENGINE_OWNER", "LAKEHOUSE_LOCK")
+"""Variables with the prefix of the settings that are none."""
+
+
+def _refuse_misspelt_variables() -> None:
+    """Refuse variables that are nearly the name of a setting; other ones with the prefix may be anybody's."""
+    known = {variable(name) for name in Settings.model_fields}
+    prefixed = {f"LAKEHOUSE_{name.upper()}": variable(name) for name in Settings.model_fields}
+    for given in map(str.upper, os.environ):
+        if not given.startswith("LAKEHOUSE_") or given in _OTHER_VARIABLES:
+            continue
+        head = given.split("__")[0]
+        near = difflib.get_close_matches(head, prefixed, 1, 0.9)
+        if head not in known and near:
+            right = prefixed[near[0]] + given.removeprefix(head)
+            raise ConfigError(f"The environment variable {given} is no setting; did you mean {right}?")
 
 
 def command(words: str) -> str:
@@ -342,13 +428,25 @@ def _fields_at(location: tuple) -> dict[str, Any]:
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
-        where = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            word = str(problem["loc"][-1])
-            known = list(_fields_at(problem["loc"][:-1]))
-            near = difflib.get_close_matches(word.lower(), known, 1, 0.5)
+        path = [step for step in problem["loc"] if step != "[key]"]
+        where, known = ".".join(map(str, path)), list(_fields_at(problem["loc"][:-1]))
+        if problem["loc"][-1:] == ("[key]",):
+            known = re.findall("'(.+?)'", problem["ctx"]["expected"]) if "ctx" in problem else []
+        if problem["type"] == "extra_forbidden" or problem["loc"][-1:] == ("[key]",):
+            near = difflib.get_close_matches(str(path[-1]).lower(), known, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
             lines.append(f"{where}: unknown setting; {hint}")
         else:
-            lines.append(f"{where} = {problem['input']!r}: {problem['msg']}")
+            said = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where} = {problem['input']!r}: {said}" if where else said)
     return "Wrong settings, nothing was started:\n  " + "\n  ".join(lines)
+
+
+def _explain_json(error: SettingsError) -> str:
+    """A value from the environment or ``--set`` that is no JSON where the setting is a list or an object."""
+    found = re.search('field "(.+?)"', str(error))
+    name = found[1] if found else ""
+    given = os.environ.get(variable(name) if name in Settings.model_fields else name, "")
+    listed = name in Settings.model_fields and "list" in str(Settings.model_fields[name].annotation)[:4]
+    example = '["a", "b"]' if listed else '{"name": "value"}'
+    return f"Wrong settings, nothing was started:\n  {name} = {given!r}: it takes JSON, such as {example}"

@@ -29,7 +29,7 @@ from lakehouse_lib import (
     tables,
 )
 from lakehouse_lib.config import Settings, new_run_id
-from lakehouse_lib.errors import LakehouseError, LandingError, LockedError, QualityError
+from lakehouse_lib.errors import ConfigError, LakehouseError, LandingError, LockedError, QualityError
 from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.refresh import Inputs
 from lakehouse_lib.tables import Table
@@ -151,6 +151,21 @@ def selected(settings: Settings, layer: str | None = None) -> list[Table]:
     return chosen
 
 
+def check_days(settings: Settings) -> None:
+    """Refuse days to compute again where no table of the run has any.
+
+    Raises
+    ------
+    ConfigError
+        It names the tables, and what to do.
+    """
+    if settings.has_days and not selected(settings, "gold"):
+        raise ConfigError(
+            f"date_from and date_to (--from, --to) say which days of gold tables are computed again, and "
+            f"{settings.tables} is none. Name a gold table, or rebuild with full (--full)."
+        )
+
+
 def pending(settings: Settings, layer: str | None = None) -> list[str]:
     """Tables for which there is something to do, without starting Spark.
 
@@ -158,7 +173,7 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
     """
     unused = landing.not_in_use(settings)
     used = [table for table in selected(settings, layer) if table.name not in unused]
-    if settings.full or settings.date_from or not settings.enable_delta:
+    if settings.full or settings.has_days or not settings.enable_delta:
         return [table.name for table in used]
     known = quality.latest(settings)
     return [
@@ -172,7 +187,7 @@ def _is_pending(settings: Settings, table: Table) -> bool:
         return bool(landing.pending_files(settings, table)) or not delta.exists(settings, table)
     if not delta.exists(settings, table):
         return True
-    if settings.date_from and table.layer == "gold":
+    if settings.has_days and table.layer == "gold":
         return True
     return any(state.changed for state in refresh.source_states(settings, table).values())
 

@@ -126,16 +126,17 @@ class Inputs:
         return delta.read_inserts(self.spark, self.settings, state.table, state.after, state.upto)
 
     def days(self, source: str) -> set[date] | None:
-        """Days of a source that changed since it was last read; None for all (full refresh)."""
+        """Days of a source that changed since it was last read, and those to compute again that it or the table
+        has; None for all (full refresh)."""
         if self.full:
             return None
         days: set[date] = set()
         state = self.states[source]
         if state.changes:
             days |= {date.fromisoformat(day) for day in state.changes.partitions if day}
-        first, last = self.settings.date_from, self.settings.date_to
-        if first and last:
-            days |= {date.fromordinal(n) for n in range(first.toordinal(), last.toordinal() + 1)}
+        if self.settings.has_days:
+            there = archive.days(self.settings, state.table) | archive.days(self.settings, self.table)
+            days |= {day for day in there if self.settings.asks_for(day)}
         return days
 
     def current(self) -> DataFrame:

@@ -599,6 +599,9 @@ def declared(settings: Settings) -> dict[str, Table]:
         if wanted.target in tables:
             raise ConfigError(f"cdc.replicas: {wanted.target} is the name of a table already.")
         tables[wanted.target] = _replica(wanted.target, wanted.source_table, tuple(wanted.keys))
+    for name in settings.retention:
+        if name not in tables:
+            raise ConfigError(f"retention.{name}: {_unknown(name, list(tables))}")
     for name, given in settings.quality.items():
         if name not in tables:
             raise ConfigError(f"quality.{name}: {_unknown(name, list(tables))}")

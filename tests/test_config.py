@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from lakehouse_lib import config
+from lakehouse_lib import cli, config
 from lakehouse_lib.errors import ConfigError
 
 SEED_VARIABLES = {
@@ -60,7 +61,12 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_word(tmp_path):
         ({"session_gap_minutes": "long"}, "session_gap_minutes = 'long'"),
         ({"vacuum_retention_days": -1}, "vacuum_retention_days = -1"),
         ({"feeds": {"clicks": {}}}, "feeds.clicks"),
-        ({"date_from": "yesterday"}, "date_from = 'yesterday'"),
+        ({"date_from": "tomorrow"}, "date_from = 'tomorrow': give a day as YYYY-MM-DD, today, yesterday, or -7d"),
+        ({"date_to": "2026-02-30"}, "date_to = '2026-02-30'"),
+        ({"date_to": 20260301}, "date_to = 20260301"),
+        ({"date_to": "-9999999d"}, "date_to = '-9999999d'"),
+        ({"date_from": "2026-03-04", "date_to": "2026-03-01"}, "2026-03-04, which is after date_to (--to), 2026-03-01"),
+        ({"retention": {"app_events_bronze": -5}}, "retention.app_events_bronze = -5"),
         ({"run_id": "../x"}, "run_id = '../x'"),
     ],
 )
@@ -95,6 +101,49 @@ def test_set_reaches_nested_settings_through_the_environment(monkeypatch):
 
 def test_paths_follow_the_base_and_each_layer_can_be_elsewhere(tmp_path):
     settings = config.load({"lakehouse_base_path": str(tmp_path), "gold_path": "s3://bucket/gold/"})
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("sample.rowz=5", "sample.rowz: unknown setting; did you mean rows?"),
+        ("feeds.clickstream.selct=x", "feeds.clickstream.selct: unknown setting; did you mean select?"),
+        ("feeds.clickstrem.path=x", "feeds.clickstrem: unknown setting; did you mean clickstream?"),
+        ("cdc.users_tabel=x", "cdc.users_tabel: unknown setting; did you mean users_table?"),
+        ("retention.app_event_bronze=5", "there is no table 'app_event_bronze'; did you mean app_events_bronze?"),
+        ("tables.users_silver=x", "tables has no parts; say --set tables=VALUE"),
+        ("retention=abc", "retention = 'abc': it takes JSON, such as {"),
+        ("api_cors_origins=http://x", "api_cors_origins = 'http://x': it takes JSON, such as ["),
+        ("sesion_gap_minutes=5", "Did you mean session_gap_minutes?"),
+    ],
+)
+def test_a_misspelt_part_of_a_setting_is_named_and_nothing_starts(assignment, words, capsys, monkeypatch):
+    monkeypatch.setattr(config.os, "environ", dict(os.environ))
+    assert cli.main(["tables", "--set", assignment]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_lists_and_objects_can_be_set_whole_or_by_part(monkeypatch):
+    for assignment in ('retention={"app_events_bronze": 10}', "retention.users_silver=0", "api_cors_origins=[\"http://x\"]",
+                       "spark_conf.spark.sql.caseSensitive=true", "spark_conf.spark.executor.memory=8g"):  # fmt: skip
+        monkeypatch.setenv(*config.environment_of(assignment))
+    settings = config.load()
+    assert settings.retention == {"app_events_bronze": 10, "users_silver": 0}
+    assert settings.spark_conf == {"spark.sql.caseSensitive": "true", "spark.executor.memory": "8g"}
+    assert settings.api_cors_origins == ["http://x"]
+
+
+@pytest.mark.parametrize(("variable", "right"), [
+    ("LAKEHOUSE_SESION_GAP_MINUTES", "LAKEHOUSE_SESSION_GAP_MINUTES"), ("LAKEHOUSE_LANDING_PATH", "LANDING_PATH"),
+    ("LAKEHOUSE_SAMPEL__ROWS", "LAKEHOUSE_SAMPLE__ROWS"), ("LAKEHOUSE_HOME", ""), ("LAKEHOUSE_API_TOKEN", ""),
+])  # fmt: skip
+def test_a_misspelt_variable_is_named_and_those_of_others_are_left_alone(variable, right, monkeypatch):
+    monkeypatch.setenv(variable, "5")
+    if not right:
+        config.load()
+        return
+    with pytest.raises(ConfigError, match=f"{variable} is no setting; did you mean {right}?"):
+        config.load()
+
+
     assert settings.layer_path("silver") == f"{tmp_path}/silver"
     assert settings.layer_path("gold") == "s3://bucket/gold"
     assert settings.feed_path("clickstream") == f"{tmp_path}/landing/clickstream"

@@ -1,0 +1,111 @@
+"""Which days a run computes again: `--from`, `--to`, and what an open end means."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from lake import rows
+
+from lakehouse_lib import archive, cli, config, delta, pipeline, refresh, tables
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError
+
+GOLD = ("event_metrics_gold", "daily_summary_gold")
+TODAY = datetime.now(UTC).date()
+
+
+def silver_events(settings: Settings, *days: int) -> tables.Table:
+    """An event on each of some days of March, in silver; the other sources of gold are there and empty."""
+    table = tables.get(settings, "app_events_silver")
+    for name in GOLD:
+        for source in tables.get(settings, name).sources:
+            delta.ensure(settings, tables.get(settings, source))
+    made = []
+    for day in days:
+        at = datetime(2026, 3, day, 10, tzinfo=UTC)
+        made.append({c.name: None for c in table.columns} | {
+            "event_id": f"e{day}", "event_type": "tap", "event_timestamp": at, "event_date": at.date(),
+            "event_hour": 10, "is_error": False, "user_id": f"u{day % 3}", "_run_id": "r", "_processed_at": at,
+        })  # fmt: skip
+    write_deltalake(delta.table_path(settings, table), pa.Table.from_pylist(made, table.arrow_schema()), mode="append")
+    return table
+
+
+def run_gold(settings: Settings, **asked: str) -> None:
+    given = config.load(settings.model_dump(exclude_unset=True) | {"tables": ",".join(GOLD)} | asked)
+    pipeline.run(given, progress=lambda line: None).check()
+
+
+def wrong_days(settings: Settings, clean: dict[str, list[dict]]) -> list[list[int]]:
+    """For each table the days of March whose figures are not those of the clean one."""
+    return [[row[tables.get(settings, name).partition_by].day for row in rows(settings, name) if row not in clean[name]]
+            for name in GOLD]  # fmt: skip
+
+
+def test_an_open_end_reaches_to_the_last_or_the_first_day_there_is(lakehouse):
+    """Also to days that are in the archive; running figures are computed from the first day on."""
+    lake = lakehouse()
+    silver = silver_events(lake, 1, 2, 4, 5)
+    run_gold(lake)
+    clean = {name: rows(lake, name) for name in GOLD}
+    for name in GOLD:
+        opened = DeltaTable(delta.table_path(lake, tables.get(lake, name)))
+        opened.update(updates={"total_events": "total_events + 7"})
+    run_gold(lake, date_from="2026-03-05")
+    assert wrong_days(lake, clean) == [[1, 2, 4]] * 2
+    archive.retire(lake, silver, archive.due(lake, silver, date(2027, 1, 1)))
+    run_gold(lake, date_to="2026-03-02")
+    assert wrong_days(lake, clean) == [[4], []]
+
+
+def test_days_to_compute_again_are_those_there_are(lakehouse):
+    """Of the source and of the table, in files or in the archive; a rebuild computes all."""
+    lake = lakehouse()
+    silver, gold = silver_events(lake, 1, 2, 5), tables.get(lake, "event_metrics_gold")
+    delta.ensure(lake, gold)
+
+    def days(full: bool = False, **asked: date) -> list[int] | None:
+        settings = lake.model_copy(update=asked)
+        states = refresh.source_states(settings, gold)
+        states = {name: replace(state, changes=None) for name, state in states.items()}
+        found = refresh.Inputs(None, settings, gold, "r", states, full).days("app_events_silver")
+        return None if found is None else sorted(day.day for day in found)
+
+    assert days() == [] and days(full=True, date_from=date(2026, 3, 2)) is None
+    assert days(date_from=date(2026, 3, 2)) == [2, 5] and days(date_to=date(2026, 3, 2)) == [1, 2]
+    assert days(date_from=date.min, date_to=date.max) == [1, 2, 5]
+    archive.retire(lake, silver, archive.due(lake, silver, date(2027, 1, 1)))
+    assert days(date_from=date(2026, 3, 2)) == [2, 5] and days(date_from=date(2026, 3, 6)) == []
+
+
+def test_which_days_are_asked_for():
+    both = config.load({"date_from": "2026-03-02", "date_to": "2026-03-04"})
+    since, until = config.load({"date_from": "yesterday"}), config.load({"date_to": "-7d"})
+    asked = [day for day in range(1, 7) if both.asks_for(date(2026, 3, day))]
+    assert asked == [2, 3, 4] and not config.load().has_days and not config.load().asks_for(TODAY)
+    assert since.asks_for(TODAY) and since.asks_for(TODAY - timedelta(1)) and not since.asks_for(TODAY - timedelta(2))
+    assert until.asks_for(date(2000, 1, 1)) and not until.asks_for(TODAY) and until.has_days
+
+
+@pytest.mark.parametrize("words", [["--from", "-7d", "--to", "today"], ["--from=-7d", "--to=TODAY"]])
+def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkeypatch):
+    """On the command line they win over the environment, and stay the same days until the run ends."""
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lakehouse().path())
+    monkeypatch.setenv("LAKEHOUSE_DATE_FROM", "2020-01-01")
+    seen = []
+    monkeypatch.setattr(cli, "_run_notebooks", lambda settings, *_: seen.append(settings))
+    assert cli.main(["run", *words]) == 0
+    assert (seen[0].date_from, seen[0].date_to) == (TODAY - timedelta(7), TODAY)
+    assert os.environ["LAKEHOUSE_DATE_FROM"] == str(TODAY - timedelta(7))
+
+
+def test_days_that_no_table_of_the_run_has_are_refused(lakehouse):
+    lake = lakehouse(tables="app_events_silver", date_from="2026-03-01")
+    with pytest.raises(ConfigError, match=r"days of gold tables .* app_events_silver is none. Name a gold table"):
+        pipeline.check_days(lake)
+    pipeline.check_days(lakehouse(tables="app_events_silver,daily_summary_gold", date_from="2026-03-01"))

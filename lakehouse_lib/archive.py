@@ -12,12 +12,12 @@ and before a table is rewritten they come back.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -74,7 +74,42 @@ def due(settings: Settings, table: Table, today: date | None = None) -> Due | No
     A bronze row has to be past it by the day it happened and by the day its file landed, so that a
     backfill stays as long as any load.
     """
-    kept = settings.retention.get(table.name, table.retention_days)
+    found = _past(settings, table, today)
+    return found and _due(table, found, {_day(table, file) for file in found.old})
+
+
+def aged(settings: Settings, table: Table, today: date | None = None) -> Due | None:
+    """What of it was in the table before it passed its retention, so that it can go without a person.
+
+    A day waits for a person where rows of it were written later than that or by this very run, as by a
+    first load of old data, or came back from the archive.
+    """
+    found = _past(settings, table, today)
+    if found is None:
+        return None
+    kept = timedelta(days=_kept_days(settings, table) + 1)
+    days = {_day(table, file) for file in found.old}
+    days -= {_day(table, file) for file in found.files
+             if not _held_in_time(table, file, found.before, kept, settings.run_id)}  # fmt: skip
+    return _due(table, found, days - _came_back(settings, table, found.opened)) if days else None
+
+
+@dataclass(frozen=True)
+class _Past:
+    opened: DeltaTable
+    before: date
+    files: list[dict[str, Any]]
+    """All files of the table, as its log lists them."""
+    old: list[dict[str, Any]]
+    """Those of which every row is past the retention."""
+
+
+def _kept_days(settings: Settings, table: Table) -> int:
+    return settings.retention.get(table.name, table.retention_days)
+
+
+def _past(settings: Settings, table: Table, today: date | None) -> _Past | None:
+    kept = _kept_days(settings, table)
     opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
     if opened is None or not kept or not table.partition_by:
         return None
@@ -83,10 +118,44 @@ def due(settings: Settings, table: Table, today: date | None = None) -> Due | No
     day, landed = f"partition.{table.partition_by}", "max.load_timestamp"
     old = [f for f in files if (f[day] is None or f[day] < before)
            and (table.layer != "bronze" or (f.get(landed) is not None and f[landed].date() < before))]  # fmt: skip
-    if not old:
-        return None
-    days = sorted({NO_DAY if f[day] is None else str(f[day]) for f in old})
-    return Due(table.name, before, days, sum(f["num_records"] or 0 for f in old), sum(f["size_bytes"] for f in old))
+    return _Past(opened, before, files, old) if old else None
+
+
+def _day(table: Table, file: dict[str, Any]) -> str:
+    day = file[f"partition.{table.partition_by}"]
+    return NO_DAY if day is None else str(day)
+
+
+def _due(table: Table, found: _Past, days: set[str]) -> Due | None:
+    """What is past the retention, of some days."""
+    old = [file for file in found.old if _day(table, file) in days]
+    rows, size = sum(file["num_records"] or 0 for file in old), sum(file["size_bytes"] for file in old)
+    return Due(table.name, found.before, sorted(days), rows, size) if old else None
+
+
+def _held_in_time(table: Table, file: dict[str, Any], before: date, kept: timedelta, run_id: str) -> bool:
+    """Whether all rows of a file that can go were written by an earlier run, before they passed the retention."""
+    passed, written = file[f"partition.{table.partition_by}"], file.get("max._processed_at")
+    if table.layer == "bronze":
+        landed, written = file.get("min.load_timestamp"), file.get("max._ingested_at")
+        if landed is None:
+            return False
+        if landed.date() >= before:
+            return True  # none of its rows goes
+        passed = max(passed or date.min, landed.date())
+    if passed is None or written is None or file.get("max._run_id") == (run_id or None):
+        return False
+    return written.replace(tzinfo=UTC) < datetime.combine(passed + kept, datetime.min.time(), UTC)
+
+
+def _came_back(settings: Settings, table: Table, opened: DeltaTable) -> set[str]:
+    """Days whose rows were in the archive, and were brought back by a person or by a late record."""
+    found: set[str] = set()
+    for number in range(1, (opened.transaction_version(APP_ID) or 0) + 1):
+        with contextlib.suppress(TableError):  # what came back needs its folder no more
+            days = set(_manifest(settings, table, number).days)
+            found = found - days if _is_away(opened, number) else found | days
+    return found
 
 
 def retire(settings: Settings, table: Table, found: Due) -> Batch:
@@ -136,6 +205,17 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
     return [_manifest(settings, table, number) for number in range(1, last + 1) if _is_away(opened, number)]
 
 
+def days(settings: Settings, table: Table) -> set[date]:
+    """Days of which a table has rows, in its files or in the archive; from the log alone."""
+    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    if opened is None or not table.partition_by:
+        return set()
+    files = pa.table(opened.get_add_actions(flatten=True))
+    there = {day for day in files[f"partition.{table.partition_by}"].to_pylist() if isinstance(day, date)}
+    away = {day for batch in batches(settings, table) for day in batch.days if day != NO_DAY}
+    return there | {date.fromisoformat(day) for day in away}
+
+
 def memories(then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
     """What a table has to remember of its batches when it is taken back to what it was: those whose
     rows it held then are back, those whose rows it did not hold are away."""
@@ -175,9 +255,9 @@ def with_archived(settings: Settings, table: Table, rows: DataFrame) -> DataFram
     found = batches(settings, table)
     if not found:
         return rows
-    spark = rows.sparkSession
-    parts = (spark.read.parquet(*(f"{batch.folder}/{file['path']}" for file in batch.files)) for batch in found)
-    return reduce(lambda a, b: a.unionByName(b.select(*rows.columns), allowMissingColumns=True), parts, rows)
+    # One scan, however many batches: a table gets one a day.
+    files = [f"{batch.folder}/{file['path']}" for batch in found for file in batch.files]
+    return rows.unionByName(rows.sparkSession.read.schema(rows.schema).parquet(*files))
 
 
 def _folder(settings: Settings, table: Table, number: int) -> str:
@@ -205,17 +285,6 @@ def _write(
                 if part.num_rows:
                     writer.write_batch(part)
                     rows += part.num_rows
-def days(settings: Settings, table: Table) -> set[date]:
-    """Days of which a table has rows, in its files or in the archive; from the log alone."""
-    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
-    if opened is None or not table.partition_by:
-        return set()
-    files = pa.table(opened.get_add_actions(flatten=True))
-    there = {day for day in files[f"partition.{table.partition_by}"].to_pylist() if isinstance(day, date)}
-    away = {day for batch in batches(settings, table) for day in batch.days if day != NO_DAY}
-    return there | {date.fromisoformat(day) for day in away}
-
-
         size, digest = _digest(filesystem, f"{root}/{path}")
         files.append({"path": path, "day": day, "rows": rows, "bytes": size, "sha256": digest})
     manifest = {

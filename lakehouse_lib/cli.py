@@ -123,7 +123,9 @@ def parser() -> argparse.ArgumentParser:
     vacuum.add_argument("--hours", type=int, help="keep so many hours (default: time travel, or vacuum if longer)")
     vacuum.add_argument("--force", action="store_true", help="even where versions can no longer be read then")
     vacuum.add_argument("--yes", action="store_true", help="do it")
-    retention = command("retention", _retention, "archive rows past their retention; dry run unless --yes")
+    retention = command("retention", _retention,
+                        "archive all rows past their retention, also those that a run leaves to a person; dry run "
+                        "unless --yes")  # fmt: skip
     retention.add_argument("table", nargs="?", default="", help="default: all tables")
     retention.add_argument("--yes", action="store_true", help="do it")
     archived = command("archive", _archive, "what is in the archive, or bring a table's rows back from it")
@@ -201,18 +203,20 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
     from lakehouse_lib import health, landing, maintenance, notebooks, pipeline, quality, sample, session
 
     began = time.monotonic()
+    pipeline.check_days(settings)
     latest = settings.local_dir("runs") / "latest"
     with pipeline.locked(settings):
-    pipeline.check_days(settings)
         empty = options.sample and sample.wanted(settings)
         if not empty:
             for table in pipeline.selected(settings, "bronze"):
                 if table.layer == "bronze":
                     landing.check_there(settings, landing.feed_of(table))
         if not empty and not pipeline.pending(settings):
+            failures = _maintain(settings, run_id, latest=False) if maintenance.aged(settings) else []
             print(_nothing_new(settings, time.monotonic() - began))
             if health.outdated(settings):
                 _render(settings, run_id, latest=False)
+            _raise(failures)
             pipeline.stop_on_files(settings)
             quality.stop_on_errors(quality.latest(settings))
             return
@@ -238,10 +242,23 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
         finally:
             starter.shutdown()
             session.release(settings)
-        if maintenance.automatic(settings):
-            failures += _one(settings, notebooks.MAINTENANCE, run_id, {})
+        failures += _maintain(settings, run_id)
         _render(settings, run_id)
     print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
+    _raise(failures)
+
+
+def _maintain(settings: Settings, run_id: str, latest: bool = True) -> list[LakehouseError]:
+    """The maintenance notebook, where a run has something to do there."""
+    from lakehouse_lib import maintenance, notebooks
+
+    if not maintenance.automatic(settings.model_copy(update={"run_id": run_id})):
+        return []
+    given = {"auto_optimize": settings.auto_optimize, "auto_archive": settings.auto_archive}
+    return _one(settings, notebooks.MAINTENANCE, run_id, given, latest)
+
+
+def _raise(failures: list[LakehouseError]) -> None:
     if failures:
         kind = QualityError if all(isinstance(error, QualityError) for error in failures) else LakehouseError
         said = dict.fromkeys(line for error in failures for line in str(error).splitlines())
@@ -261,14 +278,14 @@ def _nothing_new(settings: Settings, seconds: float) -> str:
     return f"Nothing new: all tables are up to date ({seconds:.1f} s). The last notebooks: {latest}"
 
 
-def _one(settings: Settings, name: str, run_id: str, given: dict) -> list[LakehouseError]:
+def _one(settings: Settings, name: str, run_id: str, given: dict, latest: bool = True) -> list[LakehouseError]:
     """Execute one notebook of a run; what does not depend on it goes on after an error."""
     from lakehouse_lib import notebooks
 
     print(name, flush=True)
     began = time.monotonic()
     try:
-        notebooks.execute(settings, name, run_id, given)
+        notebooks.execute(settings, name, run_id, given, latest)
     except (ConfigError, SetupError, EngineError):
         raise
     except LakehouseError as error:
@@ -333,6 +350,8 @@ def _quality(options: argparse.Namespace) -> int:
     settings = _settings()
     wanted = [tables.get(settings, options.table)] if options.table else list(tables.declared(settings).values())
     made = [table for table in wanted if delta.exists(settings, table)]
+    if options.table and not made:
+        raise TableError(f"{options.table} has not been made yet: there is nothing to check.")
     if options.action in ("profile", "anomalies"):
         from lakehouse_lib import anomalies, profiles
 
@@ -380,8 +399,6 @@ def _quarantine(options: argparse.Namespace) -> int:
 def _describe(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    if options.table and not made:
-        raise TableError(f"{options.table} has not been made yet: there is nothing to check.")
     from lakehouse_lib import catalog, tables
 
     settings = _settings()
@@ -522,18 +539,18 @@ def _vacuum(options: argparse.Namespace) -> int:
 
 
 def _retention(options: argparse.Namespace) -> int:
-    from lakehouse_lib import archive, maintenance, pipeline
+    from lakehouse_lib import maintenance, pipeline
 
     settings = _settings()
     with pipeline.locked(settings):
         for table in _named(settings, options.table):
             if options.yes:
                 print(maintenance.retention(settings, table))
-            elif past := archive.due(settings, table):
-                waits = maintenance.waiting(settings, table)
-                print(f"{table.name}: {past.rows:,} rows before {past.before} ({past.bytes:,} bytes) would go to the "
-                      f"archive{f', once {waits}' if waits else ''}")  # fmt: skip
-            else:
+                continue
+            past = maintenance.to_archive(settings, table)
+            for work in past:
+                print(f"{table.name}: {work.why} ({work.bytes:,} bytes)")
+            if not past:
                 print(f"{table.name}: nothing is past its retention")
     if not options.yes:
         print("Nothing was done; add --yes to do it.")

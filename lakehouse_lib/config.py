@@ -112,7 +112,14 @@ class Settings(BaseSettings):
         "INFO", validation_alias=_plain("log_level")
     )
     enable_delta: bool = Field(True, validation_alias=_plain("enable_delta"))
-    auto_optimize: bool = Field(True, validation_alias=_plain("auto_optimize"))
+    auto_optimize: bool = Field(
+        True, validation_alias=_plain("auto_optimize"),
+        description="a run compacts, writes checkpoints and vacuums where it is worth it",
+    )  # fmt: skip
+    auto_archive: bool = Field(
+        True, validation_alias=_plain("auto_archive"),
+        description="a run archives rows that have passed their retention since they were loaded",
+    )  # fmt: skip
     time_travel_retention_days: int = Field(30, ge=0, validation_alias=_plain("time_travel_retention_days"))
     vacuum_retention_days: int = Field(7, ge=0, validation_alias=_plain("vacuum_retention_days"))
 
@@ -168,7 +175,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
 
-    @field_validator("enable_delta", "auto_optimize", "quality_samples", "full", mode="before")
+    @field_validator("enable_delta", "auto_optimize", "auto_archive", "quality_samples", "full", mode="before")
     @classmethod
     def _strict_bool(cls, value: Any) -> Any:
         if isinstance(value, bool) or str(value).lower() in ("true", "false"):
@@ -235,13 +242,6 @@ class Settings(BaseSettings):
         return [name.strip() for name in self.tables.split(",") if name.strip()]
 
 
-def project_root() -> Path:
-    """The workbook: the nearest folder upwards that holds its notebooks, else the checkout that this library
-    is installed from, so that the command works from any folder."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parents[1]):
-        if (folder / "notebooks" / "00_start_here.ipynb").is_file() and (folder / "parameters").is_dir():
-            return folder
 def day_of(value: Any) -> date | None:
     """A day as a setting gives it; None where it gives none.
 
@@ -265,6 +265,13 @@ def day_of(value: Any) -> date | None:
     raise ValueError("give a day as YYYY-MM-DD, today, yesterday, or -7d for seven days ago (days are UTC)")
 
 
+def project_root() -> Path:
+    """The workbook: the nearest folder upwards that holds its notebooks, else the checkout that this library
+    is installed from, so that the command works from any folder."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parents[1]):
+        if (folder / "notebooks" / "00_start_here.ipynb").is_file() and (folder / "parameters").is_dir():
+            return folder
     return here
 
 
@@ -289,22 +296,22 @@ def load(values: dict[str, Any] | None = None, file: str | Path | None = None) -
     ConfigError
         A file is missing or no YAML, or a setting is unknown or of the wrong type.
     """
+    _refuse_misspelt_variables()
     given = {key: value for key, value in (values or {}).items() if value != ""}
     merged = _merge(_read_file(file), given)
     try:
         return Settings(**merged)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+    except SettingsError as error:
+        raise ConfigError(_explain_json(error)) from None
 
-    _refuse_misspelt_variables()
 
 def log_to_file(settings: Settings) -> None:
     """Send the library's log to ``logs/lakehouse.log``, so that none of it stands among outputs."""
     logging.basicConfig(
         filename=settings.local_dir("logs") / "lakehouse.log",
         level="WARNING" if settings.log_level == "WARN" else settings.log_level,
-    except SettingsError as error:
-        raise ConfigError(_explain_json(error)) from None
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         force=True,
     )

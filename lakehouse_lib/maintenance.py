@@ -5,6 +5,7 @@ What is worth doing follows from the Delta logs alone; each piece of work says w
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -46,6 +47,8 @@ class Work:
     bytes: int
     """Rewritten by compact, freed by the others."""
     command: str
+    by_itself: bool = True
+    """Whether a run may do it; else it waits for a person."""
 
 
 def due(settings: Settings, today: date | None = None) -> list[Work]:
@@ -56,16 +59,38 @@ def due(settings: Settings, today: date | None = None) -> list[Work]:
             opened = delta.open_table(delta.table_path(settings, table))
             found += filter(None, (_compact(table, opened), _checkpoint(table, opened),
                                    _vacuum(settings, table, opened)))  # fmt: skip
-            if past := archive.due(settings, table, today):
-                waits = waiting(settings, table)
-                why = "; ".join(
-                    filter(None, [f"{past.rows:,} rows before {past.before} are past its retention", waits])
-                )
-                fix = command("run" if waits else f"retention {table.name}")
-                found.append(Work(table.name, "archive", why, len(past.days), past.bytes, fix))
+            found += to_archive(settings, table, today)
         except (TableError, DeltaError, OSError):
             continue  # a broken table is the health report's to tell
     return found
+
+
+def to_archive(settings: Settings, table: Table, today: date | None = None) -> list[Work]:
+    """What of a table is past its retention: what a run archives, and what waits for a person."""
+    past = archive.due(settings, table, today)
+    if past is None:
+        return []
+    aged = archive.aged(settings, table, today) if settings.auto_archive else None
+    rows, size, days = past.rows, past.bytes, len(past.days)
+    waits, found = waiting(settings, table), []
+    if aged:
+        why = f"{aged.rows:,} rows before {aged.before} have passed its retention since they were loaded"
+        found.append(_archive(table, [why, waits], len(aged.days), aged.bytes, command("run"), by_itself=not waits))
+        rows, size, days = rows - aged.rows, size - aged.bytes, days - len(aged.days)
+    if rows or not aged:
+        why = f"{rows:,} rows before {past.before} are past its retention"
+        reason = (
+            "they were so when they were loaded, or came back from the archive, and stay until a person decides"
+            if settings.auto_archive
+            else "auto_archive is off"
+        )
+        fix = command("run" if waits else f"retention {table.name}")
+        found.append(_archive(table, [why, reason, waits], days, size, fix, by_itself=False))
+    return found
+
+
+def _archive(table: Table, why: list[str], days: int, size: int, fix: str, by_itself: bool) -> Work:
+    return Work(table.name, "archive", "; ".join(filter(None, why)), days, size, fix, by_itself)
 
 
 def _ops(settings: Settings) -> list[Work]:
@@ -80,10 +105,22 @@ def _ops(settings: Settings) -> list[Work]:
     return found
 
 
-def automatic(settings: Settings) -> list[Work]:
-    """What is done by itself after a run where ``auto_optimize`` says so: nothing that takes rows
-    out of a table."""
-    return [work for work in due(settings) if work.kind != "archive"] if settings.auto_optimize else []
+def automatic(settings: Settings, today: date | None = None) -> list[Work]:
+    """What a run does by itself: where ``auto_optimize`` says so files and logs, where ``auto_archive``
+    does the rows that have passed their retention since they were loaded."""
+    if not settings.auto_optimize and not settings.auto_archive:
+        return []
+    return [work for work in due(settings, today)
+            if (work.by_itself if work.kind == "archive" else settings.auto_optimize)]  # fmt: skip
+
+
+def aged(settings: Settings, today: date | None = None) -> list[Work]:
+    """What a run archives by itself, also one that finds nothing new: no file is listed for it."""
+    found: list[Work] = []
+    for table in _made(settings) if settings.auto_archive else []:
+        with contextlib.suppress(TableError, DeltaError, OSError):  # as in `due`
+            found += [work for work in to_archive(settings, table, today) if work.by_itself]
+    return found
 
 
 def overview(settings: Settings) -> pd.DataFrame:
@@ -98,7 +135,7 @@ def freeable(settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["table", "files", "bytes"])
 
 
-def do(settings: Settings, work: Work) -> str:
+def do(settings: Settings, work: Work, today: date | None = None) -> str:
     """Do a piece of work; returns what was done, for people."""
     if work.table.startswith("ops/"):
         opened = DeltaTable(f"{settings.layer_path('ops')}/{work.table.removeprefix('ops/')}")
@@ -112,7 +149,7 @@ def do(settings: Settings, work: Work) -> str:
         return vacuum(settings, table)
     if work.kind == "checkpoint":
         return clean_log(settings, table)
-    return retention(settings, table)
+    return retention(settings, table, today, only_aged=work.by_itself)
 
 
 def optimize(settings: Settings, table: Table, everything: bool = False) -> str:
@@ -200,9 +237,10 @@ def clean_log(settings: Settings, table: Table) -> str:
     return f"{table.name}: checkpoint at version {opened.version()}"
 
 
-def retention(settings: Settings, table: Table, today: date | None = None) -> str:
-    """Archive what is past the table's retention, unless a table made from it has yet to read it."""
-    past = archive.due(settings, table, today)
+def retention(settings: Settings, table: Table, today: date | None = None, only_aged: bool = False) -> str:
+    """Archive what is past the table's retention, or only what has aged in it, unless a table made from it has
+    yet to read it."""
+    past = (archive.aged if only_aged else archive.due)(settings, table, today)
     if past is None:
         return f"{table.name}: nothing is past its retention"
     if waits := waiting(settings, table):

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from lakehouse_lib import anomalies, archive, delta, landing, ledger, lineage, maintenance, refresh, tables
+from lakehouse_lib import anomalies, delta, landing, ledger, lineage, maintenance, refresh, tables
 from lakehouse_lib.config import Settings, command
 from lakehouse_lib.quality import Result
 from lakehouse_lib.tables import Table
@@ -237,11 +237,15 @@ def upkeep(settings: Settings, now: datetime) -> list[Finding]:
     """What is worth doing to files and logs, and rows past their retention."""
     kinds = {"compact": "small files", "checkpoint": "long log", "vacuum": "old files", "archive": "late archive"}
     late = now.date() - timedelta(days=GRACE)
+
+    def is_late(work: maintenance.Work) -> bool:
+        past = maintenance.to_archive(settings, tables.get(settings, work.table), late)
+        return any(one.by_itself == work.by_itself for one in past)
+
     return [
         Finding(kinds[work.kind], "Warning", work.table, work.why, work.command)
-        for work in maintenance.due(settings, now.date())
-        if work.kind != "archive" or archive.due(settings, tables.get(settings, work.table), late)
-    ]
+        for work in maintenance.due(settings, now.date()) if work.kind != "archive" or is_late(work)
+    ]  # fmt: skip
 
 
 def _hours(age: timedelta) -> str:

@@ -24,7 +24,8 @@ os.chdir(Path(__file__).parents[1])
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the person who runs the tests are not the tests'."""
-    aliases = ("SPARK_MASTER", "LANDING_PATH", "BRONZE_PATH", "SILVER_PATH", "GOLD_PATH", "LOG_LEVEL")
+    aliases = ("SPARK_MASTER", "LANDING_PATH", "BRONZE_PATH", "SILVER_PATH", "GOLD_PATH", "LOG_LEVEL",
+               "AUTO_OPTIMIZE", "AUTO_ARCHIVE")  # fmt: skip
     for name in list(os.environ):
         if name.startswith("LAKEHOUSE_") or name in (*aliases, "ENABLE_DELTA"):
             monkeypatch.delenv(name)

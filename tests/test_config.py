@@ -20,6 +20,7 @@ SEED_VARIABLES = {
     "LOG_LEVEL": ("log_level", "debug", "DEBUG"),
     "ENABLE_DELTA": ("enable_delta", "false", False),
     "AUTO_OPTIMIZE": ("auto_optimize", "false", False),
+    "AUTO_ARCHIVE": ("auto_archive", "false", False),
     "TIME_TRAVEL_RETENTION_DAYS": ("time_travel_retention_days", "60", 60),
     "VACUUM_RETENTION_DAYS": ("vacuum_retention_days", "14", 14),
 }
@@ -30,7 +31,8 @@ def test_every_environment_variable_wins_over_given_values(variable, monkeypatch
     field, text, value = SEED_VARIABLES[variable]
     monkeypatch.setenv(variable, text)
     given = {"spark_master": "local[1]", "log_level": "ERROR", "enable_delta": True,
-             "time_travel_retention_days": 1, "vacuum_retention_days": 1, "auto_optimize": True}  # fmt: skip
+             "time_travel_retention_days": 1, "vacuum_retention_days": 1, "auto_optimize": True,
+             "auto_archive": True}  # fmt: skip
     assert getattr(config.load({field: given.get(field, "/elsewhere")}), field) == value
 
 
@@ -99,8 +101,6 @@ def test_set_reaches_nested_settings_through_the_environment(monkeypatch):
         config.environment_of("landing_paths=/in")
 
 
-def test_paths_follow_the_base_and_each_layer_can_be_elsewhere(tmp_path):
-    settings = config.load({"lakehouse_base_path": str(tmp_path), "gold_path": "s3://bucket/gold/"})
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
@@ -144,6 +144,8 @@ def test_a_misspelt_variable_is_named_and_those_of_others_are_left_alone(variabl
         config.load()
 
 
+def test_paths_follow_the_base_and_each_layer_can_be_elsewhere(tmp_path):
+    settings = config.load({"lakehouse_base_path": str(tmp_path), "gold_path": "s3://bucket/gold/"})
     assert settings.layer_path("silver") == f"{tmp_path}/silver"
     assert settings.layer_path("gold") == "s3://bucket/gold"
     assert settings.feed_path("clickstream") == f"{tmp_path}/landing/clickstream"

@@ -96,7 +96,8 @@ def test_which_days_are_asked_for():
 def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkeypatch):
     """On the command line they win over the environment, and stay the same days until the run ends."""
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lakehouse().path())
-    monkeypatch.setenv("LAKEHOUSE_DATE_FROM", "2020-01-01")
+    for name in ("LAKEHOUSE_DATE_FROM", "LAKEHOUSE_DATE_TO"):
+        monkeypatch.setenv(name, "2020-01-01")
     seen = []
     monkeypatch.setattr(cli, "_run_notebooks", lambda settings, *_: seen.append(settings))
     assert cli.main(["run", *words]) == 0

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +19,21 @@ from conftest import change, click, event
 from deltalake import DeltaTable, write_deltalake
 from lake import assert_same, contents, rows
 
-from lakehouse_lib import archive, catalog, cli, delta, history, maintenance, pipeline, quality, reader, tables
+from lakehouse_lib import (
+    archive,
+    catalog,
+    cli,
+    delta,
+    health,
+    history,
+    landing,
+    maintenance,
+    notebooks,
+    pipeline,
+    quality,
+    reader,
+    tables,
+)
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LedgerError, TableError
 
@@ -67,15 +81,29 @@ def many_files(settings: Settings, name: str, count: int = 10) -> tables.Table:
 
 def many_hours(settings: Settings, count: int) -> tables.Table:
     """A gold table with so many rows of March; nothing is made from it."""
+    days = [date(2026, 3, 1 + n % 4) for n in range(count)]
+    return hours_of(settings, days, written=datetime(2026, 3, 9, tzinfo=UTC))
+
+
+def hours_of(settings: Settings, days: list[date], written: datetime, run_id: str = "r") -> tables.Table:
+    """The same with a row of each of some days, all written by one run at one time."""
     table = tables.get(settings, "event_metrics_gold")
     delta.ensure(settings, table)
     made = [{c.name: None for c in table.columns} | {
-        "metric_date": datetime(2026, 3, 1 + n % 4).date(), "metric_hour": n % 24, "event_type": f"e{n}",
-        "app_type": "web", "total_events": n, "unique_users": 1, "_run_id": "r",
-        "_processed_at": datetime(2026, 3, 9, tzinfo=UTC),
-    } for n in range(count)]  # fmt: skip
+        "metric_date": day, "metric_hour": n % 24, "event_type": f"e{n}", "app_type": "web", "total_events": n,
+        "unique_users": 1, "_run_id": run_id, "_processed_at": written,
+    } for n, day in enumerate(days)]  # fmt: skip
     write_deltalake(delta.table_path(settings, table), pa.Table.from_pylist(made, table.arrow_schema()), mode="append")
     return table
+
+
+def archives(settings: Settings, today: date | None = None) -> list[maintenance.Work]:
+    """What is to be archived, by a run or by a person."""
+    return [work for work in maintenance.due(settings, today) if work.kind == "archive"]
+
+
+def days_there(settings: Settings, table: tables.Table) -> set[date]:
+    return {row[table.partition_by] for row in rows(settings, table.name, [table.partition_by])}
 
 
 def data_files(settings: Settings, table: tables.Table) -> dict[str, int]:
@@ -173,9 +201,14 @@ def test_what_comes_late_for_archived_days_gives_the_same_tables(lakehouse, deli
     three_days(deliver)
     lake = lakehouse()
     run(lake)
-    for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze", "app_events_silver",
-                 "clickstream_silver", "event_metrics_gold", "hourly_metrics_gold"):  # fmt: skip
-        maintenance.retention(lake.model_copy(update={"retention": {name: 30}}), tables.get(lake, name))
+    assert archives(lake) and not any(work.kind == "archive" for work in maintenance.automatic(lake)), "a first load"
+    names = {"app_events_bronze", "clickstream_bronze", "cdc_changes_bronze", "app_events_silver",
+             "clickstream_silver", "event_metrics_gold", "hourly_metrics_gold"}  # fmt: skip
+    aging = lake.model_copy(update={"retention": dict.fromkeys(names, 36_500) | {"daily_summary_gold": 0}})
+    later = date(2200, 1, 1)  # by now the days have passed a retention that they had when they were loaded
+    for work in maintenance.automatic(aging, later):
+        maintenance.do(aging, work, later)
+    assert {name for name in names if not rows(lake, name)} == names
     deliver(
         "app_events/late.json", [event(10, "2026-03-01T09:00:00Z", user_id="u0"), event(99, "2026-03-02T10:30:00Z")]
     )
@@ -211,12 +244,122 @@ def test_what_silver_has_not_read_stays(lakehouse, deliver, capsys, monkeypatch)
     assert len(all_rows(lake, table.name)) == 21
 
 
+def test_a_run_archives_what_aged_in_the_table_and_leaves_a_first_load_to_a_person(lakehouse, capsys, monkeypatch):
+    lake = lakehouse(retention={"event_metrics_gold": 5})
+    now = datetime.now(UTC)
+    history_days = [now.date() - timedelta(n) for n in (*range(6), *range(30, 1100, 90))]
+    table = hours_of(lake, history_days, written=now)
+    (work,) = archives(lake)
+    assert work.command == "lakehouse retention event_metrics_gold --yes" and not work.by_itself
+    assert work.why.startswith("12 rows before") and "they were so when they were loaded" in work.why
+    assert not maintenance.automatic(lake)
+    (told,) = [one for one in health.report(lake).findings if one.kind == "late archive"]
+    assert (told.text, told.command) == (work.why, work.command)
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
+    monkeypatch.setenv("LAKEHOUSE_RETENTION", json.dumps(lake.retention))
+    assert cli.main(["retention", "--yes"]) == 0 and "12 rows of 12 days are in" in capsys.readouterr().out
+    assert days_there(lake, table) == set(history_days[:6])
+    later = now.date() + timedelta(3)  # several days at once, where no run came between
+    (work,) = maintenance.automatic(lake, later)
+    assert "3 rows" in work.why and "have passed its retention since they were loaded" in work.why
+    assert "3 rows of 3 days are in" in maintenance.do(lake, work, later)
+    assert days_there(lake, table) == set(history_days[:3]) and not archives(lake, later)
+    assert sum(batch.rows for batch in archive.batches(lake, table)) == 15
+
+
+def test_what_comes_after_its_day_has_passed_stays_until_a_person_decides(lakehouse):
+    """And what comes back from the archive, even where its files are written again."""
+    lake = lakehouse(retention={"event_metrics_gold": 5})
+    now = datetime.now(UTC)
+    days = [now.date() - timedelta(n) for n in (10, 20, 30)]
+    for day in days:
+        table = hours_of(lake, [day], written=datetime.combine(day, datetime.min.time(), UTC))
+    hours_of(lake, [days[1]], written=now - timedelta(1))
+    by_run, by_hand = archives(lake)
+    assert by_run.why.startswith("2 rows") and by_hand.why.startswith("2 rows") and by_run.by_itself
+    assert maintenance.do(lake, by_run).startswith("event_metrics_gold: 2 rows of 2 days")
+    assert archives(lake) == [by_hand] and days_there(lake, table) == {days[1]}
+    archive.restore(lake, table, [days[0]])
+    maintenance.optimize(lake, table, everything=True)
+    (by_hand,) = archives(lake)
+    assert by_hand.why.startswith("4 rows") and "came back from the archive" in by_hand.why
+    assert not maintenance.automatic(lake)
+    maintenance.do(lake, by_hand)
+    assert not days_there(lake, table) and not archives(lake)
+
+
+def test_what_a_run_has_loaded_itself_is_not_archived_by_it(lakehouse):
+    """A run that began before midnight."""
+    lake = lakehouse(retention={"event_metrics_gold": 5})
+    now = datetime.now(UTC)
+    hours_of(lake, [now.date()], written=now, run_id="r1")
+    passed = now.date() + timedelta(6)
+    assert maintenance.automatic(lake.model_copy(update={"run_id": "r2"}), passed)
+    assert not maintenance.automatic(lake.model_copy(update={"run_id": "r1"}), passed)
+
+
+def test_automatic_archiving_can_be_off_and_never_takes_what_is_yet_to_be_read(lakehouse):
+    lake = lakehouse(retention={"event_metrics_gold": 5, "app_events_silver": 5})
+    days = [datetime.now(UTC).date() - timedelta(10)]
+    written = datetime.combine(days[0], datetime.min.time(), UTC)
+    table = hours_of(lake, days, written)
+    off = lake.model_copy(update={"auto_archive": False})
+    (work,) = archives(off)
+    assert work.why.endswith("auto_archive is off") and not maintenance.automatic(off)
+    assert [one.kind for one in maintenance.automatic(lake.model_copy(update={"auto_optimize": False}))] == ["archive"]
+    maintenance.retention(lake, table)
+    silver = tables.get(lake, "app_events_silver")
+    delta.ensure(lake, silver)
+    event_row = {c.name: None for c in silver.columns} | {
+        "event_id": "e", "event_type": "tap", "event_timestamp": written, "event_date": days[0], "event_hour": 0,
+        "is_error": False, "_run_id": "r", "_processed_at": written,
+    }  # fmt: skip
+    write_deltalake(
+        delta.table_path(lake, silver), pa.Table.from_pylist([event_row], silver.arrow_schema()), mode="append"
+    )
+    (work,) = archives(lake)
+    assert "has not read all of it yet" in work.why and work.command == "lakehouse run"
+    assert not maintenance.automatic(lake)
+
+
+def test_a_run_that_finds_nothing_new_archives_as_well(lakehouse, monkeypatch, capsys):
+    lake = lakehouse()
+    day = datetime.now(UTC).date() - timedelta(366)
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
+    monkeypatch.setattr(pipeline, "pending", lambda settings: [])
+    monkeypatch.setattr(health, "outdated", lambda settings: False)
+    monkeypatch.setattr(landing, "check_there", lambda settings, feed: None)
+    ran = []
+    monkeypatch.setattr(notebooks, "execute", lambda settings, name, run_id, given, latest: ran.append((name, latest)))
+    assert cli.main(["run"]) == 0 and not ran
+    hours_of(lake, [day], datetime.combine(day, datetime.min.time(), UTC))
+    assert cli.main(["run"]) == 0 and ran == [("70_maintenance", False)]
+    assert "Nothing new" in capsys.readouterr().out
+
+
+def test_the_maintenance_notebook_archives_as_the_parameters_file_says(lakehouse, tmp_path, monkeypatch):
+    day = datetime.now(UTC).date() - timedelta(10)
+    file = tmp_path / "own.yml"
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lakehouse().path())
+    monkeypatch.setenv("LAKEHOUSE_PARAMETERS", str(file))
+    for switch, left in (("auto_archive: false", {day}), ("", set())):
+        file.write_text(f"retention: {{event_metrics_gold: 5}}\n{switch}\n")
+        lake = lakehouse()
+        table = tables.get(lake, "event_metrics_gold")
+        if not delta.exists(lake, table):
+            hours_of(lake, [day], datetime.combine(day, datetime.min.time(), UTC))
+        notebooks.execute(lake, notebooks.MAINTENANCE, "r1", latest=False)
+        assert days_there(lake, table) == left
+
+
 def test_a_backfill_of_old_days_stays_its_time(lakehouse, deliver):
     deliver("app_events/1.json", [event(1, "2020-01-01T10:00:00Z")])  # landed today
     lake = lakehouse(tables="app_events_bronze,app_events_silver,app_events_bronze_quarantine")
     run(lake)
     assert archive.due(lake, tables.get(lake, "app_events_bronze")) is None
     assert archive.due(lake, tables.get(lake, "app_events_silver")).days == ["2020-01-01"]
+    assert archive.aged(lake, tables.get(lake, "app_events_silver")) is None
+    assert archive.aged(lake, tables.get(lake, "app_events_bronze"), date.today() + timedelta(40)).rows == 1
     kept = lake.model_copy(update={"retention": {"app_events_silver": 0}})
     assert archive.due(kept, tables.get(lake, "app_events_silver")) is None
 

@@ -567,6 +567,7 @@ def _archive(options: argparse.Namespace) -> int:
         table = tables.get(settings, options.table)
         with pipeline.locked(settings):
             found = archive.restore(settings, table)
+            pipeline.account(settings, table)
         print(f"{table.name}: {sum(batch.rows for batch in found):,} rows of {len(found)} batches are back.")
         return 0
     found = [batch for table in _named(settings, options.table) for batch in archive.batches(settings, table)]

@@ -104,19 +104,19 @@ def not_in_use(settings: Settings) -> set[str]:
     alone."""
     found: set[str] = set()
     for table in tables.declared(settings).values():
-        if table.layer == "bronze":
-            if not list_files(settings, feed_of(table)) and not _has_been_fed(settings, table):
-                found.add(table.name)
-        elif found.issuperset(table.sources):
+        if table.layer != "bronze":
+            fed = not found.issuperset(table.sources)
+        else:
+            feed = feed_of(table)
+            fed = bool(list_files(settings, feed) or delta.read_ops(settings, "landing_files", feed=feed))
+        if not fed and not _has_been_written(settings, table):
             found.add(table.name)
     return found
 
 
-def _has_been_fed(settings: Settings, bronze: Table) -> bool:
-    if not settings.enable_delta:
-        return delta.exists(settings, bronze)
-    opened = delta.open_table(delta.table_path(settings, bronze))
-    return bool(opened and opened.version()) or bool(known_files(settings, feed_of(bronze), opened))
+def _has_been_written(settings: Settings, table: Table) -> bool:
+    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    return opened is not None and opened.version() > 0
 
 
 def list_files(settings: Settings, feed: str) -> list[LandingFile]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties
 from deltalake.exceptions import DeltaError
 
-from lakehouse_lib import archive, delta, ops, refresh, tables
+from lakehouse_lib import archive, delta, ops, pipeline, refresh, tables
 from lakehouse_lib.config import Settings, command
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.tables import Table
@@ -246,6 +246,7 @@ def retention(settings: Settings, table: Table, today: date | None = None, only_
     if waits := waiting(settings, table):
         return f"{table.name}: kept, because {waits}"
     batch = archive.retire(settings, table, past)
+    pipeline.account(settings, table)
     return f"{table.name}: {batch.rows:,} rows of {len(batch.days)} days are in {batch.folder}"
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from lakehouse_lib import (
     catalog,
     columns,
+    config,
     delta,
     landing,
     ledger,
@@ -322,10 +323,11 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     if not settings.full and settings.enable_delta and not _is_pending(settings, table):
         return
     _begin(settings, table, run_id, step)
+    if missing := [name for name in table.sources if not delta.exists(settings, tables.get(settings, name))]:
+        wanted = config.command(f"run --tables {','.join([*missing, table.name])}")
+        raise LakehouseError(f"its source {', '.join(missing)} has not been made yet: {wanted}")
     delta.ensure(settings, table)
     states = refresh.source_states(settings, table)
-    if missing := [name for name in table.sources if name not in states]:
-        raise LakehouseError(f"its source {', '.join(missing)} has not been made yet")
     full = settings.full or not settings.enable_delta
     # A run that was killed after its commit has not told how far it read the sources but the first.
     full = full or any(state.lost_track or state.after is None for state in states.values())

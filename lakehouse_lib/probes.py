@@ -135,7 +135,7 @@ def _closer_look(table: Table, result: Result) -> str:
 
 
 def clock_skew(settings: Settings, table: Table, opened: DeltaTable, now: datetime) -> list[Finding]:
-    """Commits and landing files that are dated ahead of this machine's clock; time mends that."""
+    """Commits and landing files that are dated ahead of this machine's clock."""
     found = []
     (last,) = opened.history(1)
     ahead = datetime.fromtimestamp(last["timestamp"] / 1000, UTC) - now

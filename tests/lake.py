@@ -39,7 +39,9 @@ def versions(settings: Settings) -> dict[str, int]:
 
 
 def assert_same(one: Settings, other: Settings) -> None:
-    """Two lakehouses hold the same rows in every column that the laws cover."""
+    """Two lakehouses hold the same rows in every column that the laws cover, and their ledgers say how many."""
+    assert_ledger_matches_tables(one)
+    assert_ledger_matches_tables(other)
     left, right = contents(one), contents(other)
     assert left.keys() == right.keys()
     for name in left:

@@ -262,7 +262,7 @@ def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, spark):
     expected = f"SELECT * FROM delta.`{delta.table_path(lake, tables.get(lake, 'app_events_silver'))}` VERSION AS OF"
     expect(code).to_have_value(re.compile(re.escape(expected)))
     assert spark.sql(code.input_value()).count() == 20
-    assert page.get_by_text("14 tables, and the catalog knows each as it is.").count() == 1
+    assert page.get_by_text("14 tables have been made, and the catalog knows each.").count() == 1
     page.close()
 
 

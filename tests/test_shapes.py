@@ -6,10 +6,10 @@ it; commands and endpoints then look at what they made.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,7 +46,7 @@ class Shape:
 
     feeds: dict[str, list[dict]] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
-    then: Callable[[Settings], None] = lambda lake: None
+    then: Callable[[Settings], None] | None = None
     status: int = 0
     """Of `lakehouse run`."""
 
@@ -114,26 +114,18 @@ class Shaped:
         with self.environment():
             self.lake = config.load()
             self.outputs = {name: show(name) for name in notebooks.ORDER}
-            shape.then(self.lake)
-            later = (*notebooks.ORDER, *notebooks.EXPLORE, notebooks.MAINTENANCE, notebooks.REPORT)
-            self.outputs |= {f"{name}, later": show(name) for name in later}
+            if shape.then:
+                shape.then(self.lake)
+                self.outputs |= {f"{name}, then": show(name) for name in notebooks.ORDER}
+            further = (*notebooks.EXPLORE, notebooks.MAINTENANCE, notebooks.REPORT)
+            self.outputs |= {name: show(name) for name in further}
 
-    def environment(self) -> pytest.MonkeyPatch:
-        patch = pytest.MonkeyPatch()
-        for name, value in self.variables.items():
-            patch.setenv(name, value)
-        return _Undoing(patch)
-
-
-class _Undoing:
-    def __init__(self, patch: pytest.MonkeyPatch):
-        self.patch = patch
-
-    def __enter__(self) -> pytest.MonkeyPatch:
-        return self.patch
-
-    def __exit__(self, *_: object) -> None:
-        self.patch.undo()
+    @contextlib.contextmanager
+    def environment(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.variables.items():
+                patch.setenv(name, value)
+            yield
 
 
 def show(name: str) -> tuple[str, BaseException | None]:
@@ -192,8 +184,7 @@ def test_every_notebook_runs_and_shows_no_nonsense(this):
 COMMANDS = [
     "run", "tables", "search daily", "health", "quality", "quality check", "quality profile", "quality anomalies",
     "quarantine", "optimize", "vacuum", "retention", "archive", *(
-        f"{words} {name}" for name in ("app_events_bronze", "clickstream_silver", "users_silver", "daily_summary_gold",
-                                       "app_events_bronze_quarantine")
+        f"{words} {name}" for name in ("app_events_bronze", "clickstream_silver", "app_events_bronze_quarantine")
         for words in ("describe", "lineage", "history", "quality show", "quality profile", "optimize", "vacuum",
                       "retention", "archive show", "quarantine show")
     ),
@@ -233,7 +224,7 @@ def test_the_run_ends_as_promised(shaped, name, capfd):
 def test_every_endpoint_answers(this):
     app = api.build(this.lake.model_copy(update={"spark_master": "sc://localhost:1"}))
     client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
-    names = list(tables.declared(this.lake))
+    names = [name for name in tables.declared(this.lake) if name.startswith(("app_events", "users_silver", "daily"))]
     paths = ["/health", "/catalog", "/tables", "/tables?layer=gold", "/metrics", "/docs", "/openapi.json"]
     paths += [f"/tables/{name}{rest}" for name in names for rest in ("", "/preview", "/history", "/quality")]
     paths += [f"/catalog/lineage/{name}{rest}" for name in names for rest in ("", "?format=openlineage")]
@@ -266,5 +257,3 @@ def test_a_check_on_no_rows_is_no_rows(shaped):
     lake = shaped("everything quarantined").lake
     found = {row["check_name"]: row for row in delta.read_ops(lake, "quality_results", table_name="app_events_silver")}
     assert found["key_is_unique"]["passed"] is None and "no rows to look at" in found["key_is_unique"]["message"]
-    with shaped("everything quarantined").environment():
-        assert os.environ["LAKEHOUSE_BASE_PATH"] == lake.path()

@@ -314,6 +314,7 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
         found = state.pool.ask({
             "sql": asked.sql, "dialect": asked.dialect, "version": asked.version, "limit": most,
             "bytes": LARGEST_ANSWER, "tables": sandbox.tables_for(asked.sql, known),
+            "catalog": _catalog(settings, asked.sql),
         }, seconds)  # fmt: skip
         return answers.rows(request, found.rows, found.truncated, found.versions, began)
 
@@ -321,6 +322,15 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
     def get_metrics() -> Response:
         """For Prometheus: health, rows, ages, failing checks, and the API's own answers."""
         return Response(generate_latest(state.registry) + _metrics(settings, state), media_type=CONTENT_TYPE_LATEST)
+
+
+def _catalog(settings: Settings, sql: str) -> list[dict[str, Any]] | None:
+    """The catalog's lines for a query that mentions them."""
+    if not any(name in sql.lower() for name in reader.CATALOG):
+        return None
+    return [
+        line | {"updated_at": line["updated_at"] and line["updated_at"].isoformat()} for line in catalog.lines(settings)
+    ]
 
 
 def _problems(*codes: int) -> dict[int | str, dict]:

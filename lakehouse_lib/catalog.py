@@ -30,6 +30,7 @@ __all__ = [
     "describe",
     "edit",
     "entries",
+    "lines",
     "matching",
     "overview",
     "publish",
@@ -91,6 +92,13 @@ def entries(settings: Settings) -> dict[str, Entry]:
     edits = _edits(settings)
     return {name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []))
             for name, table in declared.items()}  # fmt: skip
+
+
+def lines(settings: Settings) -> list[dict[str, Any]]:
+    """Each table in a line, as ``GET /tables`` gives it."""
+    names = ("name", "layer", "tier", "description", "grain", "owner", "tags", "rows", "bytes", "version", "updated_at",
+             "state", "verdict")  # fmt: skip
+    return [{name: getattr(entry, name) for name in names} for entry in entries(settings).values()]
 
 
 def describe(settings: Settings, name: str) -> Entry:

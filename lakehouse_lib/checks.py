@@ -80,6 +80,8 @@ class Rule:
     """Spark SQL condition of a record that goes to quarantine."""
     prepared: dict[str, str] = field(default_factory=dict)
     """Columns to compute beside the table's own first: a lookup or a window (DuckDB SQL)."""
+    prepared_types: dict[str, str] = field(default_factory=dict)
+    """Their types in Spark."""
     repeated: tuple[str, ...] = ()
     """Columns whose repeated values are the failures."""
     needs: tuple[str, ...] = ()
@@ -94,16 +96,17 @@ def check(name: str, kind: str, /, severity: str = "error", where: str = "", sco
     return Check(name, kind, arguments, severity, where, scope, tolerance)
 
 
-def to_duckdb(sql: str) -> str:
-    """A Spark SQL expression or query in DuckDB's dialect; times are UTC without a zone there.
+def to_duckdb(sql: str, types: Mapping[str, str]) -> str:
+    """A Spark SQL expression over columns of these types, as DuckDB has it; times are UTC without a zone there.
 
     Raises
     ------
     ConfigError
-        It cannot be parsed, or holds something that does not carry over.
+        It cannot be parsed, names a column that is not there, or holds something that does not carry over.
     """
     try:
-        return dialects.carried(sqlglot.parse_one(sql, dialect=dialects.Spark))
+        _sql_columns(sql, set(types))
+        return dialects.expression(sql, types)
     except (sqlglot.errors.SqlglotError, ConfigError) as error:
         raise ConfigError(f"{sql!r}: {str(error).splitlines()[0]}") from None
 
@@ -121,11 +124,17 @@ class _On:
 
     def counted(self, condition: str = "") -> str:
         """Rows under the filter, and under a condition (both Spark SQL)."""
-        both = " AND ".join(f"({to_duckdb(text)})" for text in (self.where, condition) if text)
-        return f"count(*) FILTER (WHERE {both})" if both else "count(*)"
+        return f"count(*){self.filter(condition)}"
 
-    def rows(self, says: str, fails: str, **more: Any) -> Rule:
-        """A rule about each row."""
+    def filter(self, *conditions: str) -> str:
+        """The filter, and conditions beside it (Spark SQL), as a clause of an aggregate."""
+        both = " AND ".join(f"({to_duckdb(text, self.types)})" for text in (self.where, *conditions) if text)
+        return f" FILTER (WHERE {both})" if both else ""
+
+    def rows(self, says: str, fails: str, types: Mapping[str, str] | None = None, **more: Any) -> Rule:
+        """A rule about each row; ``types`` are those of columns that are prepared."""
+        if types:
+            return replace(self, types=self.types | types).rows(says, fails, prepared_types=types, **more)
         tolerance = self.tolerance
 
         def value(parts: Mapping[str, Any]) -> float:
@@ -187,7 +196,7 @@ def foreign_key(on: _On, column: str, table: str, key: str = "") -> Rule:
     key, found = key or column, f"_in_{table}_{column}"
     lookup = f'"{column}" IN (SELECT "{key}" FROM "{table}" WHERE "{key}" IS NOT NULL)'
     return on.rows(f"have a {column} that {table} lacks", f"{_quoted(column)} IS NOT NULL AND NOT {found}",
-                   prepared={found: lookup}, needs=(table,))  # fmt: skip
+                   {found: "boolean"}, prepared={found: lookup}, needs=(table,))  # fmt: skip
 
 
 def monotonic(on: _On, column: str, order_by: str, by: str = "") -> Rule:
@@ -195,7 +204,7 @@ def monotonic(on: _On, column: str, order_by: str, by: str = "") -> Rule:
     before, groups = f"_before_{column}", f'PARTITION BY "{by}" ' if by else ""
     window = f'lag("{column}") OVER ({groups}ORDER BY "{order_by}")'
     return on.rows(f"have a smaller {column} than the row before them in {order_by}", f"{_quoted(column)} < {before}",
-                   prepared={before: window})  # fmt: skip
+                   {before: on.types[column]}, prepared={before: window})  # fmt: skip
 
 
 def expression(on: _On, condition: str) -> Rule:
@@ -212,7 +221,7 @@ def unique(on: _On, column: str = "", columns: list[str] = ()) -> Rule:
     there = " AND ".join(f"{_quoted(name)} IS NOT NULL" for name in names)
     # 64-bit hashes cannot hide a repetition; one that they make up is looked at again by `quality`.
     hashes = f"count(DISTINCT hash({', '.join(map(_double_quoted, names))}))"
-    parts = {"rows": on.counted(there), "distinct": hashes + _filter(on.where, there)}
+    parts = {"rows": on.counted(there), "distinct": hashes + on.filter(there)}
     return Rule(f"repeat the {' + '.join(names)} of another row", parts,
                 lambda p: p["rows"] - p["distinct"], high=0, repeated=tuple(names), unit="rows")  # fmt: skip
 
@@ -224,7 +233,7 @@ def row_count(on: _On, min: int = 0, max: int | None = None) -> Rule:
 
 def freshness(on: _On, column: str, max_hours: float) -> Rule:
     """The newest time in the column is at most so many hours ago."""
-    parts = {"rows": on.counted(), "newest": f"epoch(max({_double_quoted(column)}::TIMESTAMP){_filter(on.where)})"}
+    parts = {"rows": on.counted(), "newest": f"epoch(max({_double_quoted(column)}::TIMESTAMP){on.filter()})"}
 
     def hours(found: Mapping[str, Any]) -> float | None:
         return None if found["newest"] is None else (time.time() - found["newest"]) / 3600
@@ -235,7 +244,7 @@ def freshness(on: _On, column: str, max_hours: float) -> Rule:
 def ratio(on: _On, numerator: str, denominator: str, min: float | None = None, max: float | None = None) -> Rule:
     """The sum of one column divided by the sum of another lies between bounds."""
     parts = {"rows": on.counted()}
-    parts |= {name: f"sum({_double_quoted(column)})::DOUBLE" + _filter(on.where)
+    parts |= {name: f"sum({_double_quoted(column)})::DOUBLE" + on.filter()
               for name, column in (("above", numerator), ("below", denominator))}  # fmt: skip
     return Rule(f"{numerator} / {denominator}", parts,
                 lambda p: p["above"] / p["below"] if p["below"] else None, min, max)  # fmt: skip
@@ -243,7 +252,7 @@ def ratio(on: _On, numerator: str, denominator: str, min: float | None = None, m
 
 def aggregate(on: _On, expression: str, min: float | None = None, max: float | None = None) -> Rule:
     """An aggregate in Spark SQL, such as ``count(DISTINCT user_id)``, lies between bounds."""
-    parts = {"rows": on.counted(), "value": f"({to_duckdb(expression)})::DOUBLE"}
+    parts = {"rows": on.counted(), "value": f"({to_duckdb(expression, on.types)})::DOUBLE"}
     if on.where:
         raise ConfigError("aggregate takes no `where`; say FILTER (WHERE …) or CASE WHEN in the expression")
     return Rule(expression, parts, lambda p: p["value"], min, max)
@@ -344,8 +353,6 @@ def compile_check(check: Check, table: str, layer: str, types: Mapping[str, str]
         if not isinstance(check.tolerance, int | float) or not 0 <= check.tolerance <= 1:
             raise ConfigError(f"tolerance = {check.tolerance!r}: a share from 0 to 1")
         rule = KINDS[check.kind](_On(dict(types), check.where, check.tolerance), **check.arguments)
-        for text in filter(None, (check.where, rule.fails)):
-            _sql_columns(text, {*types, *rule.prepared})
         if check.tolerance and not rule.fails:
             raise ConfigError(f"tolerance is for checks of each row; {check.kind} has bounds of its own")
         if check.severity == "quarantine" and (layer != "bronze" or not rule.fails or rule.prepared):
@@ -385,11 +392,15 @@ def _arguments(check: Check, types: Mapping[str, str]) -> None:
 
 
 def _sql_columns(text: str, known: set[str]) -> None:
-    to_duckdb(text)
     tree = sqlglot.parse_one(text, dialect=dialects.Spark)
-    bound = {word.name for part in tree.find_all(exp.Lambda) for word in part.expressions}
+    words = {word.name for part in tree.find_all(exp.Lambda) for word in part.expressions}
+    words |= {
+        call.expressions[0].name
+        for call in tree.find_all(exp.Anonymous)
+        if len(call.expressions) == 3 and re.search("diff|add", call.name.lower())
+    }  # a unit, as in datediff(MONTH, …)
     for column in tree.find_all(exp.Column):
-        if column.parts[0].name not in known | bound:
+        if column.parts[0].name.lower() not in {word.lower() for word in known | words}:
             raise ConfigError(_unknown("column", column.parts[0].name, known))
 
 
@@ -417,11 +428,6 @@ def _quoted(name: str) -> str:
 
 def _double_quoted(name: str) -> str:
     return f'"{name}"'
-
-
-def _filter(*conditions: str) -> str:
-    both = " AND ".join(f"({to_duckdb(text)})" for text in conditions if text)
-    return f" FILTER (WHERE {both})" if both else ""
 
 
 def _literal(value: Any, kind: str) -> str:

@@ -368,7 +368,8 @@ class _Checking:
         """Keys of some failing rows, as text."""
         self._register_table()
         where = [f"_run_id = '{self.run_id}'"] if check.scope == "run" else []
-        where += [f"({checks.to_duckdb(text)})" for text in (check.where, rule.fails) if text]
+        types = self.table.types | rule.prepared_types
+        where += [f"({checks.to_duckdb(text, types)})" for text in (check.where, rule.fails) if text]
         key = rule.repeated or self.table.key or ("_source_file", *self.table.business[:1])
         columns = ", ".join(f'"{name}"' for name in key)
         if rule.repeated:

@@ -18,11 +18,20 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.tables import Table
 
+CATALOG = {f"{layer}_tables": layer for layer in tables.LAYERS}
+"""Views of what the catalog knows of the tables of a layer, by name."""
+
+_LINE = pa.schema([
+    *((name, pa.string()) for name in ("name", "layer", "tier", "description", "grain", "owner")),
+    ("tags", pa.list_(pa.string())), ("rows", pa.int64()), ("bytes", pa.int64()), ("version", pa.int64()),
+    ("updated_at", pa.timestamp("us")), ("state", pa.string()), ("verdict", pa.string()),
+])  # fmt: skip
+
 
 def connect() -> duckdb.DuckDBPyConnection:
     """A DuckDB of one's own, in memory, in UTC, that knows what Spark means."""
     connection = duckdb.connect(":memory:")
-    connection.execute(f"SET TimeZone = 'UTC'; {dialects.MACROS}")
+    dialects.prepare(connection)
     return connection
 
 
@@ -37,14 +46,18 @@ def _database(hour: int) -> duckdb.DuckDBPyConnection:
 def query(settings: Settings, sql: str) -> pd.DataFrame:
     """The answer of a DuckDB query over the tables by name; ``ops_<name>`` for those under ops.
 
-    ``quarantine`` is all quarantine tables together, with ``table_name``. Timestamps are UTC,
-    without a zone. A table that has not been made has no rows. Only tables that the text mentions are
-    opened; nothing else can be reached.
+    ``gold_tables`` and the like are what the catalog knows of a layer's tables. ``quarantine`` is all
+    quarantine tables together, with ``table_name``. Timestamps are UTC, without a zone. A table that has
+    not been made has no rows. Only tables that the text mentions are opened; nothing else can be reached.
     """
     words = set(re.findall(r"\w+", sql))
     connection, files = connect(), []
     if [one.type for one in connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
         raise ConfigError(f"One SELECT is answered here, and nothing else: {sql.strip()[:80]!r}")
+    if words & {*CATALOG}:
+        from lakehouse_lib import catalog  # which reads by this module itself
+
+        register_catalog(connection, catalog.lines(settings))
     known = _known(settings)
     rejected = [name for name in known if name.endswith("_quarantine")]
     for name in words & {*known} | ({*rejected} if "quarantine" in words else set()):
@@ -219,6 +232,18 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Datas
         source = _quoted(f"_{name}")
     connection.execute(f"CREATE OR REPLACE TEMP VIEW {_quoted(name)} AS SELECT {listed} FROM {source}")
     return files
+
+
+def register_catalog(connection: duckdb.DuckDBPyConnection, lines: list[dict]) -> None:
+    """The views of `CATALOG`, from the catalog's lines; a line has the columns of ``GET /tables``."""
+    rows = [line | {"updated_at": _moment(line["updated_at"])} for line in lines]
+    for name, layer in CATALOG.items():
+        connection.register(name, pa.Table.from_pylist([row for row in rows if row["layer"] == layer], _LINE))
+
+
+def _moment(at: datetime | str | None) -> datetime | None:
+    at = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return at and at.astimezone(UTC).replace(tzinfo=None)
 
 
 def _local_files(dataset: ds.Dataset) -> list[str]:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import queue
+import re
 import resource
 import selectors
 import struct
@@ -54,7 +55,7 @@ _FORBIDDEN = (exp.Command, exp.DDL, exp.DML, exp.Into, exp.Pragma, exp.Set, exp.
               exp.SessionParameter, exp.Placeholder, exp.Version, exp.Hint, exp.Use)  # fmt: skip
 
 _MOMENT = (exp.Literal, exp.CurrentTimestamp, exp.CurrentDate, exp.Interval, exp.Var, exp.Add, exp.Sub, exp.Mul,
-           exp.Neg, exp.Paren, exp.Cast, exp.DataType, exp.TsOrDsAdd, exp.TimeStrToTime)  # fmt: skip
+           exp.Neg, exp.Paren, exp.Cast, exp.DataType, exp.TsOrDsAdd, exp.TimeStrToTime, exp.Anonymous)  # fmt: skip
 """What may stand after TIMESTAMP AS OF."""
 
 
@@ -90,15 +91,14 @@ class Answer:
     versions: dict[str, int]
 
 
-def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[str, dict[str, Read]]:
-    """A query as DuckDB runs it, and what it reads by the name that it has there; ``layers`` are the
-    published tables.
+def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, dict[str, Read]]:
+    """A query's tree, with a name of its own for each table that it reads, and these tables; ``layers``
+    are the published ones.
 
     Raises
     ------
     Denied
-        It is no single query, or holds a table, function or construct that is not allowed, or that
-        does not carry over.
+        It is no single query, or holds a table, function or construct that is not allowed.
     """
     if len(sql) > LONGEST:
         raise Denied("too_long", f"The query has {len(sql):,} characters; at most {LONGEST:,} are read.")
@@ -111,29 +111,39 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[str, dict[s
     tree = trees[0]
     inner = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
     used: dict[str, Read] = {}
+    for node in tree.find_all(exp.Select):
+        node.set("hint", None)  # for another engine's planner
     for node in tree.walk():
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             _table(node, dialect, layers, inner, used)
             continue
         if isinstance(node, _FORBIDDEN):
             raise Denied("not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is not allowed in a query here.")
+        if dialect == "spark":  # `written` refuses the functions, and what else is not known
+            continue
         if isinstance(node, exp.Anonymous) and node.name.lower() not in FUNCTIONS:
             raise Denied("no_such_function", f"The function {node.name[:60]} is not known here.")
         if isinstance(node, exp.Table):
             raise Denied(
                 "not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is no table; name a table of the catalog."
             )
-    return _carried(tree, dialect), used
+    return tree, used
 
 
-def _carried(tree: exp.Query, dialect: str) -> str:
-    if dialect == "spark" and (name := dialects.not_carried(tree)):
-        raise Denied("does_not_carry_over", f"{name} is not known to give here what it gives in Spark; "
-                                            "say it otherwise, or ask in the dialect duckdb.")  # fmt: skip
+def written(tree: exp.Query, dialect: str, columns: dict[str, dialects.Columns]) -> tuple[str, list[str] | None]:
+    """A checked query as DuckDB runs it, and the names of its columns where they are not DuckDB's own;
+    ``columns`` are those of the tables.
+
+    Raises
+    ------
+    Denied
+        It holds something that is not known to give here what it gives in Spark.
+    """
     try:
-        return dialects.carried(tree) if dialect == "spark" else tree.sql("duckdb")
+        return dialects.translated(tree, columns) if dialect == "spark" else (tree.sql("duckdb"), None)
     except (ConfigError, RecursionError, sqlglot.errors.SqlglotError) as error:
-        raise Denied("does_not_carry_over", f"This does not carry over from {dialect}: {_first(error)}") from None
+        raise Denied("does_not_carry_over", f"This does not carry over from {dialect}: {_first(error)}; "
+                                            "say it otherwise, or ask in the dialect duckdb.") from None  # fmt: skip
 
 
 def _table(node: exp.Table, dialect: str, layers: dict[str, str], inner: set[str], used: dict[str, Read]) -> None:
@@ -141,6 +151,8 @@ def _table(node: exp.Table, dialect: str, layers: dict[str, str], inner: set[str
     that it gets; one that is read AS OF something gets a name of its own."""
     name, layer, as_of = node.name.lower(), node.db.lower(), node.args.get("version")
     if not layer and not node.catalog and name in inner and not as_of:
+        return
+    if name in reader.CATALOG and not layer and not node.catalog and not as_of:
         return
     if name not in layers or node.catalog or layer not in ("", layers[name]):
         raise Denied("no_such_table", f"There is no table {node.sql()[:80]!r}; /tables lists those that there are.")
@@ -164,7 +176,7 @@ def _as_of(name: str, as_of: exp.Version, dialect: str) -> Read:
         return Read(name, version=int(said.name))
     if not all(isinstance(node, _MOMENT) for node in said.walk()):
         raise Denied("not_allowed", f"{text!r} is no moment: a constant is wanted.")
-    return Read(name, moment=_carried(exp.select(exp.cast(said, "timestamp")), dialect))
+    return Read(name, moment=written(exp.select(exp.cast(said, "timestamp")), dialect, {})[0])
 
 
 def _first(error: Exception) -> str:
@@ -176,9 +188,9 @@ def _first(error: Exception) -> str:
 
 
 def answer(request: dict[str, Any]) -> Answer:
-    """Run one query over the tables of the request (name: layer, path, version)."""
+    """Run one query over the tables of the request (name: layer, path, version) and its lines of the catalog."""
     given = request["tables"]
-    sql, used = checked(request["sql"], request["dialect"], {name: one["layer"] for name, one in given.items()})
+    tree, used = checked(request["sql"], request["dialect"], {name: one["layer"] for name, one in given.items()})
     if request["version"] is not None and (len(used) != 1 or any(read.as_of for read in used.values())):
         raise Denied("wrong_request", "version is for a query over one table, that does not say AS OF itself; this one "
                                       f"reads {', '.join(read.name for read in used.values()) or 'none'}.")  # fmt: skip
@@ -187,6 +199,10 @@ def answer(request: dict[str, Any]) -> Answer:
         opened = _opened(read, given[read.name], request["version"])
         files += reader.register(connection, own, delta.dataset(opened))
         versions[f"{read.name}@{opened.version()}" if read.as_of else read.name] = opened.version()
+    if request["catalog"] is not None:
+        reader.register_catalog(connection, request["catalog"])
+    there = [*used, *(reader.CATALOG if request["catalog"] is not None else [])]
+    sql, names = written(tree, request["dialect"], {name: dialects.schema(connection, name) for name in there})
     _lock(connection, files)
     limit, parts, rows, size = request["limit"], [], 0, 0
     batches = connection.sql(f"SELECT * FROM ({sql}) LIMIT {limit + 1}").to_arrow_reader(1024)
@@ -199,7 +215,8 @@ def answer(request: dict[str, Any]) -> Answer:
     while size > request["bytes"] and whole.num_rows:  # a single batch may be too large by itself
         whole = whole.slice(0, whole.num_rows // 2)
         size, limit = whole.nbytes, min(limit, whole.num_rows)
-    return Answer(whole.slice(0, limit), rows > limit, versions)
+    whole = whole.slice(0, limit)
+    return Answer(whole if names is None else whole.rename_columns(names), rows > limit, versions)
 
 
 def _opened(read: Read, given: dict[str, Any], asked: int | None) -> DeltaTable:
@@ -264,6 +281,10 @@ def _work() -> None:
             head = {"code": error.code, "message": str(error)}
         except _SAID as error:
             head = {"code": "query_failed", "message": _first(error)}
+        except (pa.ArrowException, OSError) as error:  # what DuckDB says while it hands rows over
+            told = re.match(r"(Invalid Input|Conversion|Out of Range) Error: .*", str(error))
+            message = told[0][:200] if told else "The query cannot be run."
+            head = {"code": "query_failed", "message": message}
         except (duckdb.OutOfMemoryException, MemoryError):
             head = {"code": "too_large", "message": f"The query needs more than {MEMORY} MB."}
         except Exception as error:

@@ -16,7 +16,7 @@ from functools import cached_property
 import duckdb
 import pyarrow as pa
 
-from lakehouse_lib import checks
+from lakehouse_lib import checks, dialects
 from lakehouse_lib.checks import Check, check
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
@@ -625,8 +625,11 @@ def _try_out(table: Table, one: Check, known: dict[str, Table]) -> None:
     made = rule(table, one, known)
     try:
         with duckdb.connect(":memory:") as connection:
+            dialects.prepare(connection)
             for name in {table.name, *made.needs}:
-                connection.register(name, known[name].arrow_schema().empty_table())
+                fields = [f.with_type(pa.timestamp("us")) if pa.types.is_timestamp(f.type) else f
+                          for f in known[name].arrow_schema()]  # fmt: skip
+                connection.register(name, pa.schema(fields).empty_table())
             inner = ", ".join(["*", *(f"{sql} AS {column}" for column, sql in made.prepared.items())])
             for part in made.parts.values():
                 connection.execute(f'SELECT {part} FROM (SELECT {inner} FROM "{table.name}")')

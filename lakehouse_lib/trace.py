@@ -106,8 +106,8 @@ def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dic
         connection.register("_row", numbered)
         _open(connection, settings, source)
         good = "WHERE len(_quality_flags) = 0" if source.layer == "bronze" and table.layer != "quarantine" else ""
-        left = ", ".join(f"{checks.to_duckdb(text)} AS _k{n}" for n, text in enumerate(rule))
-        right = ", ".join(f"{checks.to_duckdb(text)} AS _k{n}" for n, text in enumerate(rule.values()))
+        left = ", ".join(f"{checks.to_duckdb(text, source.types)} AS _k{n}" for n, text in enumerate(rule))
+        right = ", ".join(f"{checks.to_duckdb(text, table.types)} AS _k{n}" for n, text in enumerate(rule.values()))
         on = " AND ".join(f"s._k{n} IS NOT DISTINCT FROM r._k{n}" for n in range(len(rule)))
         order = ", ".join(f's."{column}"' for column in source.key or ("_source_file",))
         found[name] = connection.sql(f"""

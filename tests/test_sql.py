@@ -1,0 +1,102 @@
+# ruff: noqa: E501 - cases stand in one line
+"""Spark SQL here means what it means in Spark: every signature over a grid of values, and an analyst's queries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import grid
+import pyarrow as pa
+import pytest
+import sqlglot
+
+from lakehouse_lib import dialects, signatures
+from lakehouse_lib.errors import ConfigError
+
+ROUNDS = int(os.environ.get("LAKEHOUSE_TEST_ROUNDS", "0"))
+"""How often each signature is tried with other values; 0: a share of them once, as the suite is long."""
+QUERIES = (Path(__file__).parent / "analyst.sql").read_text().splitlines()
+
+TABLES = {
+    "users": "SELECT * FROM VALUES "
+    "(1L, 'ann', 'a@x.org', 31, 'DE', 'pro', array('a', 'bb'), map('lang', 'de', 'x', '1'), named_struct('city', 'Bonn', 'zip', 53111)), "
+    "(2L, 'bob', 'bob@y.com', 17, 'US', 'free', array('b'), map('lang', 'en'), named_struct('city', 'Rome', 'zip', NULL)), "
+    "(3L, 'cem', 'c@z.org', NULL, 'DE', NULL, array(), map(), NULL), (4L, NULL, NULL, 70, NULL, 'free', NULL, NULL, NULL), "
+    "(5L, 'dee', 'dee@x.org', 45, 'FR', 'pro', array('a', NULL, 'c'), map('lang', NULL), named_struct('city', 'Nice', 'zip', 6000)) "
+    "AS t(id, name, email, age, country, plan, tags, props, address)",
+    "events": "SELECT user_id, kind, CAST(ts AS TIMESTAMP) AS ts, amount, payload FROM VALUES "
+    "(1L, 'buy', '2026-01-01 10:00:00', 12.5D, '{\"page\":\"home\",\"n\":1,\"device\":{\"os\":\"ios\"},\"items\":[1,2]}'), "
+    "(1L, 'view', '2026-01-01 10:05:00', NULL, '{\"page\":\"cart\"}'), (2L, 'buy', '2026-01-02 23:59:59.5', 30D, 'broken'), "
+    "(2L, 'view', '2026-01-05 00:00:00', 1.25D, NULL), (1L, 'buy', '2026-02-01 08:00:00', 7.75D, '{\"page\":null,\"n\":3}'), "
+    "(NULL, 'view', '2026-02-14 12:00:00', 3D, '{\"items\":[]}'), (9L, 'refund', '2026-03-29 01:30:00', -5D, '{\"n\":\"x\"}') "
+    "AS t(user_id, kind, ts, amount, payload)",
+    "items": "SELECT * FROM VALUES ('p', CAST(9.99 AS DECIMAL(10,2)), 3), ('q', CAST(100 AS DECIMAL(10,2)), 1), ('r', CAST(0.01 AS DECIMAL(10,2)), 7), ('s', NULL, 2) AS t(sku, price, qty)",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = duckdb.connect()
+    dialects.prepare(connection)
+    for name, sql in TABLES.items():
+        connection.register(name, made(connection, sql, {}))
+    yield connection
+    connection.close()
+
+
+def made(connection: duckdb.DuckDBPyConnection, sql: str, tables: dict) -> pa.Table:
+    (tree,) = sqlglot.parse(sql, dialect=dialects.Spark)
+    text, names = dialects.translated(tree, tables)
+    return connection.sql(text).to_arrow_table().rename_columns(names)
+
+
+@pytest.fixture(scope="module")
+def there(spark):
+    """Spark with the same tables."""
+    for name, text in TABLES.items():
+        spark.sql(text).createOrReplaceTempView(name)
+    return spark
+
+
+@pytest.mark.parametrize("sql", QUERIES)
+def test_an_analysts_query_gives_what_spark_gives(here, there, sql):
+    """Values, order and the names of the columns."""
+    theirs = there.sql(sql).toArrow()
+    ours = made(here, sql, {name: dialects.schema(here, name) for name in TABLES})
+    assert ours.column_names == theirs.column_names
+    assert len(ours) == len(theirs)
+    for one, other in zip(grid.rows_of(ours), grid.rows_of(theirs), strict=True):
+        assert grid.same(one, other), (one, other)
+
+
+def cases() -> list[tuple[str, list[list[str]], bool]]:
+    """(expression, rows, whether it is an aggregate)."""
+    found = [(text, rows, name in signatures.AGGREGATES) for name, text, rows in grid.calls(max(1, ROUNDS))]
+    found += [(text, rows, False) for _, text, rows in grid.operators(max(1, ROUNDS), grid.OPERATORS)]
+    found += [(text, rows, True) for _, text, rows in grid.operators(max(1, ROUNDS), grid.AGGREGATES)]
+    return found if ROUNDS else found[::6]
+
+
+def test_no_signature_gives_another_answer_than_spark(here, spark):
+    wrong, count = [], 0
+    for text, rows, aggregate in cases():
+        ours = grid.by_us(here, text, rows, aggregate)
+        answered = [place for place, one in enumerate(ours) if not isinstance(one, Exception)]
+        count += len(ours)
+        if not answered:
+            continue
+        theirs = grid.by_spark(spark, text, rows if aggregate else [rows[place] for place in answered], aggregate)
+        wrong += [(text, rows if aggregate else rows[place], ours[place], other)
+                  for place, other in zip(answered, theirs, strict=True) if grid.wrong(ours[place], other)]  # fmt: skip
+    print(f"{count} rows, {len(wrong)} wrong")
+    assert not wrong, wrong[:20]
+
+
+@pytest.mark.parametrize("sql", ["SELECT a0 FROM VALUES (1) AS t(a0) ORDER BY nosuch", "SELECT ST_Point(1, 2)", "SELECT version()",
+                                 "SELECT MAX(x) KEEP FROM t", "SELECT a:b FROM VALUES ('{}') AS t(a)", "SELECT X'1' DIV 2", "SELECT uuid()"])  # fmt: skip
+def test_what_is_not_known_is_refused(here, sql):
+    with pytest.raises((ConfigError, sqlglot.errors.SqlglotError)):
+        made(here, sql, {})

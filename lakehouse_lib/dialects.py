@@ -15,12 +15,13 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.databricks import Databricks
 
-from lakehouse_lib import spark_expressions, spark_macros, spark_udfs
+from lakehouse_lib import spark_expressions, spark_macros, spark_operators, spark_udfs
 from lakehouse_lib import spark_types as st
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.spark_expressions import Column, Scope, Source
 from lakehouse_lib.spark_queries import Columns, Queries
 
+assert spark_operators.NODES, "the rules of expressions"
 _Parser = Databricks.Parser
 _CALLS = {"TRIM", "EXTRACT", "POSITION", "OVERLAY", "SUBSTRING"}
 

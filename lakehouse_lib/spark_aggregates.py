@@ -9,7 +9,8 @@ from sqlglot import exp
 
 from lakehouse_lib import signatures
 from lakehouse_lib import spark_types as st
-from lakehouse_lib.spark_expressions import Expr, Scope, expression, merged, refuse, truth
+from lakehouse_lib.spark_expressions import Expr, Scope, by_signature, expression, merged, refuse
+from lakehouse_lib.spark_operators import truth
 
 OTHERS = ("listagg", "string_agg", "percentile_cont", "percentile_disc", "try_sum", "try_avg", "count_distinct")
 _TEXTS = ("listagg", "string_agg")
@@ -110,8 +111,6 @@ def _suffix(conditions: list[str], window: str) -> str:
 
 
 def _filled(listed: list, name: str, args: list[Expr], conditions: list[str], window: str, distinct: bool) -> tuple:
-    from lakehouse_lib.spark_calls import by_signature
-
     found = by_signature(listed, name, args)
     if found is None:
         raise refuse(f"{name}({', '.join(str(arg.type) for arg in args)}) is not answered here")

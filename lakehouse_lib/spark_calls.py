@@ -11,17 +11,22 @@ from sqlglot import exp
 
 from lakehouse_lib import signatures, spark_aggregates
 from lakehouse_lib import spark_types as st
-from lakehouse_lib.spark_expressions import (
-    Expr,
-    Scope,
-    arithmetic,
-    compared,
-    expression,
-    lambda_,
-    merged,
-    refuse,
-    widest,
+from lakehouse_lib.spark_collections import (
+    arrays_zip,
+    entries,
+    from_json,
+    hashed_all,
+    made_map,
+    map_concat,
+    named_struct,
+    sequence,
+    sorted_array,
+    struct,
+    to_json,
 )
+from lakehouse_lib.spark_expressions import Expr, Scope, by_signature, expression, merged, refuse
+from lakehouse_lib.spark_lambdas import array_sort, higher, reduced, zipped
+from lakehouse_lib.spark_operators import arithmetic, compared, widest
 from lakehouse_lib.spark_types import Type, once
 
 GENERATORS = (
@@ -69,21 +74,6 @@ def called(name: str, args: list[Expr], scope: Scope, shown: str = "") -> Expr:
     made = merged(sql, kind, listed, args)
     volatile = name in ("rand", "random")
     return replace(made, volatile=volatile or made.volatile)
-
-
-def by_signature(listed: list[signatures.Signature], name: str, args: list[Expr]) -> tuple | None:
-    """The signature, the arguments cast to it, and its letters."""
-    found = signatures.chosen(listed, [arg.type for arg in args], [_constant(arg) for arg in args])
-    if found is None:
-        return None
-    signature, wanted, letters = found
-    return signature, [arg.to(kind) for arg, kind in zip(args, wanted, strict=True)], letters
-
-
-def _constant(arg: Expr) -> bool:
-    return arg.known or bool(
-        re.fullmatch(r"\[CAST\('?[\d.]+'? AS [\w(), ]+\)(, CAST\('?[\d.]+'? AS [\w(), ]+\))*\]", arg.sql)
-    )
 
 
 def _decimal_whole(kind: Type) -> Type:
@@ -142,133 +132,6 @@ def _added(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
                   f"timestampadd({unit}, {number.name}, {at.name})", [number, at])  # fmt: skip
 
 
-def _struct(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
-    fields = []
-    for place, node in enumerate(nodes, 1):
-        one = expression(node.this if isinstance(node, exp.Alias) else node, scope)
-        named = (
-            node.alias if isinstance(node, exp.Alias) else node.name if isinstance(node, exp.Column) else f"col{place}"
-        )
-        if isinstance(node, exp.Dot):
-            named = node.expression.name
-        fields.append((named, one, f"{one.name} AS {named}" if isinstance(node, exp.Alias) else one.name))
-    shown = f"struct({', '.join(shown for *_, shown in fields)})"
-    return _packed([(named, one) for named, one, _ in fields], shown)
-
-
-def _packed(fields: list[tuple[str, Expr]], shown: str) -> Expr:
-    if not fields or len({named.lower() for named, _ in fields}) < len(fields):
-        raise refuse("a struct whose fields have one name is not answered here")
-    sql = f"struct_pack({', '.join(f'{st.quoted(named)} := {one.sql}' for named, one in fields)})"
-    return merged(
-        sql, Type("struct", tuple((named, one.type) for named, one in fields)), shown, [one for _, one in fields]
-    )
-
-
-def _array_of(name: str, nodes: list[exp.Expression], scope: Scope, count: int = 1) -> tuple[Expr, exp.Expression]:
-    if len(nodes) != 2:
-        raise refuse(f"{name} wants an array and a lambda")
-    of = expression(nodes[0], scope)
-    if of.type.kind not in ("array", "map") or of.type.inner[0] == st.VOID:
-        raise refuse(f"{name} of {of.type} is not answered here")
-    return of, nodes[1]
-
-
-def _higher(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
-    """transform, filter, exists, forall; the map_… and transform_… of maps."""
-    if name == "exists" and len(nodes) == 1:
-        raise refuse("exists wants an array and a lambda, or a query")
-    of, node = _array_of(name, nodes, scope)
-    if (of.type.kind == "map") != (name in ("map_filter", "transform_keys", "transform_values")):
-        raise refuse(f"{name} of {of.type} is not answered here")
-    if of.type.kind == "map":
-        return _of_map(name, of, node, scope)
-    names, body = lambda_(node, scope, of.type.inner[0], *([st.INT] if name in ("transform", "filter") else []))
-    shown = f"{name}({of.name}, {body.name})"
-    inner = body.sql
-    if len(names) == 2:  # an index begins at 0
-        inner = re.sub(rf"\b{names[1]}\b", f"CAST({names[1]} - 1 AS INTEGER)", inner)
-    listed = f"lambda {', '.join(names)}: "
-    if name == "transform":
-        return merged(f"list_transform({of.sql}, {listed}{inner})", st.array(body.type), shown, [of])
-    if body.type != st.BOOLEAN:
-        raise refuse(f"{name}: {body.name} is no condition")
-    if name == "filter":
-        return merged(f"list_filter({of.sql}, {listed}{inner})", of.type, shown, [of])
-    held = f"list_transform({of.sql}, {listed}{inner})"
-    one, other = ("true", "false") if name == "exists" else ("false", "true")
-    sql = once(held, lambda v: f"CASE WHEN {v} IS NULL THEN NULL WHEN list_contains({v}, {one}) THEN {one} "
-                               f"WHEN spark_has({v}, NULL) THEN NULL ELSE {other} END")  # fmt: skip
-    return merged(sql, st.BOOLEAN, shown, [of])
-
-
-def _of_map(name: str, of: Expr, node: exp.Expression, scope: Scope) -> Expr:
-    (key, value), body = lambda_(node, scope, *of.type.inner)
-    inner = re.sub(rf"\b{value}\b", "e.value", re.sub(rf"\b{key}\b", "e.key", body.sql))
-    entries, kind = f"map_entries({of.sql})", of.type
-    if name == "map_filter":
-        if body.type != st.BOOLEAN:
-            raise refuse(f"{name}: {body.name} is no condition")
-        made = f"list_filter({entries}, lambda e: {inner})"
-    else:
-        keys = name == "transform_keys"
-        pair = f"key := {inner if keys else 'e.key'}, value := {'e.value' if keys else inner}"
-        made = f"list_transform({entries}, lambda e: struct_pack({pair}))"
-        kind = Type("map", (body.type, kind.inner[1]) if keys else (kind.inner[0], body.type))
-    sql = f"CASE WHEN {of.sql} IS NOT NULL THEN map_from_entries({made}) END"
-    return merged(sql, kind, f"{name}({of.name}, {body.name})", [of])
-
-
-def _reduced(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
-    if len(nodes) not in (3, 4):
-        raise refuse(f"{name} wants an array, a start and a lambda")
-    of, start = expression(nodes[0], scope), expression(nodes[1], scope)
-    if of.type.kind != "array" or of.type.inner[0] == st.VOID or start.type == st.VOID:
-        raise refuse(f"{name} of {of.type} from {start.type} is not answered here")
-    names, body = lambda_(nodes[2], scope, start.type, of.type.inner[0])
-    if len(names) != 2 or body.type != start.type:
-        raise refuse(f"{name} from {start.type} comes to {body.type}; cast the start, as in CAST(0 AS BIGINT)")
-    # The reduction goes over structs, so that start and elements may differ in type.
-    kinds = Type("struct", (("a", start.type), ("e", of.type.inner[0])))
-    items = f"list_transform({of.sql}, lambda m: CAST(struct_pack(a := NULL, e := m) AS {kinds.duck}))"
-    inner = re.sub(rf"\b{names[1]}\b", "n.e", re.sub(rf"\b{names[0]}\b", "m.a", body.sql))
-    first = f"CAST(struct_pack(a := {start.sql}, e := NULL) AS {kinds.duck})"
-    step = f"lambda m, n: CAST(struct_pack(a := {inner}, e := NULL) AS {kinds.duck})"
-    made = merged(f"list_reduce({items}, {step}, {first}).a", body.type, "", [of, start])
-    shown = [of.name, start.name, body.name]
-    if len(nodes) == 4:
-        last, end = lambda_(nodes[3], scope, start.type)
-        sql = f"list_transform([{made.sql}], lambda {last[0]}: {end.sql})[1]"
-        made = merged(sql, end.type, "", [made])
-        shown.append(end.name)
-    else:
-        shown.append("lambdafunction(namedlambdavariable(), namedlambdavariable())")
-    sql = f"CASE WHEN {of.sql} IS NOT NULL THEN {made.sql} END"
-    return replace(made, sql=sql, name=f"{name}({', '.join(shown)})")
-
-
-def _zipped(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
-    if len(nodes) != 3:
-        raise refuse(f"{name} wants two arrays and a lambda")
-    a, b = expression(nodes[0], scope), expression(nodes[1], scope)
-    if a.type.kind != "array" or b.type.kind != "array" or st.VOID in (a.type.inner[0], b.type.inner[0]):
-        raise refuse(f"{name} of {a.type} and {b.type} is not answered here")
-    names, body = lambda_(nodes[2], scope, a.type.inner[0], b.type.inner[0])
-    if len(names) != 2:
-        raise refuse(f"{name} wants a lambda of two parameters")
-    inner = re.sub(rf"\b{names[1]}\b", "m.b", re.sub(rf"\b{names[0]}\b", "m.a", body.sql))
-    pair = f"struct_pack(a := {a.sql}[n + 1], b := {b.sql}[n + 1])"
-    pairs = f"list_transform(range(greatest(len({a.sql}), len({b.sql}))), lambda n: {pair})"
-    sql = f"CASE WHEN {a.sql} IS NOT NULL AND {b.sql} IS NOT NULL THEN list_transform({pairs}, lambda m: {inner}) END"
-    return merged(sql, st.array(body.type), f"{name}({a.name}, {b.name}, {body.name})", [a, b])
-
-
-def _array_sort(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
-    if len(nodes) != 1:
-        raise refuse("array_sort with a lambda is not answered here; sort_array sorts in both directions")
-    return called(name, [expression(nodes[0], scope)], scope)
-
-
 def _grouping(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
     args = [expression(node, scope) for node in nodes]
     if scope.groups is None:  # the SELECT list is read once before, for the sake of GROUP BY 1
@@ -284,10 +147,10 @@ def _grouping(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
 _NODE_RULES: dict[str, Callable[[str, list[exp.Expression], Scope], Expr]] = {
     **dict.fromkeys(("datediff", "date_diff", "timestampdiff"), _difference),
     **dict.fromkeys(("dateadd", "date_add", "timestampadd"), _added),
-    **dict.fromkeys(("transform", "filter", "exists", "forall"), _higher),
-    **dict.fromkeys(("map_filter", "transform_keys", "transform_values"), _higher),
-    **dict.fromkeys(("aggregate", "reduce"), _reduced), "zip_with": _zipped, "array_sort": _array_sort,
-    "struct": _struct, "grouping": _grouping, "grouping_id": _grouping,
+    **dict.fromkeys(("transform", "filter", "exists", "forall"), higher),
+    **dict.fromkeys(("map_filter", "transform_keys", "transform_values"), higher),
+    **dict.fromkeys(("aggregate", "reduce"), reduced), "zip_with": zipped, "array_sort": array_sort,
+    "struct": struct, "grouping": _grouping, "grouping_id": _grouping,
 }  # fmt: skip
 
 
@@ -465,105 +328,6 @@ def _made_cast(name: str, args: list[Expr], scope: Scope) -> Expr:
     return Expr(st.cast(args[0].sql, args[0].type, kind), kind, shown)
 
 
-def _sequence(name: str, args: list[Expr], scope: Scope) -> Expr:
-    if len(args) != 3 or args[2].type != st.INTERVAL:
-        found = by_signature(signatures.SCALARS[name], name, args)
-        if found is None:
-            raise refuse(f"{name}({', '.join(str(arg.type) for arg in args)}) is not answered here")
-        return Expr(signatures.rendered(found[0].template, found[1], []), signatures.result(found[0], found[2]), "")
-    (start, stop, step), number = args, re.match(r"INTERVAL \((\d+)\)", args[2].sql)
-    dates = start.type == stop.type == st.DATE
-    if not (dates or start.type == stop.type == st.TIMESTAMP) or not number or not int(number[1]):
-        raise refuse(f"{name} of {start.type} and {stop.type} by {step.name} is not answered here")
-    if dates and step.constant not in ("DAY", "WEEK", "MONTH", "YEAR"):
-        raise refuse(f"{name} of dates by {step.name} is not answered here")
-    a, b = start.to(st.TIMESTAMP), stop.to(st.TIMESTAMP)
-    if step.constant in ("MONTH", "YEAR"):  # each from the start, so that the 31st comes back
-        months = int(number[1]) * (12 if step.constant == "YEAR" else 1)
-        places = f"range(0, spark_months_apart({a}, {b}) + 2, {months})"
-        made = f"list_transform({places}, lambda n: {a} + to_months(CAST(n AS INTEGER)))"
-        made = f"list_filter({made}, lambda n: n <= {b})"
-    else:
-        made = f"generate_series({a}, {b}, {step.sql})"
-    kind = st.array(start.type)
-    sql = f"CASE WHEN {a} > {b} THEN error('A sequence does not come to its end') ELSE CAST({made} AS {kind.duck}) END"
-    return Expr(sql, kind, "")
-
-
-def _sorted(name: str, args: list[Expr], scope: Scope) -> Expr:
-    if (
-        len(args) not in (1, 2)
-        or args[0].type.kind != "array"
-        or (len(args) == 2 and not isinstance(args[1].constant, bool))
-    ):
-        raise refuse(f"{name} wants an array, and true or false")
-    if args[0].type.inner[0].kind not in (*st.SIMPLE, "binary", "void"):
-        raise refuse(f"{name} of {args[0].type} is not answered here")
-    up = len(args) == 1 or args[1].constant
-    order = "'ASC', 'NULLS FIRST'" if up else "'DESC', 'NULLS LAST'"
-    shown = f"sort_array({args[0].name}, {str(bool(up)).lower()})"
-    return Expr(f"list_sort({args[0].sql}, {order})", args[0].type, shown)
-
-
-def _map(name: str, args: list[Expr], scope: Scope) -> Expr:
-    if not args:
-        return Expr("map([], [])", Type("map", (st.VOID, st.VOID)), "")
-    if len(args) % 2:
-        raise refuse("map wants pairs of keys and values")
-    keys, values = widest(args[::2], name), widest(args[1::2], name)
-    if keys.kind not in (*st.SIMPLE, "binary"):
-        raise refuse(f"a map by {keys} is not answered here")
-    listed = [", ".join(arg.to(kind) for arg in part) for part, kind in ((args[::2], keys), (args[1::2], values))]
-    return Expr(f"map([{listed[0]}], [{listed[1]}])", Type("map", (keys, values)), "")
-
-
-def _named_struct(name: str, args: list[Expr], scope: Scope) -> Expr:
-    if len(args) % 2 or not all(isinstance(arg.constant, str) for arg in args[::2]):
-        raise refuse("named_struct wants pairs of constant names and values")
-    return replace(_packed([(a.constant, b) for a, b in zip(args[::2], args[1::2], strict=True)], ""), name="")
-
-
-def _entries(name: str, args: list[Expr], scope: Scope) -> Expr:
-    if name == "map_entries" and len(args) == 1 and args[0].type.kind == "map":
-        key, value = args[0].type.inner
-        kind = st.array(Type("struct", (("key", key), ("value", value))))
-        return Expr(f"CASE WHEN {args[0].sql} IS NOT NULL THEN map_entries({args[0].sql}) END", kind, "")
-    if name == "map_from_entries" and len(args) == 1 and args[0].type.kind == "array":
-        element = args[0].type.inner[0]
-        if element.kind == "struct" and len(element.inner) == 2:
-            (a, key), (b, value) = element.inner
-            packed = f"struct_pack(key := struct_extract(e, {st.text(a)}), value := struct_extract(e, {st.text(b)}))"
-            made = f"map_from_entries(list_transform({args[0].sql}, lambda e: {packed}))"
-            sql = f"CASE WHEN NOT spark_has({args[0].sql}, NULL) THEN {made} END"
-            return Expr(sql, Type("map", (key, value)), "")
-    raise refuse(f"{name}({', '.join(str(arg.type) for arg in args)}) is not answered here")
-
-
-def _map_concat(name: str, args: list[Expr], scope: Scope) -> Expr:
-    wide = widest(args, name)
-    if wide.kind != "map":
-        raise refuse(f"{name} of {wide} is not answered here")
-    parts = [arg.to(wide) for arg in args]
-    there = " AND ".join(f"{part} IS NOT NULL" for part in parts)
-    both = reduce(lambda a, b: f"list_concat({a}, {b})", [f"map_entries({part})" for part in parts])
-    return Expr(f"CASE WHEN {there} THEN map_from_entries({both}) END", wide, "")
-
-
-def _arrays_zip(name: str, args: list[Expr], scope: Scope) -> Expr:
-    if not args or any(arg.type.kind != "array" for arg in args):
-        raise refuse("arrays_zip wants arrays")
-    names = [arg.name if re.fullmatch(r"\w+", arg.name) and not arg.known else str(n) for n, arg in enumerate(args)]
-    if len(set(map(str.lower, names))) < len(names):
-        names = [str(n) for n in range(len(args))]
-        raise refuse("arrays_zip of arrays with one name is not answered here")
-    fields = ", ".join(f"{st.quoted(n)} := {arg.sql}[n + 1]" for n, arg in zip(names, args, strict=True))
-    there = " AND ".join(f"{arg.sql} IS NOT NULL" for arg in args)
-    longest = ", ".join(f"len({arg.sql})" for arg in args)
-    kind = st.array(Type("struct", tuple((n, arg.type.inner[0]) for n, arg in zip(names, args, strict=True))))
-    sql = f"CASE WHEN {there} THEN list_transform(range(greatest({longest}, 0)), lambda n: struct_pack({fields})) END"
-    return Expr(sql, kind, "")
-
-
 def _try(name: str, args: list[Expr], scope: Scope) -> Expr:
     sign = {"try_add": "+", "try_subtract": "-", "try_multiply": "*", "try_divide": "/", "try_mod": "%"}.get(name)
     if sign is None or len(args) != 2:
@@ -584,109 +348,6 @@ def _modulo(name: str, args: list[Expr], scope: Scope) -> Expr:
     by = args[1].to(rest.type)
     sql = once(rest.sql, lambda v: f"CASE WHEN {v} < 0 THEN CAST(({v} + {by}) % {by} AS {rest.type.duck}) ELSE {v} END")
     return Expr(sql, rest.type, "")
-
-
-def _to_json(name: str, args: list[Expr], scope: Scope) -> Expr:
-    if len(args) != 1 or args[0].type.kind not in ("struct", "map", "array"):
-        raise refuse("to_json wants a struct, map or array, and no options")
-    return Expr(_json(args[0].sql, args[0].type), st.STRING, "")
-
-
-def _json(sql: str, kind: Type) -> str:
-    if kind.kind in (*st.INTEGRAL, "boolean"):
-        return f"CAST({sql} AS VARCHAR)"
-    if kind.kind == "double":
-        return once(
-            st.to_text(sql, kind),
-            lambda v: f"CASE WHEN {v} IN ('NaN', 'Infinity', '-Infinity') THEN '\"' || {v} || '\"' ELSE {v} END",
-        )
-    if kind.kind == "decimal":
-        return f"CAST({sql} AS VARCHAR)"
-    if kind.kind == "string":
-        return f"spark_quote_json({sql})"
-    if kind.kind == "date":
-        return f"('\"' || CAST({sql} AS VARCHAR) || '\"')"
-    if kind.kind == "timestamp":
-        return f"('\"' || spark_date_format({sql}, 'yyyy-MM-dd''T''HH:mm:ss.SSSXXX') || '\"')"
-    if kind.kind == "array":
-        name = f"j{len(sql)}"
-        items = f"list_transform({sql}, lambda {name}: coalesce({_json(name, kind.inner[0])}, 'null'))"
-        return once(
-            items,
-            lambda v: f"CASE WHEN {v} IS NOT NULL THEN '[' || spark_join({v}, ',') || ']' END",
-        )
-    if kind.kind == "struct":
-
-        def packed(v: str) -> str:
-            fields = []
-            for name, one in kind.inner:
-                value = f"struct_extract({v}, {st.text(name)})"
-                key = st.text('"' + name.replace("\\", "\\\\").replace('"', '\\"') + '":')
-                fields.append(f"CASE WHEN {value} IS NOT NULL THEN {key} || {_json(value, one)} END")
-            return (
-                f"CASE WHEN {v} IS NOT NULL THEN '{{' || coalesce(concat_ws(',', {', '.join(fields)}), '') || '}}' END"
-            )
-
-        return once(sql, packed)
-    if kind.kind == "map" and kind.inner[0] == st.STRING:
-        value = f"CASE WHEN e.value IS NULL THEN 'null' ELSE {_json('e.value', kind.inner[1])} END"
-        items = f"list_transform(map_entries({sql}), lambda e: spark_quote_json(e.key) || ':' || {value})"
-        return once(
-            items,
-            lambda v: f"CASE WHEN {sql} IS NOT NULL THEN '{{' || spark_join({v}, ',') || '}}' END",
-        )
-    raise refuse(f"to_json of {kind} is not answered here")
-
-
-def _from_json(name: str, args: list[Expr], scope: Scope) -> Expr:
-    if len(args) != 2 or not isinstance(args[1].constant, str) or not st.implicit(args[0].type, st.STRING):
-        raise refuse("from_json wants a text and a constant schema, and no options")
-    said = args[1].constant
-    try:
-        kind = st.built(said if re.match(r"(?i)\s*(struct|array|map)\s*<", said) else f"struct<{_colons(said)}>")
-    except Exception:
-        raise refuse(f"the schema {said[:60]} is not answered here") from None
-    if kind.kind != "struct" or any(
-        one.kind not in ("string", "int", "bigint", "double", "boolean") for _, one in kind.inner
-    ):
-        raise refuse(f"from_json to {kind} is not answered here; fields are STRING, INT, BIGINT, DOUBLE or BOOLEAN")
-    text = args[0].to(st.STRING)
-    fields = ", ".join(f"{st.quoted(n)} := CAST(spark_json_field({text}, {st.text(n)}, '{one.kind}') AS {one.duck})"
-                       for n, one in kind.inner)  # fmt: skip
-    return Expr(f"CASE WHEN trim({text}) <> '' THEN struct_pack({fields}) END", kind, f"from_json({args[0].name})")
-
-
-def _colons(schema: str) -> str:
-    return ", ".join(re.sub(r"^\s*(`?\w+`?)\s*:?\s+", r"\1: ", one) for one in schema.split(","))
-
-
-def _hash(name: str, args: list[Expr], scope: Scope) -> Expr:
-    seed = "42"
-    for arg in args:
-        seed = _hashed(arg.sql, arg.type, seed)
-    return Expr(seed, st.INT, "")
-
-
-def _hashed(sql: str, kind: Type, seed: str) -> str:
-    whole = {"boolean": "int", "tinyint": "int", "smallint": "int", "int": "int", "bigint": "long"}
-    if kind.kind in whole:
-        wide = "INTEGER" if whole[kind.kind] == "int" else "BIGINT"
-        made = f"spark_hash_{whole[kind.kind]}(CAST({sql} AS {wide}), {seed})"
-    elif kind.kind == "string":
-        made = f"spark_hash_bytes(encode({sql}), {seed})"
-    elif kind.kind == "date":
-        made = f"spark_hash_int(CAST({sql} - DATE '1970-01-01' AS INTEGER), {seed})"
-    elif kind.kind == "timestamp":
-        made = f"spark_hash_long(epoch_us({sql}), {seed})"
-    elif kind.kind == "array" and kind.inner[0].kind in ("int", "bigint"):
-        step = (
-            _hashed("b", st.BIGINT, "CAST(a AS INTEGER)") if kind.inner[0] == st.BIGINT else _hashed("b", st.INT, "a")
-        )
-        start = f"[CAST({seed} AS {kind.inner[0].duck})]"
-        made = f"CAST(list_reduce(list_concat({start}, {sql}), lambda a, b: {step}) AS INTEGER)"
-    else:
-        raise refuse(f"hash of {kind} is not answered here")
-    return f"coalesce({made}, {seed})"
 
 
 def _printf(name: str, args: list[Expr], scope: Scope) -> Expr:
@@ -722,12 +383,12 @@ _RULES: dict[str, Callable[[str, list[Expr], Scope], Expr]] = {
     **dict.fromkeys(("round", "bround"), _rounded), "concat": _concat, "concat_ws": _concat_ws, "nullif": _null_if,
     "least": _least, "greatest": _least, "decode": _decode, "encode": _coded, "typeof": _typeof, "trunc": _truncated,
     "date_trunc": _truncated, **dict.fromkeys(("date_part", "datepart", "extract"), _part),
-    **dict.fromkeys((*_CASTS, "to_date", "to_timestamp"), _made_cast), "sort_array": _sorted,
-    "sequence": _sequence, "map": _map,
-    "named_struct": _named_struct, **dict.fromkeys(("map_entries", "map_from_entries"), _entries),
-    "map_concat": _map_concat, "arrays_zip": _arrays_zip, "mod": _modulo, "pmod": _modulo, "to_json": _to_json,
+    **dict.fromkeys((*_CASTS, "to_date", "to_timestamp"), _made_cast), "sort_array": sorted_array,
+    "sequence": sequence, "map": made_map,
+    "named_struct": named_struct, **dict.fromkeys(("map_entries", "map_from_entries"), entries),
+    "map_concat": map_concat, "arrays_zip": arrays_zip, "mod": _modulo, "pmod": _modulo, "to_json": to_json,
     **dict.fromkeys(("try_add", "try_subtract", "try_multiply", "try_divide", "try_mod"), _try),
-    "from_json": _from_json, "hash": _hash, **dict.fromkeys(("format_string", "printf"), _printf), "elt": _elt,
+    "from_json": from_json, "hash": hashed_all, **dict.fromkeys(("format_string", "printf"), _printf), "elt": _elt,
     "shiftleft": _shift,
 }  # fmt: skip
 """Functions whose meaning is no template."""

@@ -14,11 +14,16 @@ from typing import Any
 
 from sqlglot import exp
 
+from lakehouse_lib import signatures
 from lakehouse_lib import spark_types as st
 from lakehouse_lib.errors import ConfigError
-from lakehouse_lib.spark_types import Type, once
+from lakehouse_lib.spark_types import Type
 
 NO_CONSTANT = object()
+NODES: dict[type, Callable[[Any, Scope], Expr]] = {}
+"""What each node becomes, see `spark_operators`; one that is not there is refused."""
+ARGUMENTS: dict[type, tuple[str, ...]] = {}
+"""What else than its parts a node may hold."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,11 @@ def expression(node: exp.Expression, scope: Scope) -> Expr:
         It does not carry over.
     """
     kind = type(node)
-    if kind in _NODES:
+    if kind in NODES:
         said = {key for key, value in node.args.items() if value}
-        if unknown := said - {"this", "expression", "expressions", "negate", *_ARGUMENTS.get(kind, ())}:
+        if unknown := said - {"this", "expression", "expressions", "negate", *ARGUMENTS.get(kind, ())}:
             raise refuse(f"{node.sql('spark')[:60]!r} ({', '.join(sorted(unknown))}) is not answered here")
-        made = _NODES[kind](node, scope)
+        made = NODES[kind](node, scope)
         return merged(f"(NOT {made.sql})", st.BOOLEAN, f"(NOT {made.name})", [made]) if "negate" in said else made
     raise refuse(f"{node.sql('spark')[:60]!r} ({type(node).__name__}) is not answered here")
 
@@ -115,7 +120,7 @@ def merged(sql: str, kind: Type, name: str, parts: list[Expr]) -> Expr:
 # Names and literals ----------------------------------------------------------
 
 
-def _column(node: exp.Column, scope: Scope) -> Expr:
+def column_node(node: exp.Column, scope: Scope) -> Expr:
     if not all(isinstance(part, exp.Identifier) for part in node.parts):
         raise refuse(f"{node.sql('spark')[:60]!r} stands where a column is wanted")
     return named([part.name for part in node.parts], scope)
@@ -180,17 +185,17 @@ def _field(of: Expr, name: str) -> Expr:
     return replace(of, sql=sql, type=found[0][1], name=f"{of.name}.{name}", constant=NO_CONSTANT)
 
 
-def _identifier(node: exp.Identifier, scope: Scope) -> Expr:
+def identifier_node(node: exp.Identifier, scope: Scope) -> Expr:
     return named([node.name], scope)
 
 
-def _dot(node: exp.Dot, scope: Scope) -> Expr:
+def dot_node(node: exp.Dot, scope: Scope) -> Expr:
     if not isinstance(node.expression, exp.Identifier):
         raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
     return _field(expression(node.this, scope), node.expression.name)
 
 
-def _literal(node: exp.Literal, scope: Scope) -> Expr:
+def literal_node(node: exp.Literal, scope: Scope) -> Expr:
     return text_literal(node.name) if node.is_string else _number(node.name, "")
 
 
@@ -223,12 +228,12 @@ def _number(written: str, sign: str) -> Expr:
 
 
 def _double_name(value: float) -> str:
-    from lakehouse_lib.spark_udfs import number
+    from lakehouse_lib.spark_json import number
 
     return repr(value) if value == 0 or 0.001 <= abs(value) < 1e7 else number(repr(value))
 
 
-def _neg(node: exp.Neg, scope: Scope) -> Expr:
+def neg_node(node: exp.Neg, scope: Scope) -> Expr:
     if node.this.is_number and isinstance(node.this, exp.Literal):
         return _number(node.this.name, "-")
     one = expression(node.this, scope)
@@ -240,35 +245,35 @@ def _neg(node: exp.Neg, scope: Scope) -> Expr:
     return replace(made, name=f"(- {one.name})")
 
 
-def _boolean(node: exp.Boolean, scope: Scope) -> Expr:
+def boolean_node(node: exp.Boolean, scope: Scope) -> Expr:
     word = "true" if node.this else "false"
     return Expr(word, st.BOOLEAN, word, bool(node.this))
 
 
-def _null(node: exp.Null, scope: Scope) -> Expr:
+def null_node(node: exp.Null, scope: Scope) -> Expr:
     return Expr("NULL", st.VOID, "NULL", None)
 
 
-def _raw(node: exp.RawString, scope: Scope) -> Expr:
+def raw_node(node: exp.RawString, scope: Scope) -> Expr:
     return text_literal(node.name)
 
 
-def _hex(node: exp.HexString, scope: Scope) -> Expr:
+def hex_node(node: exp.HexString, scope: Scope) -> Expr:
     data = bytes.fromhex(node.name.rjust(len(node.name) + len(node.name) % 2, "0"))
     return Expr(f"unhex('{data.hex()}')", st.BINARY, f"X'{data.hex().upper()}'", data)
 
 
-def _adjacent(node: exp.Concat, scope: Scope) -> Expr:
+def adjacent_node(node: exp.Concat, scope: Scope) -> Expr:
     if not all(isinstance(one, exp.Literal) and one.is_string for one in node.expressions):
         raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
     return text_literal("".join(one.name for one in node.expressions))
 
 
-def _paren(node: exp.Paren, scope: Scope) -> Expr:
+def paren_node(node: exp.Paren, scope: Scope) -> Expr:
     return expression(node.this, scope)
 
 
-def _cast(node: exp.Cast, scope: Scope) -> Expr:
+def cast_node(node: exp.Cast, scope: Scope) -> Expr:
     if set(filter(node.args.get, node.args)) - {"this", "to", "safe", "_type"}:
         raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
     one, to, safe = expression(node.this, scope), st.built(node.to), isinstance(node, exp.TryCast)
@@ -284,7 +289,7 @@ def _cast(node: exp.Cast, scope: Scope) -> Expr:
     return replace(made, name=shown, constant=one.constant)
 
 
-def _interval(node: exp.Interval, scope: Scope) -> Expr:
+def interval_node(node: exp.Interval, scope: Scope) -> Expr:
     unit = node.args.get("unit")
     word = unit.name.upper().rstrip("S") if isinstance(unit, exp.Var) else ""
     if word not in ("YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND") or node.this is None:
@@ -297,378 +302,6 @@ def _interval(node: exp.Interval, scope: Scope) -> Expr:
         number = int(value) if value.count("-") < 2 else 0
         return Expr(f"INTERVAL ({number}) {word}", st.INTERVAL, f"INTERVAL '{number}' {word}", word)
     raise refuse(f"{node.sql('spark')[:60]!r} is not answered here; its length is to be a number")
-
-
-# Operators -------------------------------------------------------------------
-
-_SIGNS = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%", exp.IntDiv: "div"}
-_COMPARED = {exp.EQ: "=", exp.NEQ: "=", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
-             exp.NullSafeEQ: "<=>", exp.NullSafeNEQ: "<=>"}  # fmt: skip
-
-
-def _operator(node: exp.Binary, scope: Scope) -> Expr:
-    sign, chain = _SIGNS[type(node)], [node.expression]
-    left = node.this
-    while type(left) is type(node):  # long sums are no deep recursion
-        chain.append(left.expression)
-        left = left.this
-    made = expression(left, scope)
-    for right in reversed(chain):
-        made = arithmetic(sign, made, expression(right, scope))
-    return made
-
-
-def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") -> Expr:
-    """An operation of two numbers, or of a time and an interval; NULL instead of an error if ``safe``."""
-    name = name or f"({a.name} {sign} {b.name})"
-    if not safe and (made := _of_time(sign, a, b, name)):
-        return made
-    kinds = [one.type for one in (a, b)]
-    if any(kind.kind not in (*st.NUMERIC, "string", "void") for kind in kinds):
-        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
-    if kinds[0] == kinds[1] and kinds[0] in (st.STRING, st.VOID):
-        wide = st.DOUBLE
-    else:
-        wide = st.common(*kinds)
-    if (sign == "div" and wide.kind in ("float", "double")) or wide.kind == "string":
-        raise refuse(f"{a.type} {sign} {b.type} is an error in Spark")
-    if wide.kind == "decimal":
-        return _decimals(sign, a, b, safe, name)
-    if sign == "/":
-        wide = st.DOUBLE
-    if sign == "div":
-        wide = st.BIGINT
-    one, other = a.to(wide), b.to(wide)
-    if sign in ("/", "div", "%") and not (b.known and b.constant):
-        other = f"nullif({other}, 0)" if safe else f"spark_nonzero({other})"
-    if safe and wide.kind in st.INTEGRAL and sign in "+-*":
-        made = f"TRY_CAST(CAST({one} AS HUGEINT) {sign} {other} AS {wide.duck})"
-    elif sign == "%" and wide.kind in st.INTEGRAL:
-        made = f"CASE WHEN {other} = -1 THEN CAST({one} * 0 AS {wide.duck}) ELSE ({one} % {other}) END" if not (
-            b.known and b.constant != -1) else f"({one} % {other})"  # fmt: skip
-    elif sign == "div":
-        made = f"CAST(CAST({one} AS HUGEINT) // {other} AS BIGINT)"
-    else:
-        made = f"({one} {sign} {other})"
-    return merged(made, wide, name, [a, b])
-
-
-def _decimals(sign: str, a: Expr, b: Expr, safe: bool, name: str) -> Expr:
-    one, other = (st.as_decimal(x.type, x.constant if x.known and not isinstance(x.constant, bool) else None)
-                  if x.type.kind in ("decimal", *st.INTEGRAL) else None for x in (a, b))  # fmt: skip
-    one, other = one or other, other or one
-    if one is None or a.type == st.VOID or b.type == st.VOID:
-        return merged("NULL", st.VOID, name, [a, b])
-    (p, s), (q, t) = one.inner, other.inner
-    left, right = a.to(one), b.to(other)
-    if sign == "/":
-        scale = max(6, s + q + 1)
-        kind = st.decimal(p - s + t + scale, scale)
-    elif sign == "*":
-        kind = st.decimal(p + q + 1, s + t)
-    elif sign == "%":
-        kind = st.decimal(min(p - s, q - t) + max(s, t), max(s, t))
-    elif sign == "div":
-        kind = st.decimal(max(p - s + t, 1), 0)
-    else:
-        kind = st.decimal(max(p - s, q - t) + max(s, t) + 1, max(s, t))
-    if safe and sign in ("/", "%", "div"):
-        right = f"nullif({right}, 0)"
-    cast = "TRY_CAST" if safe else "CAST"
-    if sign in "+-" and kind.inner[1] == max(s, t) and kind.inner[0] < 38:
-        made = f"({left} {sign} {right})"
-    elif sign == "*" and p + q + 1 <= 38:
-        made = f"({left} * {right})"
-    elif sign == "div":
-        made = f"spark_decimal('div', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), 0)"
-        return merged(f"{cast}({made} AS BIGINT)", st.BIGINT, name, [a, b])
-    else:
-        made = f"spark_decimal('{sign}', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), {kind.inner[1]})"
-    return merged(f"{cast}({made} AS {kind.duck})", kind, name, [a, b])
-
-
-def _of_time(sign: str, a: Expr, b: Expr, name: str) -> Expr | None:
-    if a.type == st.INTERVAL and b.type == st.INTERVAL and sign in "+-":
-        units = {a.constant, b.constant}
-        months = {"YEAR", "MONTH"}
-        if units & months and units - months:
-            raise refuse("an interval of months and of days at once is not answered here")
-        order = ["YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND"]
-        return merged_interval(f"({a.sql} {sign} {b.sql})", max(units, key=order.index), name)
-    if a.type == st.INTERVAL and b.type.kind in st.INTEGRAL and sign == "*":
-        return merged_interval(f"({a.sql} * {b.sql})", a.constant, name)
-    if sign == "+" and a.type == st.INTERVAL:
-        return _of_time(sign, b, a, name)
-    if sign not in "+-" or a.type.kind not in ("date", "timestamp", "string") or (
-            a.type == st.STRING and b.type != st.INTERVAL):  # fmt: skip
-        if sign == "+" and b.type == st.DATE and a.type.kind in ("tinyint", "smallint", "int"):
-            return merged(f"({b.sql} + {a.to(st.INT)})", st.DATE, f"date_add({b.name}, {a.name})", [a, b])
-        return None
-    if b.type == st.INTERVAL:
-        name = name[1:-1] if name.startswith("(") else name
-        if a.type == st.STRING:
-            raise refuse("a text and an interval; make it a TIMESTAMP first")
-        kind = st.DATE if a.type == st.DATE and b.constant in ("YEAR", "MONTH", "WEEK", "DAY") else st.TIMESTAMP
-        return merged(f"CAST({a.sql} {sign} {b.sql} AS {kind.duck})", kind, name, [a, b])
-    if a.type == st.DATE and b.type.kind in ("tinyint", "smallint", "int"):
-        word = "date_add" if sign == "+" else "date_sub"
-        return merged(f"({a.sql} {sign} {b.to(st.INT)})", st.DATE, f"{word}({a.name}, {b.name})", [a, b])
-    raise refuse(f"{a.type} {sign} {b.type} gives an interval in Spark; say datediff or timestampdiff")
-
-
-def merged_interval(sql: str, unit: str, name: str) -> Expr:
-    return Expr(sql, st.INTERVAL, name, unit)
-
-
-def _comparison(node: exp.Binary, scope: Scope) -> Expr:
-    a, b, sign = expression(node.this, scope), expression(node.expression, scope), _COMPARED[type(node)]
-    made = compared(sign, a, b)
-    if isinstance(node, (exp.NEQ, exp.NullSafeNEQ)):
-        return replace(made, sql=f"(NOT {made.sql})", name=f"(NOT {made.name})")
-    return made
-
-
-def compared(sign: str, a: Expr, b: Expr) -> Expr:
-    """Two values held against each other."""
-    wide = st.common(a.type, b.type)
-    if wide is None or wide.holds("map", "interval"):
-        raise refuse(f"{a.type} {sign} {b.type} is an error in Spark, or not answered here")
-    if wide.kind in ("array", "struct") and a.type != b.type:
-        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
-    word = "IS NOT DISTINCT FROM" if sign == "<=>" else sign
-    return merged(f"({a.to(wide)} {word} {b.to(wide)})", st.BOOLEAN, f"({a.name} {sign} {b.name})", [a, b])
-
-
-def truth(node: exp.Expression, scope: Scope, null: bool = True) -> Expr:
-    """A condition.
-
-    Raises
-    ------
-    ConfigError
-        It is neither true nor false in Spark.
-    """
-    one = expression(node, scope)
-    if one.type != st.BOOLEAN and not (null and one.type == st.VOID):
-        raise refuse(f"{one.name} is {one.type}, and no condition")
-    return replace(one, sql=one.to(st.BOOLEAN), type=st.BOOLEAN)
-
-
-def _connector(node: exp.Connector, scope: Scope) -> Expr:
-    word, left, chain = ("AND" if isinstance(node, exp.And) else "OR"), node.this, [node.expression]
-    while type(left) is type(node):
-        chain.append(left.expression)
-        left = left.this
-    made = truth(left, scope)
-    for right in reversed(chain):
-        other = truth(right, scope)
-        made = merged(
-            f"({made.sql} {word} {other.sql})", st.BOOLEAN, f"({made.name} {word} {other.name})", [made, other]
-        )
-    return made
-
-
-def _not(node: exp.Not, scope: Scope) -> Expr:
-    inner = node.this
-    if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null):
-        one = expression(inner.this, scope)
-        return merged(f"({one.sql} IS NOT NULL)", st.BOOLEAN, f"({one.name} IS NOT NULL)", [one])
-    one = truth(inner, scope)
-    return merged(f"(NOT {one.sql})", st.BOOLEAN, f"(NOT {one.name})", [one])
-
-
-def _is(node: exp.Is, scope: Scope) -> Expr:
-    if isinstance(node.expression, exp.Null):
-        one = expression(node.this, scope)
-        return merged(f"({one.sql} IS NULL)", st.BOOLEAN, f"({one.name} IS NULL)", [one])
-    if not isinstance(node.expression, exp.Boolean):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    one, word = truth(node.this, scope), "true" if node.expression.this else "false"
-    return merged(f"({one.sql} IS NOT DISTINCT FROM {word})", st.BOOLEAN, f"({one.name} <=> {word})", [one])
-
-
-def _in(node: exp.In, scope: Scope) -> Expr:
-    one = expression(node.this, scope)
-    if query := node.args.get("query"):
-        sql, columns = scope.query(query.this if isinstance(query, exp.Subquery) else query, scope)
-        if len(columns) != 1:
-            raise refuse("IN wants a query of one column")
-        wide = st.common(one.type, columns[0][1])
-        if wide is None or wide.holds("map") or (one.type.inner and one.type.kind != "decimal"):
-            raise refuse(f"{one.type} IN {columns[0][1]} is not answered here")
-        inner = f"SELECT {st.cast('q.c0', columns[0][1], wide)} FROM ({sql}) AS q"
-        return merged(f"({one.to(wide)} IN ({inner}))", st.BOOLEAN, f"({one.name} IN (listquery()))", [one])
-    if node.args.get("unnest") or node.args.get("field"):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    items = [expression(item, scope) for item in node.expressions]
-    wide = widest([one, *items], "IN")
-    if wide.holds("map", "interval") or (
-        wide.inner and wide.kind != "decimal" and any(i.type != wide for i in [one, *items])
-    ):
-        raise refuse(f"IN of {wide} is not answered here")
-    names = ", ".join(item.name for item in items)
-    return merged(f"({one.to(wide)} IN ({', '.join(item.to(wide) for item in items)}))", st.BOOLEAN,
-                  f"({one.name} IN ({names}))", [one, *items])  # fmt: skip
-
-
-def widest(items: list[Expr], what: str) -> Type:
-    """The type that all values fit.
-
-    Raises
-    ------
-    ConfigError
-        There is none in Spark.
-    """
-    texts = [item for item in items if item.type == st.STRING]
-    wide = st.VOID
-    for item in [item for item in items if item.type != st.STRING] + texts:
-        both = st.common(wide, item.type)
-        if both is None:
-            raise refuse(f"{what}: {wide} and {item.type} have no type in common")
-        wide = both
-    return wide
-
-
-def _between(node: exp.Between, scope: Scope) -> Expr:
-    one, low, high = (expression(part, scope) for part in (node.this, node.args["low"], node.args["high"]))
-    if node.args.get("symmetric"):
-        raise refuse("BETWEEN SYMMETRIC is not answered here")
-    above, below = compared(">=", one, low), compared("<=", one, high)
-    return merged(f"({above.sql} AND {below.sql})", st.BOOLEAN, f"between({one.name}, {low.name}, {high.name})",
-                  [one, low, high])  # fmt: skip
-
-
-def _like(node: exp.Like | exp.ILike, scope: Scope, escape: str = "\\") -> Expr:
-    word = "LIKE" if isinstance(node, exp.Like) else "ILIKE"
-    if isinstance(node.expression, (exp.Any, exp.All)):
-        patterns = node.expression.this
-        bare = patterns.this if isinstance(patterns, exp.Paren) else patterns
-        listed = patterns.expressions if isinstance(patterns, exp.Tuple) else [bare]
-        made = [_like(type(node)(this=node.this.copy(), expression=one.copy()), scope, escape) for one in listed]
-        both = " OR " if isinstance(node.expression, exp.Any) else " AND "
-        return merged(f"({both.join(one.sql for one in made)})", st.BOOLEAN, node.sql("spark"), made)
-    one, pattern = expression(node.this, scope), expression(node.expression, scope)
-    for part in (one, pattern):
-        if not st.implicit(part.type, st.STRING):
-            raise refuse(f"{part.type} {word} is not answered here")
-    if not pattern.known or not isinstance(pattern.constant, str):
-        raise refuse(f"{word} of a pattern that is no constant is not answered here")
-    name = f"{one.name} LIKE {pattern.name}" if word == "LIKE" else f"ilike({one.name}, {pattern.name})"
-    name += "" if escape == "\\" else f" ESCAPE '{escape}'"
-    _checked_pattern(pattern.constant, escape)
-    sql, like = one.to(st.STRING), pattern.constant
-    if word == "ILIKE":
-        sql, like = call("lower", [replace(one, sql=sql, type=st.STRING)], scope).sql, like.lower()
-    if escape in like:
-        parts = re.findall(rf"{re.escape(escape)}(.)|(.)", like, re.DOTALL)
-        made = "".join(
-            re.escape(kept) if kept else {"%": ".*", "_": "."}.get(one_, re.escape(one_)) for kept, one_ in parts
-        )
-        return merged(f"regexp_full_match({sql}, {st.text('(?s)' + made)})", st.BOOLEAN, name, [one])
-    return merged(f"({sql} LIKE {st.text(like)})", st.BOOLEAN, name, [one])
-
-
-def _checked_pattern(pattern: str, escape: str) -> None:
-    at = 0
-    while at < len(pattern):
-        if pattern[at] == escape:
-            if pattern[at + 1 : at + 2] not in ("_", "%", escape) or at + 1 >= len(pattern):
-                raise refuse(f"the pattern {pattern} escapes what needs no escape")
-            at += 1
-        at += 1
-
-
-def _escape(node: exp.Escape, scope: Scope) -> Expr:
-    letter = node.expression
-    if not (isinstance(letter, exp.Literal) and letter.is_string and len(letter.name) == 1):
-        raise refuse("ESCAPE wants one character")
-    if not isinstance(node.this, (exp.Like, exp.ILike)):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    made = _like(node.this, scope, letter.name)
-    negate = node.this.args.get("negate")
-    return merged(f"(NOT {made.sql})", st.BOOLEAN, f"(NOT {made.name})", [made]) if negate else made
-
-
-def _rlike(node: exp.RegexpLike, scope: Scope) -> Expr:
-    if node.args.get("flag"):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    return call("rlike", [expression(node.this, scope), expression(node.expression, scope)], scope)
-
-
-def _pipes(node: exp.DPipe, scope: Scope) -> Expr:
-    parts, left = [node.expression], node.this
-    while isinstance(left, exp.DPipe):
-        parts.append(left.expression)
-        left = left.this
-    made = [expression(part, scope) for part in [left, *reversed(parts)]]
-    name = made[0].name
-    for part in made[1:]:
-        name = f"concat({name}, {part.name})"
-    return replace(call("concat", made, scope), name=name)
-
-
-def _case(node: exp.Case, scope: Scope) -> Expr:
-    subject = expression(node.this, scope) if node.this else None
-    tests, values = [], []
-    for branch in node.args["ifs"]:
-        if subject is None:
-            tests.append(truth(branch.this, scope, null=False))
-        else:
-            tests.append(compared("=", subject, expression(branch.this, scope)))
-        values.append(expression(branch.args["true"], scope))
-    default = expression(node.args["default"], scope) if node.args.get("default") else None
-    wide = widest([*values, *([default] if default else [])], "CASE")
-    pairs = list(zip(tests, values, strict=True))
-    sql = " ".join(f"WHEN {test.sql} THEN {value.to(wide)}" for test, value in pairs)
-    name = " ".join(f"WHEN {test.name} THEN {value.name}" for test, value in pairs)
-    end = f" ELSE {default.to(wide)}" if default else ""
-    shown = f" ELSE {default.name}" if default else ""
-    return merged(
-        f"CASE {sql}{end} END", wide, f"CASE {name}{shown} END", [*tests, *values, *([default] if default else [])]
-    )
-
-
-def _bits(node: exp.Binary, scope: Scope) -> Expr:
-    sign = {exp.BitwiseAnd: "&", exp.BitwiseOr: "|", exp.BitwiseXor: "^"}[type(node)]
-    a, b = expression(node.this, scope), expression(node.expression, scope)
-    wide = st.common(a.type, b.type)
-    if wide is None or wide.kind not in st.INTEGRAL:
-        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
-    one, other = a.to(wide), b.to(wide)
-    sql = f"xor({one}, {other})" if sign == "^" else f"({one} {sign} {other})"
-    return merged(sql, wide, f"({a.name} {sign} {b.name})", [a, b])
-
-
-def _flipped(node: exp.BitwiseNot, scope: Scope) -> Expr:
-    one = expression(node.this, scope)
-    if one.type.kind not in st.INTEGRAL:
-        raise refuse(f"~{one.type} is not answered here")
-    return merged(f"(~{one.sql})", one.type, f"~{one.name}", [one])
-
-
-def _item(node: exp.Bracket, scope: Scope) -> Expr:
-    if len(node.expressions) != 1 or node.args.get("offset") or node.args.get("safe"):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    of, at = expression(node.this, scope), expression(node.expressions[0], scope)
-    name = f"{of.name}[{at.name}]"
-    if of.type.kind == "array" and at.type.kind in st.INTEGRAL:
-        sql = once(of.sql, lambda v: f"spark_item({v}, {at.to(st.BIGINT)})")
-        return merged(sql, of.type.inner[0], name, [of, at])
-    if of.type.kind == "map" and st.implicit(at.type, of.type.inner[0]):
-        return replace(call("element_at", [of, at], scope), name=name)
-    raise refuse(f"{of.type}[{at.type}] is not answered here")
-
-
-def _subquery(node: exp.Expression, scope: Scope) -> Expr:
-    query = node.this if isinstance(node, exp.Subquery) else node
-    sql, columns = scope.query(query, scope)
-    if len(columns) != 1:
-        raise refuse("a query that stands for a value has one column")
-    return Expr(f"({sql})", columns[0][1], "scalarsubquery()")
-
-
-def _exists(node: exp.Exists, scope: Scope) -> Expr:
-    sql, _ = scope.query(node.this, scope)
-    return Expr(f"EXISTS ({sql})", st.BOOLEAN, "exists()")
 
 
 # Calls -----------------------------------------------------------------------
@@ -687,7 +320,7 @@ def call(name: str, args: list[Expr], scope: Scope, shown: str = "") -> Expr:
     return spark_calls.called(name.lower(), args, scope, shown)
 
 
-def _function(node: exp.Anonymous, scope: Scope) -> Expr:
+def function_node(node: exp.Anonymous, scope: Scope) -> Expr:
     from lakehouse_lib import spark_calls
 
     return spark_calls.function(node, scope)
@@ -709,7 +342,7 @@ def lambda_(node: exp.Expression, scope: Scope, *kinds: Type) -> tuple[list[str]
     return names, replace(body, name=f"lambdafunction({shown})")
 
 
-def _call_of(name: str, *parts: str) -> Callable[[exp.Expression, Scope], Expr]:
+def call_of(name: str, *parts: str) -> Callable[[exp.Expression, Scope], Expr]:
     def made(node: exp.Expression, scope: Scope) -> Expr:
         known = {key for key, value in node.args.items() if value}
         if known - set(parts):
@@ -719,7 +352,7 @@ def _call_of(name: str, *parts: str) -> Callable[[exp.Expression, Scope], Expr]:
     return made
 
 
-def _trim(node: exp.Trim, scope: Scope) -> Expr:
+def trim_node(node: exp.Trim, scope: Scope) -> Expr:
     side = (node.args.get("position") or "BOTH").upper()
     one = expression(node.this, scope)
     chars = node.expression and expression(node.expression, scope)
@@ -730,46 +363,26 @@ def _trim(node: exp.Trim, scope: Scope) -> Expr:
     return replace(made, name=f"TRIM({side} {chars.name} FROM {one.name})")
 
 
-def _extract(node: exp.Extract, scope: Scope) -> Expr:
+def extract_node(node: exp.Extract, scope: Scope) -> Expr:
     one = call("date_part", [text_literal(node.name), expression(node.expression, scope)], scope)
     return replace(one, name=f"extract({node.name} FROM {expression(node.expression, scope).name})")
 
 
-def _window(node: exp.Expression, scope: Scope) -> Expr:
+def window_node(node: exp.Expression, scope: Scope) -> Expr:
     from lakehouse_lib import spark_aggregates
 
     return spark_aggregates.node(node, scope)
 
 
-_NODES: dict[type, Callable[[Any, Scope], Expr]] = {
-    exp.Column: _column, exp.Identifier: _identifier, exp.Dot: _dot, exp.Literal: _literal, exp.Neg: _neg,
-    exp.Boolean: _boolean, exp.Null: _null, exp.RawString: _raw, exp.HexString: _hex, exp.Concat: _adjacent,
-    exp.Paren: _paren, exp.Cast: _cast, exp.TryCast: _cast, exp.Interval: _interval, **dict.fromkeys(_SIGNS, _operator),
-    **dict.fromkeys(_COMPARED, _comparison), exp.And: _connector, exp.Or: _connector, exp.Not: _not, exp.Is: _is,
-    exp.In: _in, exp.Between: _between, exp.Like: _like, exp.ILike: _like, exp.Escape: _escape,
-    exp.RegexpLike: _rlike, exp.DPipe: _pipes, exp.Case: _case, exp.BitwiseAnd: _bits, exp.BitwiseOr: _bits,
-    exp.BitwiseXor: _bits, exp.BitwiseNot: _flipped, exp.Bracket: _item, exp.Subquery: _subquery,
-    exp.Select: _subquery, exp.Exists: _exists, exp.Anonymous: _function, exp.Trim: _trim, exp.Extract: _extract,
-    exp.Substring: _call_of("substring", "this", "start", "length"),
-    exp.StrPosition: _call_of("locate", "substr", "this", "position"),
-    exp.Overlay: _call_of("overlay", "this", "expression", "from_", "for_"),
-    exp.CurrentDate: lambda node, scope: call("current_date", [], scope),
-    exp.CurrentTimestamp: lambda node, scope: call("current_timestamp", [], scope),
-    exp.Window: _window, exp.Filter: _window, exp.WithinGroup: _window, exp.IgnoreNulls: _window,
-    exp.RespectNulls: _window,
-}  # fmt: skip
-"""What each node becomes; one that is not here is refused."""
+def by_signature(listed: list[signatures.Signature], name: str, args: list[Expr]) -> tuple | None:
+    """The signature, the arguments cast to it, and its letters."""
+    found = signatures.chosen(listed, [arg.type for arg in args], [constant(arg) for arg in args])
+    if found is None:
+        return None
+    signature, wanted, letters = found
+    return signature, [arg.to(kind) for arg, kind in zip(args, wanted, strict=True)], letters
 
-_ARGUMENTS: dict[type, tuple[str, ...]] = {
-    exp.Column: ("table", "db", "catalog"), exp.Identifier: ("quoted",), exp.Literal: ("is_string",),
-    exp.Concat: ("safe",),
-    exp.Cast: ("to", "_type"), exp.TryCast: ("to", "safe", "_type"), exp.Interval: ("unit",),
-    exp.Div: ("typed", "safe"),
-    exp.In: ("query",), exp.Between: ("low", "high"), exp.DPipe: ("safe",), exp.Case: ("ifs", "default"),
-    exp.Trim: ("position",), exp.Substring: ("start", "length"), exp.StrPosition: ("substr", "position"),
-    exp.Overlay: ("from_", "for_"), exp.Window: ("partition_by", "order", "spec", "alias", "over"),
-    exp.Select: ("from_", "joins", "laterals", "where", "group", "having", "qualify", "windows", "distinct", "order",
-                 "limit", "offset", "with_", "sort"),
-    exp.Subquery: ("order", "limit", "offset", "with_"),
-}  # fmt: skip
-"""What else a node may hold."""
+
+def constant(arg: Expr) -> bool:
+    """Whether it is a literal, or an array of such: no column and no function has capitals alone."""
+    return arg.known or bool(re.fullmatch(r"\[[\dA-Z_'.,()\[\] -]+\]", arg.sql))

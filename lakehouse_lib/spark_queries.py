@@ -15,7 +15,8 @@ from sqlglot import exp
 from lakehouse_lib import spark_sources
 from lakehouse_lib import spark_types as st
 from lakehouse_lib.spark_aggregates import ordering
-from lakehouse_lib.spark_expressions import Column, Expr, Scope, Source, expression, merged, refuse, truth
+from lakehouse_lib.spark_expressions import Column, Expr, Scope, Source, expression, merged, refuse
+from lakehouse_lib.spark_operators import truth
 from lakehouse_lib.spark_types import Type
 
 Columns = list[tuple[str, Type]]

@@ -10,7 +10,8 @@ from sqlglot import exp
 
 from lakehouse_lib import spark_types as st
 from lakehouse_lib.spark_calls import GENERATORS
-from lakehouse_lib.spark_expressions import Column, Expr, Scope, Source, compared, expression, refuse, truth, widest
+from lakehouse_lib.spark_expressions import Column, Expr, Scope, Source, expression, refuse
+from lakehouse_lib.spark_operators import compared, truth, widest
 from lakehouse_lib.spark_types import Type
 
 if TYPE_CHECKING:

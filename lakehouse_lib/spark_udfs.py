@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
 import zlib
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus, urlsplit
 
 import duckdb
 
-from lakehouse_lib import spark_times
+from lakehouse_lib import spark_json, spark_regex, spark_times
 
 _WIDE = Context(prec=120)
 FUNCTIONS: dict[str, tuple[Callable, list[str], str]] = {}
@@ -51,17 +50,6 @@ _known("spark_lower", "VARCHAR", "VARCHAR")(str.lower)
 @_known("spark_initcap", "VARCHAR", "VARCHAR")
 def initcap(text: str) -> str:
     return " ".join(word[:1].title() + word[1:].lower() for word in text.split(" "))
-
-
-@_known("spark_number", "VARCHAR", "VARCHAR")
-def number(text: str) -> str:
-    """A large or small number as Java writes it, from how others do: 1e+10 is 1.0E10."""
-    if text in ("nan", "inf", "-inf"):
-        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
-    sign, digits, power = Decimal(text).as_tuple()
-    written = "".join(map(str, digits))
-    power += len(written) - 1
-    return f"{'-' * sign}{written[0]}.{written[1:].rstrip('0') or '0'}E{power}"
 
 
 @_known("spark_levenshtein", "VARCHAR, VARCHAR", "INTEGER")
@@ -313,265 +301,22 @@ def hash_bytes(value: bytes, seed: int) -> int:
     return _ended(seed, len(value))
 
 
-# Regular expressions ---------------------------------------------------------
+# Regular expressions, JSON ---------------------------------------------------
 
-_END = r"(?=(?:\r\n|[\n\r\x85\u2028\u2029])?\Z)"
-_TOKENS = re.compile(r"\\.|\[|\(\?|[\s\S]")
-
-
-@functools.lru_cache(maxsize=256)
-def _pattern(java: str) -> re.Pattern:
-    """A pattern of Java as Python has it.
-
-    Raises
-    ------
-    ValueError
-        It holds something that means something else here.
-    """
-    made, at = "", 0
-    while at < len(java):
-        token, rest = java[at], java[at:]
-        if token == "\\":
-            found = re.match(r"\\([dDwWsSbBtnrf0-9A-z]|[^A-Za-z0-9])", rest, re.S)
-            letter = rest[1:2]
-            if letter == "Q" or not found or letter in "ceghijklmopquvxyzCEFGHIJKLMNOPRTUVXY0":
-                raise ValueError(f"the pattern {java} holds {rest[:2]}, which is not answered here")
-            made += {"\\Z": _END, "\\z": r"\Z"}.get(found[0], found[0])
-            at += len(found[0])
-        elif token == "[":
-            end = re.match(r"\[\^?\]?(?:\\.|[^\\\[\]])*\]", rest, re.S)
-            if not end or "&&" in end[0] or re.search(r"\\[^dDwWsStnrf\W]", end[0]) or end[0][1:2] == "]":
-                raise ValueError(f"the pattern {java} holds a class that is not answered here")
-            made += end[0]
-            at += len(end[0])
-        elif token == ".":
-            made += r"[^\n\r\x85\u2028\u2029]"
-            at += 1
-        elif token == "$":
-            made += _END
-            at += 1
-        elif token == "{":
-            found = re.match(r"\{\d+(?:,\d*)?\}", rest)
-            if not found or not made:
-                raise ValueError(f"the pattern {java} holds a brace that is no repetition")
-            made += found[0]
-            at += len(found[0])
-        elif rest.startswith("(?"):
-            found = re.match(r"\(\?(?::|=|!|<=|<!|>|<[A-Za-z][A-Za-z0-9]*>|i\))", rest)
-            if not found or (found[0] == "(?i)" and made):
-                raise ValueError(f"the pattern {java} holds {rest[:4]}, which is not answered here")
-            made += "(?P" + found[0][2:] if re.match(r"\(\?<[A-Za-z]", found[0]) else found[0]
-            at += len(found[0])
-        else:
-            made += token
-            at += 1
-    try:
-        return re.compile(made, re.ASCII)
-    except re.error as error:
-        raise ValueError(f"the pattern {java}: {error}") from None
-
-
-@_known("spark_rlike", "VARCHAR, VARCHAR", "BOOLEAN")
-def rlike(text: str, pattern: str) -> bool:
-    return _pattern(pattern).search(text) is not None
-
-
-@functools.lru_cache(maxsize=256)
-def _replacement(java: str, groups: int) -> Callable[[re.Match], str]:
-    parts = re.findall(r"\\[\s\S]|\$\d+|[\s\S]", java)
-    made: list[str | int] = []
-    for part in parts:
-        if part in ("$", "\\"):
-            raise ValueError(f"the replacement {java} is no replacement")
-        if part[0] == "$":
-            digits, rest = part[1:], ""
-            while len(digits) > 1 and int(digits) > groups:
-                digits, rest = digits[:-1], digits[-1] + rest
-            if int(digits) > groups:
-                raise ValueError(f"the replacement {java}: there is no group {digits}")
-            made += [int(digits), rest]
-        else:
-            made.append(part[1:] if part[0] == "\\" else part)
-    return lambda found: "".join(one if isinstance(one, str) else found[one] or "" for one in made)
-
-
-@_known("spark_regexp_replace", "VARCHAR, VARCHAR, VARCHAR, INTEGER", "VARCHAR")
-def regexp_replace(text: str, pattern: str, replacement: str, start: int) -> str:
-    compiled = _pattern(pattern)
-    if start < 1:
-        raise ValueError("regexp_replace begins at 1 or later")
-    return text[: start - 1] + compiled.sub(_replacement(replacement, compiled.groups), text[start - 1 :])
-
-
-@_known("spark_regexp_extract", "VARCHAR, VARCHAR, INTEGER", "VARCHAR")
-def regexp_extract(text: str, pattern: str, group: int) -> str:
-    compiled = _pattern(pattern)
-    if not 0 <= group <= compiled.groups:
-        raise ValueError(f"the pattern {pattern} has no such group as {group}")
-    found = compiled.search(text)
-    return (found[group] or "") if found else ""
-
-
-@_known("spark_regexp_extract_all", "VARCHAR, VARCHAR, INTEGER", "VARCHAR[]")
-def regexp_extract_all(text: str, pattern: str, group: int) -> list[str]:
-    compiled = _pattern(pattern)
-    if not 0 <= group <= compiled.groups:
-        raise ValueError(f"the pattern {pattern} has no such group as {group}")
-    return [found[group] or "" for found in compiled.finditer(text)]
-
-
-@_known("spark_regexp_count", "VARCHAR, VARCHAR", "INTEGER")
-def regexp_count(text: str, pattern: str) -> int:
-    return sum(1 for _ in _pattern(pattern).finditer(text))
-
-
-@_known("spark_regexp_substr", "VARCHAR, VARCHAR", "VARCHAR")
-def regexp_substr(text: str, pattern: str) -> str | None:
-    found = _pattern(pattern).search(text)
-    return found[0] or None if found else None
-
-
-@_known("spark_regexp_instr", "VARCHAR, VARCHAR", "INTEGER")
-def regexp_instr(text: str, pattern: str) -> int:
-    found = _pattern(pattern).search(text)
-    return found.start() + 1 if found else 0
-
-
-@_known("spark_split", "VARCHAR, VARCHAR, INTEGER", "VARCHAR[]")
-def split(text: str, pattern: str, limit: int) -> list[str]:
-    """As Java splits with a limit of -1: what is empty at the end stays; a match of nothing at the start is none."""
-    if not pattern:
-        letters = list(text) or [""]
-        return [*letters[: limit - 1], "".join(letters[limit - 1 :])] if 0 < limit <= len(text) else letters
-    made, last = [], 0
-    for found in _pattern(pattern).finditer(text):
-        if 0 < limit <= len(made) + 1:
-            break
-        if found.end() == 0:
-            continue
-        made.append(text[last : found.start()])
-        last = found.end()
-    return [*made, text[last:]]
-
-
-# JSON ------------------------------------------------------------------------
-
-
-class _Raw(str):
-    """A number as it stands in the text."""
-
-
-def _no_word(word: str) -> None:
-    raise ValueError(word)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise KeyError("a JSON object names a field twice")
-    return made
-
-
-def _double(text: str) -> _Raw:
-    value = float(text)
-    return _Raw(repr(value) if value == 0 or 0.001 <= abs(value) < 1e7 else number(repr(value)))
-
-
-_decode = json.JSONDecoder(
-    parse_float=_double, parse_int=_Raw, parse_constant=_no_word, object_pairs_hook=_object
-).decode
-_STEP = re.compile(r"\.([^.\[\]*'\"]+)|\[(\d+)\]|\['([^'*]+)'\]")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, _Raw):
-        return str(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{quote_json(key)}:{_shown(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_shown, value)) + "]"
-    return quote_json(value) if isinstance(value, str) else {None: "null", True: "true", False: "false"}[value]
-
-
-@_known("spark_quote_json", "VARCHAR", "VARCHAR")
-def quote_json(text: str) -> str:
-    return re.sub(r"\\u[0-9a-f]{4}", lambda found: found[0][:2] + found[0][2:].upper(),
-                  json.dumps(text, ensure_ascii=False)).replace("\x7f", "\x7f")  # fmt: skip
-
-
-@functools.lru_cache(maxsize=256)
-def _steps(path: str) -> list[str | int] | None:
-    if not path.startswith("$"):
-        return None
-    steps, at = [], 1
-    while at < len(path):
-        found = _STEP.match(path, at)
-        if not found:
-            raise ValueError(f"the path {path} is not answered here")
-        steps.append(int(found[2]) if found[2] else found[1] or found[3])
-        at = found.end()
-    return steps
-
-
-@_known("spark_json", "VARCHAR, VARCHAR", "VARCHAR")
-def get_json_object(text: str, path: str) -> str | None:
-    steps = _steps(path)
-    if steps is None:
-        return None
-    try:
-        value = _decode(text)
-    except (ValueError, RecursionError):
-        if re.match(r"\s*[\[{]", text) and not re.search(r"['\x00-\x1f]", text):
-            return None
-        return None
-    for step in steps:
-        if isinstance(step, int):
-            if not isinstance(value, list) or step >= len(value):
-                return None
-        elif isinstance(value, list):
-            raise ValueError(f"the path {path} goes into an array, which is not answered here")
-        elif not isinstance(value, dict) or step not in value:
-            return None
-        value = value[step]
-    return None if value is None else str(value) if isinstance(value, str) else _shown(value)
-
-
-@_known("spark_json_length", "VARCHAR", "INTEGER")
-def json_array_length(text: str) -> int | None:
-    try:
-        found = _decode(text)
-    except (ValueError, RecursionError):
-        return None
-    return len(found) if isinstance(found, list) else None
-
-
-@_known("spark_json_keys", "VARCHAR", "VARCHAR[]")
-def json_object_keys(text: str) -> list[str] | None:
-    try:
-        found = _decode(text)
-    except (ValueError, RecursionError):
-        return None
-    return list(found) if isinstance(found, dict) else None
-
-
-@_known("spark_json_field", "VARCHAR, VARCHAR, VARCHAR", "VARCHAR")
-def json_field(text: str, name: str, kind: str) -> str | None:
-    """A field for from_json: text that casts to its kind, or nothing."""
-    try:
-        found = _decode(text)
-    except (ValueError, RecursionError):
-        return None
-    value = found.get(name) if isinstance(found, dict) else None
-    if value is None:
-        return None
-    if kind == "string":
-        return str(value) if isinstance(value, str) else _shown(value)
-    if kind == "boolean":
-        return str(value).lower() if isinstance(value, bool) else None
-    if not isinstance(value, _Raw) or (kind != "double" and not re.fullmatch(r"-?\d+", value)):
-        return None
-    low = {"int": 31, "bigint": 63}.get(kind)
-    return str(value) if low is None or -(2**low) <= int(value) < 2**low else None
+_known("spark_rlike", "VARCHAR, VARCHAR", "BOOLEAN")(spark_regex.rlike)
+_known("spark_regexp_replace", "VARCHAR, VARCHAR, VARCHAR, INTEGER", "VARCHAR")(spark_regex.regexp_replace)
+_known("spark_regexp_extract", "VARCHAR, VARCHAR, INTEGER", "VARCHAR")(spark_regex.regexp_extract)
+_known("spark_regexp_extract_all", "VARCHAR, VARCHAR, INTEGER", "VARCHAR[]")(spark_regex.regexp_extract_all)
+_known("spark_regexp_count", "VARCHAR, VARCHAR", "INTEGER")(spark_regex.regexp_count)
+_known("spark_regexp_substr", "VARCHAR, VARCHAR", "VARCHAR")(spark_regex.regexp_substr)
+_known("spark_regexp_instr", "VARCHAR, VARCHAR", "INTEGER")(spark_regex.regexp_instr)
+_known("spark_split", "VARCHAR, VARCHAR, INTEGER", "VARCHAR[]")(spark_regex.split)
+_known("spark_number", "VARCHAR", "VARCHAR")(spark_json.number)
+_known("spark_quote_json", "VARCHAR", "VARCHAR")(spark_json.quote_json)
+_known("spark_json", "VARCHAR, VARCHAR", "VARCHAR")(spark_json.get_json_object)
+_known("spark_json_length", "VARCHAR", "INTEGER")(spark_json.json_array_length)
+_known("spark_json_keys", "VARCHAR", "VARCHAR[]")(spark_json.json_object_keys)
+_known("spark_json_field", "VARCHAR, VARCHAR, VARCHAR", "VARCHAR")(spark_json.json_field)
 
 
 # Times -----------------------------------------------------------------------
@@ -594,8 +339,3 @@ def next_day(day: date, name: str) -> date:
     if not found:
         raise ValueError(f"{name} is no day of the week")
     return day + timedelta(days=(found[0] - day.weekday() - 1) % 7 + 1)
-
-
-def moment(value: date | datetime) -> datetime:
-    """A date as its midnight."""
-    return value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)

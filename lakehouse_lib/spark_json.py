@@ -1,0 +1,131 @@
+"""JSON as Spark reads and writes it, and its numbers as Java writes them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from decimal import Decimal
+from typing import Any
+
+
+def number(text: str) -> str:
+    """A large or small number as Java writes it, from how others do: 1e+10 is 1.0E10."""
+    if text in ("nan", "inf", "-inf"):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
+    sign, digits, power = Decimal(text).as_tuple()
+    written = "".join(map(str, digits))
+    power += len(written) - 1
+    return f"{'-' * sign}{written[0]}.{written[1:].rstrip('0') or '0'}E{power}"
+
+
+class _Raw(str):
+    """A number as it stands in the text."""
+
+
+def _no_word(word: str) -> None:
+    raise ValueError(word)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise KeyError("a JSON object names a field twice")
+    return made
+
+
+def _double(text: str) -> _Raw:
+    value = float(text)
+    return _Raw(repr(value) if value == 0 or 0.001 <= abs(value) < 1e7 else number(repr(value)))
+
+
+_decode = json.JSONDecoder(
+    parse_float=_double, parse_int=_Raw, parse_constant=_no_word, object_pairs_hook=_object
+).decode
+_STEP = re.compile(r"\.([^.\[\]*'\"]+)|\[(\d+)\]|\['([^'*]+)'\]")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, _Raw):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{quote_json(key)}:{_shown(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_shown, value)) + "]"
+    return quote_json(value) if isinstance(value, str) else {None: "null", True: "true", False: "false"}[value]
+
+
+def quote_json(text: str) -> str:
+    return re.sub(r"\\u[0-9a-f]{4}", lambda found: found[0][:2] + found[0][2:].upper(),
+                  json.dumps(text, ensure_ascii=False)).replace("\x7f", "\x7f")  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def _steps(path: str) -> list[str | int] | None:
+    if not path.startswith("$"):
+        return None
+    steps, at = [], 1
+    while at < len(path):
+        found = _STEP.match(path, at)
+        if not found:
+            raise ValueError(f"the path {path} is not answered here")
+        steps.append(int(found[2]) if found[2] else found[1] or found[3])
+        at = found.end()
+    return steps
+
+
+def get_json_object(text: str, path: str) -> str | None:
+    steps = _steps(path)
+    if steps is None:
+        return None
+    try:
+        value = _decode(text)
+    except (ValueError, RecursionError):
+        if re.match(r"\s*[\[{]", text) and not re.search(r"['\x00-\x1f]", text):
+            return None
+        return None
+    for step in steps:
+        if isinstance(step, int):
+            if not isinstance(value, list) or step >= len(value):
+                return None
+        elif isinstance(value, list):
+            raise ValueError(f"the path {path} goes into an array, which is not answered here")
+        elif not isinstance(value, dict) or step not in value:
+            return None
+        value = value[step]
+    return None if value is None else str(value) if isinstance(value, str) else _shown(value)
+
+
+def json_array_length(text: str) -> int | None:
+    try:
+        found = _decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return len(found) if isinstance(found, list) else None
+
+
+def json_object_keys(text: str) -> list[str] | None:
+    try:
+        found = _decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return list(found) if isinstance(found, dict) else None
+
+
+def json_field(text: str, name: str, kind: str) -> str | None:
+    """A field for from_json: text that casts to its kind, or nothing."""
+    try:
+        found = _decode(text)
+    except (ValueError, RecursionError):
+        return None
+    value = found.get(name) if isinstance(found, dict) else None
+    if value is None:
+        return None
+    if kind == "string":
+        return str(value) if isinstance(value, str) else _shown(value)
+    if kind == "boolean":
+        return str(value).lower() if isinstance(value, bool) else None
+    if not isinstance(value, _Raw) or (kind != "double" and not re.fullmatch(r"-?\d+", value)):
+        return None
+    low = {"int": 31, "bigint": 63}.get(kind)
+    return str(value) if low is None or -(2**low) <= int(value) < 2**low else None

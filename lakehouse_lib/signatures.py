@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
+from lakehouse_lib import spark_macros
 from lakehouse_lib import spark_types as st
 from lakehouse_lib.spark_types import Type
 
@@ -135,7 +136,7 @@ atan2(double, double) double = atan2({0}, {1})
 sinh(double) double = sinh({0})
 cosh(double) double = cosh({0})
 tanh(double) double = tanh({0})
-hypot(double, double) double = sqrt({0} * {0} + {1} * {1})
+hypot(double, double) double = CASE WHEN {0} = 0 THEN abs({1}) WHEN {1} = 0 THEN abs({0}) WHEN greatest(abs({0}), abs({1})) > 1e150 THEN error('hypot of such numbers is not answered here') ELSE sqrt({0} * {0} + {1} * {1}) END
 degrees(double) double = degrees({0})
 radians(double) double = radians({0})
 pi() double = pi()
@@ -312,9 +313,9 @@ median(double) double = quantile_cont({0}, 0.5)@
 percentile(double, double!) double = quantile_cont({0}, {1})@
 percentile(double, array<double>!) array<double> = quantile_cont({0}, {1})@
 percentile_approx|approx_percentile(N, double!) N = spark_nth(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1})
-percentile_approx|approx_percentile(N, double!, int!) N = CASE WHEN {2} <= 0 THEN error('The accuracy is to be above 0') ELSE spark_nth(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1}) END
+percentile_approx|approx_percentile(N, double!, int!) N = CASE WHEN {2} < 1000 THEN error('An accuracy below 1000 is not answered here') ELSE spark_nth(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1}) END
 percentile_approx|approx_percentile(N, array<double>!) array<N> = spark_nths(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1})
-percentile_approx|approx_percentile(N, array<double>!, int!) array<N> = CASE WHEN {2} <= 0 THEN error('The accuracy is to be above 0') ELSE spark_nths(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1}) END
+percentile_approx|approx_percentile(N, array<double>!, int!) array<N> = CASE WHEN {2} < 1000 THEN error('An accuracy below 1000 is not answered here') ELSE spark_nths(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1}) END
 mode(S) S = mode({0})@
 bool_and|every(boolean) boolean = bool_and({0})@
 bool_or|any|some(boolean) boolean = bool_or({0})@
@@ -501,11 +502,15 @@ def shown(name: str, args: list[str]) -> str:
     return f"{name.upper() if name == 'log' and len(args) == 2 else name}({', '.join(args)})"
 
 
+_MACROS = re.findall(r"CREATE MACRO (\w+)", spark_macros.MACROS)
+
+
 def rendered(template: str, args: list[str], spread: list[str]) -> str:
     """A template with its arguments; a long argument that it uses more than once is worked out once."""
     names: dict[str, str] = {}
+    macro = any(f"{name}(" in template for name in _MACROS)  # each uses its arguments more than once
     for place, arg in enumerate(args):
-        if template.count(f"{{{place}}}") > 1 and len(arg) > 120:
+        if len(arg) > (60 if macro else 120) and (macro or template.count(f"{{{place}}}") > 1):
             names[name := f"w{zlib.crc32(arg.encode())}"] = arg
             args = [*args[:place], name, *args[place + 1 :]]
     made = re.sub(r"\{(\d|\*)\}", lambda found: ", ".join(spread) if found[1] == "*" else args[int(found[1])], template)

@@ -16,8 +16,8 @@ CREATE MACRO spark_locate(x, s, p) AS CASE WHEN p IS NULL THEN 0 WHEN x IS NULL 
     WHEN x = '' THEN CASE WHEN p <= length(s) + 1 THEN p ELSE 0 END WHEN instr(substring(s, p), x) = 0 THEN 0
     ELSE CAST(instr(substring(s, p), x) + p - 1 AS INTEGER) END;
 CREATE MACRO spark_replace(s, a, b) AS CASE WHEN a = '' AND b IS NOT NULL THEN s ELSE replace(s, a, b) END;
-CREATE MACRO spark_overlay(s, r, p, n) AS spark_substring(s, 1, p - 1) || r ||
-    spark_substring(s, p + CASE WHEN n >= 0 THEN n ELSE length(r)::INTEGER END, 2147483647);
+CREATE MACRO spark_overlay(s, r, p, n) AS CASE WHEN n IS NULL THEN NULL ELSE spark_substring(s, 1, p - 1) || r ||
+    spark_substring(s, p + CASE WHEN n >= 0 THEN n ELSE length(r)::INTEGER END, 2147483647) END;
 CREATE MACRO spark_split_part(s, d, n) AS CASE WHEN n = 0 THEN error('The part 0 of split_part')
     WHEN s IS NULL OR d IS NULL OR n IS NULL THEN NULL
     WHEN d = '' THEN CASE WHEN abs(n) = 1 THEN s ELSE '' END ELSE coalesce(string_split(s, d)[n], '') END;
@@ -50,7 +50,9 @@ CREATE MACRO spark_must(x, s, f) AS CASE WHEN x IS NULL AND s IS NOT NULL AND f 
     THEN error(s || ' is not written as ' || f) ELSE x END;
 CREATE MACRO spark_to_map(s, a, b) AS map_from_entries(list_transform(spark_split(s, a, -1), lambda e:
     struct_pack(key := spark_split(e, b, 2)[1], value := spark_split(e, b, 2)[2])));
-CREATE MACRO spark_nth(x, p) AS x[CASE WHEN len(x) = 0 THEN NULL ELSE greatest(ceil(p * len(x))::BIGINT, 1) END];
+CREATE MACRO spark_nth(x, p) AS CASE WHEN isnan(x[len(x)]::DOUBLE) THEN error('A percentile of what holds NaN')
+    WHEN typeof(x[1]) = 'BIGINT' AND greatest(abs(x[1]::DOUBLE), abs(x[len(x)]::DOUBLE)) > 9007199254740992
+    THEN error('A percentile of numbers above 2^53') ELSE x[greatest(ceil(p * len(x))::BIGINT, 1)] END;
 CREATE MACRO spark_nths(x, p) AS CASE WHEN len(x) > 0 THEN list_transform(p, lambda q: spark_nth(x, q)) END;
 CREATE MACRO spark_mean(x) AS list_sum(x) / len(x);
 CREATE MACRO spark_moment(x, m, k) AS list_sum(list_transform(x, lambda e: pow(e - m, k)));

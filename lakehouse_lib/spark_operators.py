@@ -287,8 +287,13 @@ def _like(node: exp.Like | exp.ILike, scope: Scope, escape: str = "\\") -> Expr:
     for part in (one, pattern):
         if not st.implicit(part.type, st.STRING):
             raise refuse(f"{part.type} {word} is not answered here")
-    if not pattern.known or not isinstance(pattern.constant, str):
-        raise refuse(f"{word} of a pattern that is no constant is not answered here")
+    if not isinstance(pattern.constant, str):
+        if word != "LIKE" or escape != "\\":
+            raise refuse(f"{word} of a pattern that is no constant is not answered here")
+        held, bad = one.to(st.STRING), "error('A pattern with a backslash that is no constant')"
+        like = lambda v: f"CASE WHEN contains({v}, '\\') THEN {bad} ELSE {held} LIKE {v} END"  # noqa: E731
+        sql = once(pattern.to(st.STRING), like)
+        return merged(sql, st.BOOLEAN, f"{one.name} LIKE {pattern.name}", [one, pattern])
     name = f"{one.name} LIKE {pattern.name}" if word == "LIKE" else f"ilike({one.name}, {pattern.name})"
     name += "" if escape == "\\" else f" ESCAPE '{escape}'"
     _checked_pattern(pattern.constant, escape)

@@ -194,7 +194,11 @@ def url_decode(text: str) -> str:
 
 @_known("spark_parse_url", "VARCHAR, VARCHAR, VARCHAR", "VARCHAR")
 def parse_url(url: str, part: str, key: str) -> str | None:
-    if not re.fullmatch(r"[\w.~:/?#\[\]@!$&'()*+,;=%-]*", url, re.ASCII) or re.search(r"%(?![0-9a-fA-F]{2})", url):
+    if (
+        not re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", url)
+        or not re.fullmatch(r"[\w.~:/?#\[\]@!$&'()*+,;=%-]*", url, re.ASCII)
+        or re.search(r"%(?![0-9a-fA-F]{2})", url)
+    ):
         raise ValueError(f"{url} is no URL")
     found = urlsplit(url)
     query = found.query if "?" in url else None

@@ -142,3 +142,81 @@ SELECT name, age, avg(age) OVER (ORDER BY age RANGE BETWEEN 10 PRECEDING AND 10 
 SELECT string(age), int('4'), double(age), date('2026-01-01'), boolean('true'), bigint(age) FROM users ORDER BY id
 SELECT count(*) FROM users u JOIN events e ON u.id = e.user_id AND e.amount > 5 JOIN items i ON i.qty = u.id
 SELECT named_struct('a', 1, 'b', named_struct('c', 'x')).b.c, array(struct(1 AS q), struct(2 AS q)).q AS qs, array(named_struct('n', 'z'))[0].n
+SELECT kind, count(*) AS cnt, count(*) * 100.0 / sum(count(*)) OVER () AS pct FROM events GROUP BY kind ORDER BY cnt DESC, kind
+SELECT date(ts) d, hour(ts) h, count(*) c FROM events GROUP BY date(ts), hour(ts) ORDER BY d, h
+SELECT date_format(ts, 'E') AS dow, sum(amount) FROM events GROUP BY date_format(ts, 'E') ORDER BY dow
+SELECT * FROM events WHERE ts >= '2026-01-02' AND ts < DATE'2026-02-01' ORDER BY ts
+SELECT * FROM events WHERE date(ts) BETWEEN '2026-01-01' AND '2026-01-05' AND amount IS NOT NULL ORDER BY ts
+SELECT id, name FROM users WHERE id IN (SELECT user_id FROM events WHERE amount > (SELECT avg(amount) FROM events)) ORDER BY id
+SELECT COALESCE(country, 'unknown') c, AVG(age) a, MIN(age), MAX(age), STDDEV(age) FROM users GROUP BY COALESCE(country, 'unknown') ORDER BY c
+SELECT u.country, COUNT(DISTINCT e.user_id) AS buyers, SUM(e.amount) / COUNT(DISTINCT e.user_id) AS arpu FROM events e INNER JOIN users u ON e.user_id = u.id WHERE e.kind = 'buy' GROUP BY u.country HAVING COUNT(*) >= 1 ORDER BY arpu DESC
+SELECT t.user_id, t.kind, t.prev_kind FROM (SELECT user_id, kind, ts, LAG(kind, 1, 'none') OVER (PARTITION BY user_id ORDER BY ts) AS prev_kind FROM events) t WHERE t.prev_kind <> t.kind ORDER BY t.ts
+SELECT percentile(age, 0.25) p25, percentile(age, 0.5) p50, percentile_approx(age, array(0.25, 0.5, 0.75)) q FROM users
+SELECT size(split('a,b,c', ',')), split('a b', ' ')[0], concat('a', 1, true), upper(substr('hello', 1, 1)) || substr('hello', 2)
+SELECT CASE WHEN amount IS NULL THEN 'none' WHEN amount >= 10 THEN 'big' ELSE 'small' END size, count(*) n FROM events GROUP BY CASE WHEN amount IS NULL THEN 'none' WHEN amount >= 10 THEN 'big' ELSE 'small' END ORDER BY n DESC, size
+SELECT e1.user_id, e1.ts, (SELECT count(*) FROM events e2 WHERE e2.user_id = e1.user_id AND e2.ts < e1.ts) AS earlier FROM events e1 ORDER BY e1.ts
+SELECT array_sort(collect_set(kind)) AS kinds, user_id FROM events GROUP BY user_id ORDER BY user_id
+SELECT map_from_entries(collect_list(struct(name, age))) IS NOT NULL AS ok FROM users WHERE name IS NOT NULL
+SELECT user_id, named_struct('first', min(ts), 'last', max(ts)) AS span FROM events GROUP BY user_id ORDER BY user_id
+SELECT max(named.a) FROM (SELECT named_struct('a', id) AS named FROM users)
+SELECT explode(map('a', 1, 'b', 2))
+SELECT id, k FROM users LATERAL VIEW OUTER explode(map_keys(props)) t AS k ORDER BY id, k
+SELECT id, tag, other FROM users LATERAL VIEW explode(tags) a AS tag LATERAL VIEW explode(array(1, 2)) b AS other ORDER BY id, tag, other
+SELECT ts, window_start FROM (SELECT ts, date_trunc('HOUR', ts) AS window_start FROM events) ORDER BY ts
+SELECT from_unixtime(1795168800, 'yyyy-MM-dd'), to_timestamp('2026-01-01T10:00:00Z'), CAST('2026-01-01' AS TIMESTAMP), unix_timestamp('2026-01-01', 'yyyy-MM-dd')
+SELECT row_number() OVER (ORDER BY amount DESC NULLS LAST, ts) rn, * FROM events ORDER BY rn
+SELECT name, rank() OVER (PARTITION BY country ORDER BY age DESC) r FROM users ORDER BY country, r, name
+SELECT kind, sum(amount) s, rank() OVER (ORDER BY sum(amount) DESC) r FROM events GROUP BY kind ORDER BY r
+SELECT user_id, sum(amount) FROM events GROUP BY user_id ORDER BY sum(amount) DESC NULLS LAST LIMIT 2
+SELECT kind FROM events GROUP BY kind ORDER BY max(ts)
+SELECT DISTINCT country, plan FROM users ORDER BY country DESC, plan
+SELECT count(DISTINCT CASE WHEN kind = 'buy' THEN user_id END) AS buyers, count(DISTINCT user_id) AS all_users FROM events
+SELECT first_value(kind) IGNORE NULLS OVER (PARTITION BY user_id ORDER BY ts) k FROM events ORDER BY ts
+SELECT id, if(size(tags) > 0, tags[0], 'none') AS t0 FROM users WHERE tags IS NOT NULL ORDER BY id
+SELECT id, array_contains(map_keys(props), 'x'), coalesce(props['x'], '0') FROM users ORDER BY id
+SELECT try_element_at(tags, 5), get(tags, 9), try_element_at(props, 'q') FROM users ORDER BY id
+SELECT round(sum(price * qty), 2) AS total, sum(qty) AS n, round(sum(price * qty) / sum(qty), 2) AS avg_price FROM items
+SELECT sku, price, sum(price) OVER (ORDER BY sku ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS s2, price / sum(price) OVER () AS share FROM items ORDER BY sku
+SELECT a.sku, b.sku FROM items a, items b WHERE a.price < b.price ORDER BY 1, 2
+SELECT NULLIF(sku, 'p') x, NVL(price, 0) y, GREATEST(price, qty), LEAST(price, 1) FROM items ORDER BY sku
+SELECT CAST(price AS DOUBLE) / 3, CAST(qty AS FLOAT) / 2, qty / 0.5, price * 100, price + qty FROM items ORDER BY sku
+WITH RECURSIVE_ AS (SELECT 1 AS x) SELECT * FROM RECURSIVE_
+WITH a AS (SELECT 1 AS x), b AS (SELECT x + 1 AS y FROM a) SELECT * FROM a JOIN b ON a.x < b.y
+SELECT * FROM (VALUES (1, 'x'), (2, 'y')) AS v(n, s) ORDER BY n DESC
+SELECT 1 AS one, 'it''s' AS q, "dq" AS d, NULL AS n, true AS t, DATE'2026-01-01' AS dt, 1.10 AS dec, 1e2 AS dbl
+SELECT age IS NULL AS a, age IS NOT NULL AS b, NOT age > 20 AS c, age <=> NULL AS d FROM users ORDER BY id
+SELECT u.name n, e.kind k FROM users AS u LEFT OUTER JOIN events AS e ON e.user_id = u.id AND e.kind = 'view' ORDER BY u.id, e.ts
+SELECT count(*) FROM users CROSS JOIN items
+SELECT * FROM users NATURAL JOIN (SELECT id, 1 AS flag FROM users WHERE id < 3) ORDER BY id
+SELECT kind, avg(amount) OVER (PARTITION BY kind ORDER BY ts ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS moving FROM events ORDER BY kind, ts
+SELECT d.day, count(e.kind) FROM (SELECT explode(sequence(to_date('2026-01-01'), to_date('2026-01-03'), interval 1 day)) AS day) d LEFT JOIN events e ON date(e.ts) = d.day GROUP BY d.day ORDER BY d.day
+SELECT sum(amount) FILTER (WHERE kind = 'buy') - sum(amount) FILTER (WHERE kind = 'refund') AS net FROM events
+SELECT year(ts) || '-Q' || quarter(ts) AS q, sum(amount) FROM events GROUP BY 1 ORDER BY 1
+SELECT bool_or(kind = 'buy') AS bought, any(kind = 'refund') AS refunded, some(amount > 100) AS large, user_id FROM events GROUP BY user_id ORDER BY user_id
+SELECT json_object_keys('{"a":1,"b":2}'), get_json_object('{"a":{"b":"c"}}', '$.a.b'), to_json(map('a', 1)), from_json('{"x":1}', 'x INT').x
+SELECT ceil(1.2), ceil(-1.2D), floor(1.8), round(2.5), bround(2.5), round(-1.55, 1), round(1234, -2), trunc(DATE'2026-03-15', 'YEAR')
+SELECT * FROM events ORDER BY amount DESC NULLS FIRST, ts LIMIT 3
+SELECT id FROM users WHERE name LIKE '%n%' OR email RLIKE 'org$' ORDER BY id
+SELECT id FROM users WHERE name NOT IN ('ann', 'bob') ORDER BY id
+SELECT id, CASE WHEN tags IS NULL THEN 0 ELSE size(tags) END AS n FROM users ORDER BY n DESC, id
+SELECT user_id, max(ts) - INTERVAL 1 DAY AS day_before, date_sub(max(date(ts)), 7) AS week_before FROM events GROUP BY user_id ORDER BY user_id
+SELECT mean(amount), std(amount), variance(amount), kurtosis(amount), bit_and(user_id), bit_or(user_id), count_if(amount < 0) FROM events
+SELECT median(amount), percentile_disc(0.5) WITHIN GROUP (ORDER BY amount) FROM events
+SELECT approx_percentile(amount, 0.95) FROM events
+SELECT zip_with(tags, transform(tags, x -> length(x)), (a, b) -> concat(a, '=', b)) FROM users ORDER BY id
+SELECT substring_index(email, '@', 1) AS user, regexp_extract(email, '@(\\w+)\\.', 1) AS dom, length(regexp_replace(email, '[^.]', '')) AS dots FROM users ORDER BY id
+SELECT hex(name), md5(name), crc32(name), base64(name) FROM users ORDER BY id
+SELECT id % 2 = 0 AS even, count(*) FROM users GROUP BY id % 2 = 0 ORDER BY even
+SELECT country, collect_list(name) AS names FROM (SELECT * FROM users ORDER BY id) GROUP BY country ORDER BY country
+SELECT user_id, count(*) AS n FROM events GROUP BY user_id HAVING count(*) > (SELECT 1) ORDER BY n
+SELECT s.* FROM (SELECT user_id, count(*) AS n FROM events GROUP BY user_id) s JOIN users u ON u.id = s.user_id ORDER BY n DESC, 1
+SELECT a.id AS `a.id`, b.id AS `b id` FROM users a JOIN users b ON a.id + 1 = b.id ORDER BY 1
+SELECT ts::date AS d, amount::int AS a, '5'::int + 1 AS six FROM events WHERE amount IS NOT NULL ORDER BY ts
+SELECT stack(2, 'a', 1, 'b', 2)
+SELECT posexplode(split('a,b', ','))
+SELECT timestampdiff(MINUTE, min(ts), max(ts)), timestampdiff(MONTH, min(ts), max(ts)) FROM events
+SELECT date_part('week', ts), extract(HOUR FROM ts), date_part('quarter', ts), weekofyear(ts) FROM events ORDER BY ts
+SELECT current_timestamp() > ts AS past FROM events ORDER BY ts
+SELECT name FROM users WHERE email LIKE concat('%', name, '%') ORDER BY name
+SELECT id, CASE WHEN age <> 0 THEN 100 / age ELSE 0 END, if(age = 17, NULL, 100 / (age - 17)) FROM users ORDER BY id
+SELECT substring(substring(trim(concat(name, email, country)), 2, 9), 1, 3), lpad(substr(upper(concat(name, email)), 1, 4), 6, lower('X')) FROM users ORDER BY id

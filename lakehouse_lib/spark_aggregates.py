@@ -36,6 +36,9 @@ def node(given: exp.Expression, scope: Scope) -> Expr:
             raise refuse(f"{given.sql('spark')[:60]!r} is not answered here")
         given = given.this
     name, nodes = given.name.lower(), given.expressions
+    if scope.ordering and any(len(one.parts) == 1 and one.name.lower() in scope.aliases and not _plain_column(
+            scope.aliases[one.name.lower()], one) for one in given.find_all(exp.Column)):  # fmt: skip
+        raise refuse(f"ORDER BY {name} of a name that the SELECT list gives to another value is an error in Spark")
     scope = replace(scope, aliases_first=False)  # within, a name is the source's, also in HAVING and ORDER BY
     distinct = len(nodes) == 1 and isinstance(nodes[0], exp.Distinct)
     if distinct:
@@ -55,6 +58,10 @@ def node(given: exp.Expression, scope: Scope) -> Expr:
     if distinct and name not in _DISTINCT:
         raise refuse(f"{name}(DISTINCT …) is not answered here")
     return _made(name, args, distinct, condition, within, nulls, over, scope)
+
+
+def _plain_column(value: Expr, column: exp.Column) -> bool:
+    return not value.aggregate and value.name.lower() == column.name.lower()
 
 
 def _made(name: str, args: list[Expr], distinct: bool, condition: Expr | None, within: exp.Expression | None,

@@ -79,6 +79,8 @@ class Scope:
     aliases: dict[str, Expr] = field(default_factory=dict)
     """Columns of the SELECT list by their alias, for what may use them."""
     aliases_first: bool = False
+    ordering: bool = False
+    """In ORDER BY."""
     windows: dict[str, exp.Expression] = field(default_factory=dict)
     groups: list[str] | None = None
     """SQL of what is grouped by; None as long as it is not known."""

@@ -235,7 +235,7 @@ class Queries:
         order = node.args.get("order") or node.args.get("sort")
         if not order:
             return ""
-        scope = replace(scope, aliases={item.name.lower(): item.value for item in reversed(items)})
+        scope = replace(scope, aliases={item.name.lower(): item.value for item in reversed(items)}, ordering=True)
         made = []
         for one in order.expressions:
             place = self._place(one.this, items)

@@ -62,6 +62,20 @@ def _pattern(java: str) -> re.Pattern:
         raise ValueError(f"the pattern {java}: {error}") from None
 
 
+def _matches(compiled: re.Pattern, text: str) -> list[re.Match]:
+    """All matches.
+
+    Raises
+    ------
+    ValueError
+        One of nothing, in a text with characters that are two for Java, which would look between them.
+    """
+    found = list(compiled.finditer(text))
+    if any(one.start() == one.end() for one in found) and re.search("[\U00010000-\U0010ffff]", text):
+        raise ValueError(f"the pattern {compiled.pattern} matches nothing in {text}")
+    return found
+
+
 def rlike(text: str, pattern: str) -> bool:
     return _pattern(pattern).search(text) is not None
 
@@ -89,6 +103,7 @@ def regexp_replace(text: str, pattern: str, replacement: str, start: int) -> str
     compiled = _pattern(pattern)
     if start < 1:
         raise ValueError("regexp_replace begins at 1 or later")
+    _matches(compiled, text[start - 1 :])
     return text[: start - 1] + compiled.sub(_replacement(replacement, compiled.groups), text[start - 1 :])
 
 
@@ -104,11 +119,11 @@ def regexp_extract_all(text: str, pattern: str, group: int) -> list[str]:
     compiled = _pattern(pattern)
     if not 0 <= group <= compiled.groups:
         raise ValueError(f"the pattern {pattern} has no such group as {group}")
-    return [found[group] or "" for found in compiled.finditer(text)]
+    return [found[group] or "" for found in _matches(compiled, text)]
 
 
 def regexp_count(text: str, pattern: str) -> int:
-    return sum(1 for _ in _pattern(pattern).finditer(text))
+    return sum(1 for _ in _matches(_pattern(pattern), text))
 
 
 def regexp_substr(text: str, pattern: str) -> str | None:
@@ -127,7 +142,7 @@ def split(text: str, pattern: str, limit: int) -> list[str]:
         letters = list(text) or [""]
         return [*letters[: limit - 1], "".join(letters[limit - 1 :])] if 0 < limit <= len(text) else letters
     made, last = [], 0
-    for found in _pattern(pattern).finditer(text):
+    for found in _matches(_pattern(pattern), text):
         if 0 < limit <= len(made) + 1:
             break
         if found.end() == 0:

@@ -220,3 +220,23 @@ SELECT current_timestamp() > ts AS past FROM events ORDER BY ts
 SELECT name FROM users WHERE email LIKE concat('%', name, '%') ORDER BY name
 SELECT id, CASE WHEN age <> 0 THEN 100 / age ELSE 0 END, if(age = 17, NULL, 100 / (age - 17)) FROM users ORDER BY id
 SELECT substring(substring(trim(concat(name, email, country)), 2, 9), 1, 3), lpad(substr(upper(concat(name, email)), 1, 4), 6, lower('X')) FROM users ORDER BY id
+SELECT count(*) AS n FROM events HAVING count(*) > 3
+SELECT amount AS ts, ts AS t FROM events ORDER BY ts, t
+SELECT id % 2 AS id, count(*) FROM users GROUP BY id % 2 ORDER BY 1
+SELECT kind AS user_id, count(*) FROM events GROUP BY user_id, kind ORDER BY 1, 2
+SELECT upper(name) AS name FROM users WHERE name = 'ann'
+SELECT name, count(*) OVER () AS c FROM users QUALIFY count(*) OVER () > 1 ORDER BY name
+SELECT x.a, x.b FROM (SELECT id AS a, name AS b FROM users) AS x WHERE x.a > 1 ORDER BY x.b DESC
+SELECT date(ts) AS day, count(*) AS n, sum(n) OVER (ORDER BY date(ts)) FROM (SELECT ts, 1 AS n FROM events) GROUP BY date(ts), n ORDER BY 1
+SELECT u.id, u.tags[0] AS first_tag, u.props['lang'] AS lang FROM users u WHERE size(u.tags) > 0 ORDER BY 1
+SELECT tag, count(DISTINCT id) FROM (SELECT id, explode(tags) AS tag FROM users WHERE plan = 'pro') GROUP BY tag ORDER BY tag
+SELECT (SELECT name FROM users WHERE id = 1) || '!' AS who, (SELECT max(age) FROM users) - 1 AS older
+SELECT name, CASE WHEN EXISTS (SELECT 1 FROM events e WHERE e.user_id = users.id) THEN 'active' ELSE 'idle' END AS state FROM users ORDER BY id
+SELECT NOT EXISTS (SELECT 1 FROM users WHERE age > 100) AS none_old
+SELECT sum(x) FROM (SELECT amount AS x FROM events UNION ALL SELECT price FROM items)
+SELECT to_json(struct(kind, amount)) AS j FROM events ORDER BY ts
+SELECT collect_list(struct(kind, amount)) AS evs FROM (SELECT * FROM events ORDER BY ts) WHERE user_id = 1
+SELECT a.k, a.v FROM (SELECT explode(map('x', 1, 'y', 2)) AS (k, v)) a ORDER BY a.k
+SELECT round(corr(amount, user_id), 6), round(covar_pop(amount, user_id), 6), regr_slope(amount, user_id) FROM events
+SELECT ts, date_trunc('quarter', ts), trunc(ts, 'quarter'), last_day(ts), dayofyear(ts), day(ts), minute(ts), second(ts) FROM events ORDER BY ts
+SELECT kind, sum(amount) AS amount FROM events GROUP BY kind HAVING sum(amount) > 20 ORDER BY kind

@@ -96,7 +96,8 @@ def test_no_signature_gives_another_answer_than_spark(here, spark):
 
 
 @pytest.mark.parametrize("sql", ["SELECT a0 FROM VALUES (1) AS t(a0) ORDER BY nosuch", "SELECT ST_Point(1, 2)", "SELECT version()",
-                                 "SELECT MAX(x) KEEP FROM t", "SELECT a:b FROM VALUES ('{}') AS t(a)", "SELECT X'1' DIV 2", "SELECT uuid()"])  # fmt: skip
+                                 "SELECT MAX(x) KEEP FROM t", "SELECT a:b FROM VALUES ('{}') AS t(a)", "SELECT X'1' DIV 2", "SELECT uuid()",
+                                 "SELECT sum(a) AS a FROM VALUES (1) AS t(a) ORDER BY max(a)"])  # fmt: skip
 def test_what_is_not_known_is_refused(here, sql):
     with pytest.raises((ConfigError, sqlglot.errors.SqlglotError)):
         made(here, sql, {})

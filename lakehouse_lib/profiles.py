@@ -164,7 +164,7 @@ def _pattern(p: ColumnProfile) -> str | None:
 def as_yaml(table: Table, suggested: list[dict[str, Any]]) -> str:
     """Suggestions as they are pasted into a parameters file."""
     if not suggested:
-        return f"# {table.name}: nothing to suggest"
+        return f"quality: {{}}  # {table.name}: nothing to suggest\n"
     lines = [yaml.safe_dump(one, default_flow_style=True, sort_keys=False, width=1000).strip() for one in suggested]
     return f"quality:\n  {table.name}:\n" + "".join(f"    - {line}\n" for line in lines)
 

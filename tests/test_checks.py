@@ -93,7 +93,7 @@ def clean(engine, tmp_path_factory) -> Settings:
 
 def failing(settings: Settings, name: str, run_id: str = "") -> dict[str, quality.Result]:
     results = quality.run_checks(settings, tables.get(settings, name), run_id)
-    return {result.check_name: result for result in results if not result.passed}
+    return {result.check_name: result for result in results if result.failed}
 
 
 def test_clean_data_has_no_finding(clean):

@@ -93,7 +93,7 @@ def append(settings: Settings, name: str, rows: list[dict]) -> None:
 
 def metric(n: int, days: int = 0) -> dict:
     return {"metric_date": (NOW - timedelta(days=days)).date(), "metric_hour": 1, "event_type": f"x{n}",
-            "app_type": "web", "total_events": 0, "unique_users": 1, "_run_id": "r", "_processed_at": NOW}  # fmt: skip
+            "app_type": "web", "total_events": 0, "unique_users": 0, "_run_id": "r", "_processed_at": NOW}  # fmt: skip
 
 
 # Troubles: each plants itself, and tells kind, table, words and verdict ---------------------
@@ -208,7 +208,7 @@ def robots(settings, deliver, monkeypatch):
     deliver("app_events/100.json", [event(100 + n, at(), user_id=f"{'bot' if n % 10 == 0 else 'u'}{n}")
                                     for n in range(100)])  # fmt: skip
     run(settings)
-    return "failed check", "app_events_bronze", "10 of 120 rows", "Warning"
+    return "failed check", "app_events_bronze", "10 of 120 rows break user_id", "Warning"
 
 
 def too_few(settings, deliver, monkeypatch):

@@ -108,7 +108,7 @@ def not_in_use(settings: Settings) -> set[str]:
             fed = not found.issuperset(table.sources)
         else:
             feed = feed_of(table)
-            fed = bool(list_files(settings, feed) or delta.read_ops(settings, "landing_files", feed=feed))
+            fed = bool(_listed(settings, feed) or delta.read_ops(settings, "landing_files", feed=feed))
         if not fed and not _has_been_written(settings, table):
             found.add(table.name)
     return found

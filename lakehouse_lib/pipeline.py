@@ -222,10 +222,15 @@ def run(
     ------
     LockedError
         Another run holds the lakehouse.
+    LandingError
+        The landing folder is not there.
     """
     result = RunResult(settings.run_id or new_run_id())
     with locked(settings):
         unused = landing.not_in_use(settings)
+        for table in selected(settings, layer):
+            if table.layer == "bronze" and table.name in unused:
+                landing.check_there(settings, landing.feed_of(table))
         made = [name for name in unused if not delta.exists(settings, tables.get(settings, name))]
         for name in made:  # nothing is done for them, but what reads them finds a table
             delta.ensure(settings, tables.get(settings, name))

@@ -33,8 +33,9 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the suite's Spark engine."""
-    home = tmp_path_factory.mktemp("engine")
+    """Address of the suite's Spark engine: one, also where several processes share the tests."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "engine"
     settings = Settings(lakehouse_base_path=str(home), engine_idle_minutes=60, driver_memory="6g")
     plan = session.ensure(settings)
     yield f"sc://localhost:{plan['port']}/;token={plan['token']}"

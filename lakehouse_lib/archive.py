@@ -2,9 +2,10 @@
 
 Batch *n* of a table is a folder of Parquet files with a manifest. It counts once a commit of the
 table carries the number *n*, the very commit that deletes the rows; it is taken back by a commit
-that carries ``archive-restored-n``. A run that is killed in between leaves a folder that no commit
-knows, and the next one writes it anew. A table that is taken back to a version in which a batch was
-still away remembers that too (``archive-restored-n`` is 0 then).
+that carries ``archive-restored-n``. Each attempt writes a folder of its own, which the commit names
+(``archive-folder-n``): a run that is killed in between, or that another one overtakes, leaves a
+folder that no commit knows. A table that is taken back to a version in which a batch was still away
+remembers that too (``archive-restored-n`` is 0 then).
 
 Archived rows are still rows of the table for all that is made from it: `with_archived` adds them,
 and before a table is rewritten they come back.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -153,7 +155,7 @@ def _came_back(settings: Settings, table: Table, opened: DeltaTable) -> set[str]
     found: set[str] = set()
     for number in range(1, (opened.transaction_version(APP_ID) or 0) + 1):
         with contextlib.suppress(TableError):  # what came back needs its folder no more
-            days = set(_manifest(settings, table, number).days)
+            days = set(_manifest(table, _folder(settings, table, opened, number)).days)
             found = found - days if _is_away(opened, number) else found | days
     return found
 
@@ -167,9 +169,10 @@ def retire(settings: Settings, table: Table, found: Due) -> Batch:
         The archive does not hold what is to be deleted; nothing was.
     """
     opened = DeltaTable(delta.table_path(settings, table))
-    number = (opened.transaction_version(APP_ID) or 0) + 1
+    number, token = (opened.transaction_version(APP_ID) or 0) + 1, secrets.randbits(62)
     limit = datetime.combine(found.before, datetime.min.time(), UTC)
-    batch = _write(settings, table, opened, number, found.days, limit if table.layer == "bronze" else None)
+    folder = f"{_home(settings, table)}/batch={number:06d}-{token:016x}"
+    batch = _write(folder, table, opened, number, found.days, limit if table.layer == "bronze" else None)
     _verify(settings, batch)
     dated = [f"DATE '{day}'" for day in found.days if day != NO_DAY]
     where = [f"{table.partition_by} IN ({', '.join(dated)})"] if dated else []
@@ -180,7 +183,7 @@ def retire(settings: Settings, table: Table, found: Due) -> Batch:
     done = opened.delete(
         predicate,
         commit_properties=CommitProperties(
-            app_transactions=[Transaction(APP_ID, number)],
+            app_transactions=[Transaction(APP_ID, number), Transaction(f"{APP_ID}-folder-{number}", token)],
             custom_metadata={"userMetadata": json.dumps({"archived": number})},
         ),
     )
@@ -202,7 +205,8 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
     """
     opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
     last = (opened.transaction_version(APP_ID) or 0) if opened else 0
-    return [_manifest(settings, table, number) for number in range(1, last + 1) if _is_away(opened, number)]
+    return [_manifest(table, _folder(settings, table, opened, number))
+            for number in range(1, last + 1) if _is_away(opened, number)]  # fmt: skip
 
 
 def days(settings: Settings, table: Table) -> set[date]:
@@ -260,17 +264,21 @@ def with_archived(settings: Settings, table: Table, rows: DataFrame) -> DataFram
     return rows.unionByName(rows.sparkSession.read.schema(rows.schema).parquet(*files))
 
 
-def _folder(settings: Settings, table: Table, number: int) -> str:
-    return f"{settings.layer_path('archive')}/{table.name}/batch={number:06d}"
+def _home(settings: Settings, table: Table) -> str:
+    return f"{settings.layer_path('archive')}/{table.name}"
+
+
+def _folder(settings: Settings, table: Table, opened: DeltaTable, number: int) -> str:
+    """Where a batch is: the commit that made it count says which of the folders of its number it is."""
+    token = opened.transaction_version(f"{APP_ID}-folder-{number}")  # none in batches of early versions
+    return f"{_home(settings, table)}/batch={number:06d}" + ("" if token is None else f"-{token:016x}")
 
 
 def _write(
-    settings: Settings, table: Table, opened: DeltaTable, number: int, days: list[str], landed_before: datetime | None
+    folder: str, table: Table, opened: DeltaTable, number: int, days: list[str], landed_before: datetime | None
 ) -> Batch:
-    folder = _folder(settings, table, number)
     filesystem, root = delta.filesystem(folder)
     filesystem.create_dir(root, recursive=True)
-    filesystem.delete_dir_contents(root)  # of a run that was killed
     dataset = delta.dataset(opened)
     files = []
     for day in days:
@@ -294,18 +302,17 @@ def _write(
     }  # fmt: skip
     with filesystem.open_output_stream(f"{root}/manifest.json") as stream:
         stream.write(json.dumps(manifest, indent=1).encode())
-    return _manifest(settings, table, number)
+    return _manifest(table, folder)
 
 
-def _manifest(settings: Settings, table: Table, number: int) -> Batch:
-    folder = _folder(settings, table, number)
+def _manifest(table: Table, folder: str) -> Batch:
     filesystem, root = delta.filesystem(folder)
     try:
         with filesystem.open_input_stream(f"{root}/manifest.json") as stream:
             found = json.loads(stream.read())
     except FileNotFoundError:
         raise TableError(
-            f"Batch {number} of the archive of {table.name} is gone ({folder}); what is made from the table needs "
+            f"A batch of the archive of {table.name} is gone ({folder}); what is made from the table needs "
             "its rows. Put the folder back."
         ) from None
     return Batch(folder=folder, **{name: found[name] for name in Batch.__dataclass_fields__ if name != "folder"})

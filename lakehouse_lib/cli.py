@@ -26,6 +26,7 @@ from lakehouse_lib.errors import (
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parser().parse_args(arguments)
+    before = dict(os.environ)  # what a command tells its kernels by variables is not for the next one
     try:
         _environment(options)
         return options.does(options)
@@ -35,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lakehouse: stopped; the next run carries on", file=sys.stderr)
         return 1
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class _Parser(argparse.ArgumentParser):

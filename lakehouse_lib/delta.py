@@ -122,6 +122,15 @@ def dataset(opened: DeltaTable) -> ds.Dataset:
     return opened.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, files))
 
 
+def content(path: str, schema: pa.Schema) -> ds.Dataset:
+    """The rows in a table's folder, Delta or plain Parquet; none where it has not been made."""
+    opened = open_table(path)
+    if opened is not None:
+        return dataset(opened)
+    plain = "://" not in path and any(Path(path).glob("*.parquet"))
+    return ds.dataset(path, format="parquet") if plain else ds.dataset(schema.empty_table())
+
+
 def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]]:
     """Rows of one of the tables under ``ops/`` in which columns have these values; none if it is not there."""
     opened = open_table(f"{settings.layer_path('ops')}/{name}")

@@ -85,7 +85,8 @@ def last_load(settings: Settings) -> tuple[Table, int] | None:
     for table in tables.declared(settings).values():
         opened = delta.open_table(delta.table_path(settings, table)) if table.layer == "bronze" else None
         bronze |= {str(opened.metadata().id): table} if opened else {}
-    loads = [row for row in delta.read_ops(settings, "ledger") if row["table_id"] in bronze and (row["rows"] or 0) > 0]
+    loads = [row for row in delta.read_ops(settings, "ledger")
+             if row["table_id"] in bronze and row["run_id"] and (row.get("rows") or 0) > 0]  # fmt: skip
     for row in sorted(loads, key=lambda row: row["recorded_at"], reverse=True):
         with contextlib.suppress(ConfigError):  # the version before can no longer be read
             _at(settings, bronze[row["table_id"]], row["version"] - 1)

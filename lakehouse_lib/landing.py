@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import duckdb
@@ -104,19 +105,24 @@ def not_in_use(settings: Settings) -> set[str]:
     alone."""
     found: set[str] = set()
     for table in tables.declared(settings).values():
+        if _holds_rows(settings, table):  # first, as a large landing folder takes long to list
+            continue
         if table.layer != "bronze":
             fed = not found.issuperset(table.sources)
         else:
             feed = feed_of(table)
-            fed = bool(_listed(settings, feed) or delta.read_ops(settings, "landing_files", feed=feed))
-        if not fed and not _has_been_written(settings, table):
+            fed = bool(delta.read_ops(settings, "landing_files", feed=feed) or _listed(settings, feed))
+        if not fed:
             found.add(table.name)
     return found
 
 
-def _has_been_written(settings: Settings, table: Table) -> bool:
-    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
-    return opened is not None and opened.version() > 0
+def _holds_rows(settings: Settings, table: Table) -> bool:
+    path = delta.table_path(settings, table)
+    if not settings.enable_delta:
+        return any(part.name != "empty.parquet" for part in Path(path).glob("*.parquet"))
+    opened = delta.open_table(path)
+    return opened is not None and bool(opened.file_uris())
 
 
 def list_files(settings: Settings, feed: str) -> list[LandingFile]:

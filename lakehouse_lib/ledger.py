@@ -26,8 +26,9 @@ from lakehouse_lib.errors import LedgerError
 from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.tables import Table
 
-Accounted = dict[str, tuple[int, int]]
-"""By table id: the last version that the ledger knows, and the rows that the table held then."""
+Accounted = dict[str, tuple[int, int | None]]
+"""By table id: the last version that the ledger knows, and the rows that the table held then; None where its
+early rows do not say."""
 
 Entry = tuple[dict[str, Any], dict[str, Any]]
 """A row of the ledger, and what its commit says of itself."""
@@ -43,7 +44,8 @@ def last_accounted(settings: Settings) -> Accounted:
     last: Accounted = {}
     for row in delta.read_ops(settings, "ledger"):
         version, rows = last.get(row["table_id"], (-1, 0))
-        last[row["table_id"]] = max(row["version"], version), rows + (row.get("rows") or 0)
+        known = None if rows is None or row.get("rows") is None else rows + row["rows"]
+        last[row["table_id"]] = max(row["version"], version), known
     return last
 
 
@@ -59,6 +61,8 @@ def account(settings: Settings, table: Table, opened: DeltaTable, last: Accounte
     found: list[Entry] = []
     table_id = opened.metadata().id
     after, rows = last.get(table_id, (-1, 0))
+    if rows is None:
+        rows = _rows_at(opened, after, opened.count())
     while after < opened.version():  # taking rows back is a commit of its own
         commits = delta.changes(opened.table_uri, after, opened.version()).commits
         after = opened.version()

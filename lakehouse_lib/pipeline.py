@@ -231,7 +231,8 @@ def run(
         for table in selected(settings, layer):
             if table.layer == "bronze" and table.name in unused:
                 landing.check_there(settings, landing.feed_of(table))
-        made = [name for name in unused if not delta.exists(settings, tables.get(settings, name))]
+        wanted = {name for table in selected(settings, layer) for name in (table.name, *table.sources)}
+        made = [name for name in unused & wanted if not delta.exists(settings, tables.get(settings, name))]
         for name in made:  # nothing is done for them, but what reads them finds a table
             delta.ensure(settings, tables.get(settings, name))
         chosen = {table.name: table for table in selected(settings, layer) if table.name not in unused}

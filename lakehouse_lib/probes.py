@@ -58,20 +58,25 @@ def broken(settings: Settings, table: Table, text: str, others: set[str]) -> Fin
 
 
 def _cannot_be_made_again(settings: Settings, table: Table, others: set[str]) -> str:
-    """Why a table that is made anew would lack rows; empty if it would not."""
+    """Why a table that is made anew would hold other rows; empty if it would not."""
     if table.layer != "bronze":
-        above = set(lineage.upstream(settings, table.name)) & others
-        return f"{', '.join(sorted(above))} has to be right before it can be made again" if above else ""
-    feed = landing.feed_of(table)
-    loaded = {row["path"] for row in delta.read_ops(settings, "landing_files", feed=feed, state="loaded")}
-    gone = loaded - {file.path for file in landing.list_files(settings, feed)}
-    if loaded and not gone:
-        return ""
+        above = {name for name in lineage.upstream(settings, table.name) if not name.startswith("landing/")}
+        wrong = [name for name in sorted(above - {table.name})
+                 if name in others or not delta.exists(settings, tables.get(settings, name))]  # fmt: skip
+        return f"{', '.join(wrong)} has to be there, and right, before it can be made again" if wrong else ""
+    feed, backup = landing.feed_of(table), "bring its folder back from a backup"
+    rows = delta.read_ops(settings, "landing_files", feed=feed)
+    if any(row["state"] == "withdrawn" for row in rows):
+        return f"loads of it were taken back, which would come again if it were made again: {backup}"
+    loaded = {(row["path"], row["size"], row["modified"]) for row in rows if row["state"] == "loaded"}
+    gone = loaded - {(file.path, file.size, file.modified) for file in landing.list_files(settings, feed)}
     if not loaded:
-        return "which files it was loaded from is not known: bring its folder back from a backup"
+        return f"which files it was loaded from is not known: {backup}"
+    if not gone:
+        return ""
     return (
-        f"{len(gone)} of the {len(loaded)} files that it was loaded from are no longer in landing, so it cannot be "
-        "made again: bring them, or its folder, back from a backup"
+        f"{len(gone)} of the {len(loaded)} files that it was loaded from are no longer in landing as they were, so it "
+        f"cannot be made again: {backup}"
     )
 
 
@@ -82,7 +87,7 @@ def files_there(settings: Settings, table: Table, opened: DeltaTable) -> str:
     missing = [path for path in needed if path not in there]
     if not missing:
         return ""
-    return f"{len(missing)} of its {len(needed)} files are gone, at most 0 may be; the first is {missing[0]}"
+    return f"{len(missing)} of its {len(needed)} files are gone; the first is {missing[0]}"
 
 
 def last_steps(settings: Settings) -> dict[str, dict]:
@@ -106,7 +111,7 @@ def half_written(table: Table, opened: DeltaTable, accounted: ledger.Accounted) 
     if not lacking:
         return []
     run_id = delta.says(lacking[0])["run_id"]
-    text = f"{len(lacking)} commits of run {run_id} are not in the ledger, at most 0 may be: it was cut off"
+    text = f"{len(lacking)} commits of run {run_id} are not in the ledger: it was cut off"
     return [Finding("half-written run", "Warning", table.name, text, command("run"))]
 
 
@@ -225,11 +230,11 @@ def behind(settings: Settings, table: Table) -> list[Finding]:
     """A table that has not read all of its sources."""
     if table.layer == "bronze":
         waits = len(landing.pending_files(settings, table))
-        text = f"{waits} files wait in landing, at most 0 after a run"
+        text = f"{waits} files wait in landing"
     else:
         states = refresh.source_states(settings, table)
         waits = sum(state.changed for state in states.values())
-        text = f"{waits} of its {len(states)} sources have changed since it read them, at most 0 after a run"
+        text = f"{waits} of its {len(states)} sources have changed since it read them"
     return [Finding("behind", "Warning", table.name, text, command("run"))] if waits else []
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import duckdb
 import pandas as pd
-import pyarrow.dataset as ds
 import yaml
 
 from lakehouse_lib import delta, reader
@@ -76,10 +75,8 @@ def profile(settings: Settings, table: Table, only: list[str] | None = None) -> 
 
 
 def _opened(settings: Settings, table: Table) -> duckdb.DuckDBPyConnection:
-    opened = delta.open_table(delta.table_path(settings, table))
     connection = reader.connect()
-    rows = delta.dataset(opened) if opened else ds.dataset(table.arrow_schema().empty_table())
-    reader.register(connection, table.name, rows)
+    reader.register(connection, table.name, delta.content(delta.table_path(settings, table), table.arrow_schema()))
     return connection
 
 

@@ -404,7 +404,7 @@ def _prepared(relation: str, columns: Mapping[str, str]) -> str:
 
 def _says_of_no_rows(check: Check, measured: float | None) -> bool:
     """Whether a check is about more than rows that are there."""
-    counts = check.kind in ("row_count", "aggregate") and check.scope == "table" and measured is not None
+    counts = check.kind in ("row_count", "aggregate") and check.scope != "partition" and measured is not None
     return counts or check.kind in checks.METADATA
 
 

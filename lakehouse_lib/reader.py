@@ -61,9 +61,7 @@ def query(settings: Settings, sql: str) -> pd.DataFrame:
     known = _known(settings)
     rejected = [name for name in known if name.endswith("_quarantine")]
     for name in words & {*known} | ({*rejected} if "quarantine" in words else set()):
-        path, schema = known[name]
-        opened = delta.open_table(path)
-        files += register(connection, name, delta.dataset(opened) if opened else ds.dataset(schema.empty_table()))
+        files += register(connection, name, delta.content(*known[name]))
     if "quarantine" in words:
         parts = [f"SELECT *, '{name.removesuffix('_quarantine')}' AS table_name FROM {name}" for name in rejected]
         connection.execute(f"CREATE VIEW quarantine AS {' UNION ALL BY NAME '.join(parts)}")
@@ -141,8 +139,11 @@ def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> 
 
 def count(settings: Settings, name: str) -> int:
     """Rows of a table, from its log alone; 0 where it has not been made."""
-    opened = delta.open_table(delta.table_path(settings, tables.get(settings, name)))
-    return 0 if opened is None else opened.count()
+    table = tables.get(settings, name)
+    if settings.enable_delta:
+        opened = delta.open_table(delta.table_path(settings, table))
+        return 0 if opened is None else opened.count()
+    return delta.content(delta.table_path(settings, table), table.arrow_schema()).count_rows()
 
 
 def overview(settings: Settings) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from deltalake import DeltaTable
 
 from lakehouse_lib import archive, delta, formats, ops, tables
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import LandingError
+from lakehouse_lib.errors import LandingError, TableError
 from lakehouse_lib.streams import Unreadable
 from lakehouse_lib.tables import Table
 
@@ -121,7 +121,10 @@ def _holds_rows(settings: Settings, table: Table) -> bool:
     path = delta.table_path(settings, table)
     if not settings.enable_delta:
         return any(part.name != "empty.parquet" for part in Path(path).glob("*.parquet"))
-    opened = delta.open_table(path)
+    try:
+        opened = delta.open_table(path)
+    except TableError:  # it cannot be read now, and was made
+        return True
     return opened is not None and bool(opened.file_uris())
 
 

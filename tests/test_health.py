@@ -20,7 +20,7 @@ from conftest import change, click, event
 from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
 from lake import assert_ledger_matches_tables, contents, versions
 
-from lakehouse_lib import archive, cli, config, delta, figures, health, notebooks, pipeline, session, tables
+from lakehouse_lib import archive, cli, config, delta, figures, health, history, notebooks, pipeline, session, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LakehouseError, LandingError
 
@@ -244,6 +244,22 @@ def lost_for_good(settings, deliver, monkeypatch):
     )
 
 
+def lost_after_it_was_taken_back(settings, deliver, monkeypatch):
+    """Made again from landing, it would hold the load that a person took back."""
+    deliver("app_events/2.json", [event(50, at())])
+    run(settings)
+    history.restore(settings, tables.get(settings, "app_events_bronze"), 1)
+    run(settings)
+    lost_file(settings, deliver, monkeypatch)
+    return "broken table", "app_events_bronze", "loads of it were taken back", "Degraded"
+
+
+def lost_after_its_file_changed(settings, deliver, monkeypatch):
+    deliver("app_events/1.json", [event(n, at()) for n in range(5)])
+    lost_file(settings, deliver, monkeypatch)
+    return "broken table", "app_events_bronze", "are no longer in landing as they were", "Degraded"
+
+
 @pytest.fixture(scope="module")
 def with_second_file(engine, made, tmp_path_factory) -> dict[str, list[dict]]:
     """What a clean load of the landing folder with a second file holds."""
@@ -303,6 +319,8 @@ def test_upkeep_is_proposed_without_yes_and_loses_no_row(lake, deliver, monkeypa
     (clock_skew, ""),
     (changed_file, ""),
     (lost_for_good, ""),
+    (lost_after_it_was_taken_back, ""),
+    (lost_after_its_file_changed, ""),
 ], ids=lambda plant: getattr(plant, "__name__", ""))  # fmt: skip
 def test_where_nothing_here_is_a_fix_a_closer_look_is_all_that_is_proposed(lake, deliver, monkeypatch, plant, words):
     """Following the proposal changes no table: one that took back a whole load once lost good rows."""

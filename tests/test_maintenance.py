@@ -250,7 +250,7 @@ def test_a_run_archives_what_aged_in_the_table_and_leaves_a_first_load_to_a_pers
     history_days = [now.date() - timedelta(n) for n in (*range(6), *range(30, 1100, 90))]
     table = hours_of(lake, history_days, written=now)
     (work,) = archives(lake)
-    assert work.command == "lakehouse retention event_metrics_gold --yes" and not work.by_itself
+    assert work.command == "lakehouse retention event_metrics_gold" and not work.by_itself
     assert work.why.startswith("12 rows before") and "they were so when they were loaded" in work.why
     assert not maintenance.automatic(lake)
     (told,) = [one for one in health.report(lake).findings if one.kind == "late archive"]

@@ -193,7 +193,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-MAY_REFUSE = ("trace", "diff", "restore", "history", "quarantine replay", "optimize ", "vacuum ", "retention ",
+MAY_REFUSE = ("quarantine show clickstream_silver", "trace", "diff", "restore", "history", "quarantine replay", "optimize ", "vacuum ", "retention ",
               "quality ", "archive restore")  # fmt: skip
 """Commands that need a table, row or version which some shapes do not have."""
 

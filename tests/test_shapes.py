@@ -193,8 +193,8 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-MAY_REFUSE = ("quarantine show clickstream_silver", "trace", "diff", "restore", "history", "quarantine replay", "optimize ", "vacuum ", "retention ",
-              "quality ", "archive restore")  # fmt: skip
+MAY_REFUSE = ("quarantine show clickstream_silver", "trace", "diff", "restore", "history", "quarantine replay",
+              "optimize ", "vacuum ", "retention ", "quality ", "archive restore")  # fmt: skip
 """Commands that need a table, row or version which some shapes do not have."""
 
 

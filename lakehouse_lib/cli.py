@@ -356,6 +356,9 @@ def _quality(options: argparse.Namespace) -> int:
     made = [table for table in wanted if delta.exists(settings, table)]
     if options.table and not made:
         raise TableError(f"{options.table} has not been made yet: there is nothing to check.")
+    if options.action in ("profile", "anomalies") and not made:
+        print("No table has been made yet.")
+        return 0
     if options.action in ("profile", "anomalies"):
         from lakehouse_lib import anomalies, profiles
 

@@ -193,8 +193,20 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-MAY_REFUSE = ("quarantine show clickstream_silver", "lineage daily_summary_gold.", "trace", "diff", "restore",
-              "history", "quarantine replay", "optimize ", "vacuum ", "retention ", "quality ", "archive restore")  # fmt: skip
+MAY_REFUSE = (
+    "quarantine show clickstream_silver",
+    "lineage daily_summary_gold.",
+    "trace",
+    "diff",
+    "restore",
+    "history",
+    "quarantine replay",
+    "optimize ",
+    "vacuum ",
+    "retention ",
+    "quality ",
+    "archive restore",
+)
 """Commands that need a table, row or version which some shapes do not have."""
 
 

@@ -104,7 +104,7 @@ def diff(settings: Settings, table: Table, one: int, other: int) -> Difference:
     """
     old, new = (delta.dataset(_at(settings, table, version)) for version in (one, other))
     shared = {f.path for f in old.get_fragments()} & {f.path for f in new.get_fragments()}
-    connection = reader.connect()
+    connection = reader.plain()
     for name, dataset in (("old", old), ("new", new)):
         # Files that both versions hold cannot differ.
         own = [fragment for fragment in dataset.get_fragments() if fragment.path not in shared]

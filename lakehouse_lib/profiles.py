@@ -75,7 +75,7 @@ def profile(settings: Settings, table: Table, only: list[str] | None = None) -> 
 
 
 def _opened(settings: Settings, table: Table) -> duckdb.DuckDBPyConnection:
-    connection = reader.connect()
+    connection = reader.plain()
     reader.register(connection, table.name, delta.content(delta.table_path(settings, table), table.arrow_schema()))
     return connection
 

@@ -90,7 +90,7 @@ def latest(settings: Settings) -> Latest:
         return found
     results = delta.dataset(opened)  # noqa: F841 - named in the query
     names = ", ".join(Result.__dataclass_fields__)
-    with reader.connect() as own:
+    with reader.plain() as own:
         last = own.sql(
             f"SELECT {names} FROM results QUALIFY checked_at = max(checked_at) OVER (PARTITION BY table_name)"
         ).to_arrow_table()

@@ -161,7 +161,7 @@ def _pattern(p: ColumnProfile) -> str | None:
 def as_yaml(table: Table, suggested: list[dict[str, Any]]) -> str:
     """Suggestions as they are pasted into a parameters file."""
     if not suggested:
-        return f"quality: {{}}  # {table.name}: nothing to suggest\n"
+        return f"quality:\n  {table.name}: []\n"
     lines = [yaml.safe_dump(one, default_flow_style=True, sort_keys=False, width=1000).strip() for one in suggested]
     return f"quality:\n  {table.name}:\n" + "".join(f"    - {line}\n" for line in lines)
 

@@ -123,6 +123,7 @@ def diff(settings: Settings, table: Table, one: int, other: int) -> Difference:
         SELECT what, {listed} FROM found
         QUALIFY row_number() OVER (PARTITION BY what ORDER BY {order}) <= {EXAMPLES} ORDER BY what, {order}
     """).df()
+    examples = examples.astype(object).where(examples.notna(), None)  # a missing number is no NaN
     return Difference(table.name, one, other, *(counts.get(what, 0) for what in ("added", "removed", "changed")),
                       columns, examples)  # fmt: skip
 

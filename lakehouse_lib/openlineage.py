@@ -69,7 +69,7 @@ def ended(settings: Settings, table: Table, run_id: str, step: Step, checked: La
         more = {}
         if step.state == "failed":
             more["errorMessage"] = facets.error_message_run.ErrorMessageRunFacet(step.message, "PYTHON")
-        versions = {name: version for _, says in step.ledger for name, version in says["sources"].items()}
+        versions = {name: version for _, says in step.ledger for name, version in says.get("sources", {}).items()}
         declared = tables.declared(settings)
         sources = []
         for name, where in _inputs(settings, table).items():

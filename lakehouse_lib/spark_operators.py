@@ -71,6 +71,8 @@ def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") 
         raise refuse(f"{a.type} {sign} {b.type} is an error in Spark")
     if wide.kind == "decimal":
         return _decimals(sign, a, b, safe, name)
+    if sign == "/" and wide == st.BIGINT:  # a text beside a whole number is one, before it is divided
+        a, b = (replace(one, sql=one.to(wide), type=wide) if one.type == st.STRING else one for one in (a, b))
     if sign == "/":
         wide = st.DOUBLE
     if sign == "div":
@@ -133,7 +135,10 @@ def _of_time(sign: str, a: Expr, b: Expr, name: str) -> Expr | None:
         order = ["YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND"]
         return merged_interval(f"({a.sql} {sign} {b.sql})", max(units, key=order.index), name)
     if a.type == st.INTERVAL and b.type.kind in st.INTEGRAL and sign == "*":
-        return merged_interval(f"({a.sql} * {b.sql})", a.constant, name)
+        unit = a.constant if a.constant in ("YEAR", "MONTH") else "SECOND"  # whole days may have become parts
+        return merged_interval(f"({a.sql} * {b.sql})", unit, name)
+    if sign == "*" and b.type == st.INTERVAL and a.type.kind in st.INTEGRAL:
+        return _of_time(sign, b, a, name)
     if sign == "+" and a.type == st.INTERVAL:
         return _of_time(sign, b, a, name)
     if sign not in "+-" or a.type.kind not in ("date", "timestamp", "string") or (

@@ -161,7 +161,7 @@ def printf(pattern: str, values: list[str | None], kinds: str) -> str:
         left, flags = "-" in flags, flags.replace("-", "")
         if value is None or letter in "sS":
             made = "null" if value is None else value
-            made = made[: int(precision)] if precision and letter in "sS" else made
+            made = made[: int(precision)] if precision else made
             made, flags = made.upper() if letter == "S" else made, ""
         elif letter == "d":
             made = f"{int(value):{flags.replace('0', '')}}"

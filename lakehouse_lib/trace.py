@@ -7,6 +7,8 @@ over the files; no engine is needed.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from zoneinfo import ZoneInfo
@@ -106,8 +108,8 @@ def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dic
         connection.register("_row", numbered)
         _open(connection, settings, source)
         good = "WHERE len(_quality_flags) = 0" if source.layer == "bronze" and table.layer != "quarantine" else ""
-        left = ", ".join(f"{checks.to_duckdb(text, source.types)} AS _k{n}" for n, text in enumerate(rule))
-        right = ", ".join(f"{checks.to_duckdb(text, table.types)} AS _k{n}" for n, text in enumerate(rule.values()))
+        left = ", ".join(f"{_in_duckdb(text, source.types)} AS _k{n}" for n, text in enumerate(rule))
+        right = ", ".join(f"{_in_duckdb(text, table.types)} AS _k{n}" for n, text in enumerate(rule.values()))
         on = " AND ".join(f"s._k{n} IS NOT DISTINCT FROM r._k{n}" for n in range(len(rule)))
         order = ", ".join(f's."{column}"' for column in source.key or ("_source_file",))
         found[name] = connection.sql(f"""
@@ -118,6 +120,12 @@ def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dic
             ORDER BY r._of, {order}
         """).to_arrow_table()  # fmt: skip
     return found
+
+
+def _in_duckdb(text: str, types: Mapping[str, str]) -> str:
+    """An expression of a rule; ``explode(…)`` gives a row for each element."""
+    each = re.fullmatch(r"explode\((.*)\)", text, re.DOTALL)
+    return f"unnest({checks.to_duckdb(each[1], types)})" if each else checks.to_duckdb(text, types)
 
 
 def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Record]]:

@@ -169,6 +169,8 @@ OPERATORS = [
     *(("-a0", (a,)) for a in NUMBERS), ("~a0", ("int",)), ("~a0", ("bigint",)),
     *((f"a0 {sign} INTERVAL {n} {unit}", (kind,)) for sign in "+-" for n in (1, 13) for unit in
       ("YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND") for kind in ("date", "timestamp")),
+    *((f"a0 {sign} {product}", (kind, "int")) for sign in "+-" for kind in ("date", "timestamp") for product in
+      ("a1 * INTERVAL '1' HOUR", "INTERVAL 2 DAY * a1", "a1 * INTERVAL 1 MONTH")),
     *((f"a0 {sign} a1", ("date", "int")) for sign in "+-"),
     ("a0 || a1", ("string", "int")), ("a0 || a1", ("double", "string")), ("concat(a0, '|', a1)", ("timestamp", "boolean")),
     *(("concat('x', a0)", (a,)) for a in VALUES if a != "binary"),

@@ -72,7 +72,7 @@ def test_a_second_session_finds_the_engine_and_a_killed_owner_takes_it_along(bas
 
 
 def test_an_engine_that_nobody_uses_ends_by_itself(base):
-    process, engine = owner(**base, engine_idle_minutes=0.05)
+    process, engine = owner(**base, engine_idle_minutes=0.15)
     children = engine.children(recursive=True)
     try:
         assert gone(engine, children)

@@ -356,14 +356,13 @@ def _quality(options: argparse.Namespace) -> int:
     made = [table for table in wanted if delta.exists(settings, table)]
     if options.table and not made:
         raise TableError(f"{options.table} has not been made yet: there is nothing to check.")
-    if options.action in ("profile", "anomalies") and not made:
-        print("No table has been made yet.")
-        return 0
     if options.action in ("profile", "anomalies"):
         from lakehouse_lib import anomalies, profiles
 
         for table in made:
             print((profiles if options.action == "profile" else anomalies).text(settings, table))
+        if not made:
+            print("No table has been made yet.")
         return 0
     known = quality.latest(settings)
     if options.action == "check":

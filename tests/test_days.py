@@ -99,11 +99,13 @@ def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkey
     for name in ("LAKEHOUSE_DATE_FROM", "LAKEHOUSE_DATE_TO"):
         monkeypatch.setenv(name, "2020-01-01")
     seen = []
-    notebooks_see = lambda settings, *_: seen.extend([settings, os.environ["LAKEHOUSE_DATE_FROM"]])  # noqa: E731
-    monkeypatch.setattr(cli, "_run_notebooks", notebooks_see)
+
+    def notebooks(settings, *_):
+        seen.append((settings.date_from, settings.date_to, os.environ["LAKEHOUSE_DATE_FROM"]))
+
+    monkeypatch.setattr(cli, "_run_notebooks", notebooks)
     assert cli.main(["run", *words]) == 0
-    assert (seen[0].date_from, seen[0].date_to) == (TODAY - timedelta(7), TODAY)
-    assert seen[1] == str(TODAY - timedelta(7))
+    assert seen == [(TODAY - timedelta(7), TODAY, str(TODAY - timedelta(7)))]
 
 
 def test_days_that_no_table_of_the_run_has_are_refused(lakehouse):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,17 @@ def execute(
     failure = None
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
-        papermill.execute_notebook(
-            str(source), str(target), parameters={"run_id": run_id} | (parameters or {}),
-            cwd=str(root), kernel_name="python3", progress_bar=False, log_output=False,
-            store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
-            kernel_manager_class=kernels.Manager,
-            # Sockets of files instead of ports: nothing to race for, nothing to listen in on.
-            config=Config(KernelManager={"transport": "ipc"}),
-            # What a kernel holds was written or given back by its cells: no need to wait for its farewell.
-            shutdown_kernel="immediate", extra_arguments=["--log-level=CRITICAL"],
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="lakehouse-") as sockets:
+            papermill.execute_notebook(
+                str(source), str(target), parameters={"run_id": run_id} | (parameters or {}),
+                cwd=str(root), kernel_name="python3", progress_bar=False, log_output=False,
+                store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
+                kernel_manager_class=kernels.Manager,
+                # Sockets of files in a folder of their own: no port to race for, nothing to listen in on.
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+                # What a kernel holds was written or given back by its cells: no need to wait for its farewell.
+                shutdown_kernel="immediate", extra_arguments=["--log-level=CRITICAL"],
+            )  # fmt: skip
     except PapermillExecutionError as error:
         kind = getattr(errors, error.ename, None)
         text = error.evalue if kind else f"{error.ename}: {error.evalue}"

@@ -160,7 +160,7 @@ def broken_log(settings, deliver, monkeypatch):
 
 def lost_file(settings, deliver, monkeypatch):
     path = Path(delta.table_path(settings, tables.get(settings, "app_events_bronze")))
-    next(path.glob("event_date=*/*.parquet")).unlink()
+    (path / DeltaTable(str(path)).get_add_actions().column("path")[0].as_py()).unlink()
     return "broken table", "app_events_bronze", "files are gone; the first is", "Degraded"
 
 

@@ -169,6 +169,22 @@ def test_where_a_fork_is_not_safe_a_kernel_is_started(finished, made, monkeypatc
     assert notebooks.execute(made, notebooks.ORDER[0], "started", latest=False).with_suffix(".html").exists()
 
 
+def test_two_runs_at_once_share_no_socket(finished, made, monkeypatch):
+    """Their kernels listened on files of the same names in the notebooks' folder."""
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", made.path())
+    started, folders = kernels._Process.__init__, []
+
+    def noted(self, arguments, *rest):
+        folders.append(Path(json.loads(Path(arguments[1]).read_text())["ip"]).parent)
+        started(self, arguments, *rest)
+
+    monkeypatch.setattr(kernels._Process, "__init__", noted)
+    for name in ("first", "second"):
+        notebooks.execute(made, notebooks.REPORT, name, latest=False)
+    first, second = folders
+    assert first.is_absolute() and first != second and not first.exists()
+
+
 def test_a_killed_run_leaves_no_process_behind(environment, tmp_path):
     given = environment | {"LAKEHOUSE_BASE_PATH": str(tmp_path)}
     run = psutil.Popen(

@@ -17,6 +17,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from lakehouse_lib.config import FeedSettings
+from lakehouse_lib.envelopes import CONTROLS, NESTED
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.records import PROBLEMS
 
@@ -33,6 +34,7 @@ ALIASES = {
         "page_name": ["page_name", "page_url"],
         "client_session_id": ["session_id", "client_session_id"],
     },
+    "cdc_changes": {"change_timestamp": ["change_timestamp", "timestamp"]},
 }
 REQUIRED = {
     "app_events": ["event_id", "event_type", "event_timestamp"],
@@ -316,7 +318,8 @@ def explain(flags: Column, checks: dict[str, str]) -> Column:
         | PROBLEMS
         | {
             "timestamp_out_of_range": "the time is before 2000 or more than a day in the future",
-            "not_a_row_change": "the message changes no row (a schema change, tombstone or heartbeat)",
+            **CONTROLS,
+            NESTED: "the update names a part of a field, and the message does not hold the whole document",
             "unknown_envelope": "the message is in none of the known change formats",
             "unknown_operation": "the kind of change is not insert, update, delete or truncate",
             "missing_row": "the change carries no row",

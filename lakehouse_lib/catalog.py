@@ -193,10 +193,11 @@ def _entry(settings: Settings, table: Table, declared: dict[str, Table], verdict
             "rows": sum(count or 0 for count in files["num_records"].to_pylist()),
             "bytes": sum(files["size_bytes"].to_pylist()), "state": "late" if late else "fresh",
         }  # fmt: skip
-    columns = [{"name": c.name, "type": c.type, "required": c.required, "comment": c.comment} for c in table.columns]
+    columns = [{"name": c.name, "type": c.type, "required": c.required, "comment": c.comment}
+               for c in delta.as_made(table, opened).columns]  # fmt: skip
     return Entry(
         name=table.name, layer=table.layer, tier=_TIERS[table.layer], description=table.description,
-        grain=table.grain, key=list(table.key), columns=json.dumps(columns), owner=owner, tags=tags,
+        grain=table.grain, key=list(table.key), columns=json.dumps(columns, ensure_ascii=False), owner=owner, tags=tags,
         sources=list(table.sources) or [f"landing/{table.name.removesuffix('_bronze')}"],
         consumers=[other.name for other in declared.values() if table.name in other.sources],
         made_by=table.transform, notebook=NOTEBOOKS[table.layer], partition_by=table.partition_by,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -405,7 +406,7 @@ def _quarantine(options: argparse.Namespace) -> int:
 def _describe(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lakehouse_lib import catalog, tables
+    from lakehouse_lib import catalog
 
     settings = _settings()
     if options.owner or options.tag or options.untag:
@@ -415,8 +416,9 @@ def _describe(options: argparse.Namespace) -> int:
     for name, value in asdict(entry).items():
         if name != "columns":
             print(f"{name.replace('_', ' '):<16} {', '.join(value) if isinstance(value, list) else value}")
-    for column in tables.get(settings, entry.name).columns:
-        print(f"    {column.name:<26} {column.type[:40]:<14} {'required' * column.required:<9} {column.comment}")
+    for column in json.loads(entry.columns):
+        must = "required" if column["required"] else ""
+        print(f"    {column['name']:<26} {column['type'][:40]:<14} {must:<9} {column['comment']}")
     return 0
 
 

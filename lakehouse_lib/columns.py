@@ -19,11 +19,11 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.lineage import lineage as sql_lineage
 
-from lakehouse_lib import delta, tables
+from lakehouse_lib import delta, session, tables
 from lakehouse_lib.config import Settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def of(
         if feed:
             name, records = feed
             known[_plan(records).common.plan_id] = _records(name, records)
-        made = _Walk(settings, known).relation(_plan(frame))
+        made = _Walk(settings, known, frame.sparkSession).relation(_plan(frame))
         made.by |= _union(made.columns[name] for name in by).refs
     except Exception as error:
         log.warning("%s: lineage of its columns is not known (%s: %s)", target, type(error).__name__, error)
@@ -149,8 +149,8 @@ def _settled(target: str, made: Frame) -> Lineage:
 class _Walk:
     """One walk over a plan."""
 
-    def __init__(self, settings: Settings, known: dict[int, Frame]):
-        self.settings = settings
+    def __init__(self, settings: Settings, known: dict[int, Frame], spark: SparkSession):
+        self.settings, self.spark = settings, spark
         self.known = known
         self.paths = {delta.table_path(settings, table): table for table in tables.declared(settings).values()}
 
@@ -187,6 +187,10 @@ class _Walk:
         opened = delta.open_table(delta.table_path(self.settings, table)) if self.settings.enable_delta else None
         schema = pa.schema(opened.schema().to_arrow()) if opened else table.arrow_schema()
         return Frame({f.name: _stored(f"{name}.{f.name}", f.type) for f in schema}, frozenset({f"{name}.*"}))
+
+    def _cached_remote_relation(self, body: Any) -> Frame:
+        """A frame that was settled has the columns of what it was made from."""
+        return self.relation(_plan(session.origin(self.spark, body.relation_id)))
 
     def _local_relation(self, body: Any) -> Frame:
         from pyspark.sql.types import _parse_datatype_json_string

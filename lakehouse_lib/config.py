@@ -54,7 +54,15 @@ class CdcSettings(_Part):
 
     users_table: str = Field("users", description="source table behind users_silver")
     users_key: str = Field("user_id", description="its key column")
+    absent: Literal["unchanged", "null"] = Field(
+        "unchanged", description="what a flat update means by a column that its after_values leave out"
+    )
     replicas: list[Replica] = Field(default_factory=list)
+
+    @field_validator("absent", mode="before")
+    @classmethod
+    def _yaml_null(cls, value: Any) -> Any:
+        return "null" if value is None else value
 
 
 class SampleSettings(_Part):

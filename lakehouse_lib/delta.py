@@ -30,7 +30,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from lakehouse_lib import ops
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, TableError
-from lakehouse_lib.tables import Table
+from lakehouse_lib.tables import Table, with_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -81,6 +81,20 @@ def open_table(path: str) -> DeltaTable | None:
         return None
     except DeltaError as error:
         raise TableError(f"{path} cannot be opened as a Delta table: {error}") from None
+
+
+def as_made(table: Table, opened: DeltaTable | None) -> Table:
+    """The declaration with the columns that a table got beside them, as a replica does from its source."""
+    more = {}
+    for column in opened.schema().fields if opened else ():
+        if column.name not in table.names:
+            kind = str(column.type.type)
+            more[column.name] = _SPARK_TYPES.get(kind, kind), (column.metadata or {}).get("comment", "")
+    return with_columns(table, more)
+
+
+_SPARK_TYPES = {"long": "bigint", "integer": "int"}
+"""Types that Delta's log names otherwise than Spark."""
 
 
 def made(settings: Settings, table: Table, lacks: str) -> DeltaTable:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import zstandard
 
 from lakehouse_lib import parquet, streams
-from lakehouse_lib.records import Rows, is_json
+from lakehouse_lib.records import Rows, Shape, is_json, reshaped
 from lakehouse_lib.streams import MAX_LINE, Unreadable
 
 MAX_DOCUMENT = 256 << 20
@@ -46,8 +46,10 @@ class Reading:
     records: int = 0
 
 
-def read(handle: BinaryIO, kind: str, reading: Reading, name: str = "") -> Iterator[pa.RecordBatch]:
-    """Read the records of a file, in order, as batches of `records.SCHEMA`.
+def read(
+    handle: BinaryIO, kind: str, reading: Reading, name: str = "", shape: Shape | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Read the records of a file, in order, as batches of `records.SCHEMA`; ``shape`` is that of its feed.
 
     ``kind`` is ``json``, ``csv`` or ``parquet``. Compression (gzip, Zstandard) and encoding (UTF-8,
     UTF-16, UTF-32) follow from the content; a ``name`` that promises compression has to keep it.
@@ -58,7 +60,12 @@ def read(handle: BinaryIO, kind: str, reading: Reading, name: str = "") -> Itera
         The file cannot be read whole. Batches that were already given are to be dropped.
     """
     try:
-        source = parquet.read(handle, reading.names) if kind == "parquet" else _text(handle, kind, reading, name)
+        rows = Rows(shape, name)
+        if kind == "parquet":
+            source = parquet.read(handle, reading.names)
+            source = reshaped(source, shape, name) if shape else source
+        else:
+            source = _text(handle, kind, reading, rows)
         for batch in source:
             reading.records += batch.num_rows
             yield batch
@@ -80,11 +87,14 @@ def read(handle: BinaryIO, kind: str, reading: Reading, name: str = "") -> Itera
         raise Unreadable(f"it cannot be read ({type(error).__name__}: {error})") from error
 
 
-def parse_kept(raws: list[str], head: str) -> pa.RecordBatch:
-    """Read again records that were kept as they came; ``head`` is the header of their CSV file, else empty."""
-    rows = Rows()
+def parse_kept(
+    raws: list[str], head: str, paths: list[str] | None = None, shape: Shape | None = None
+) -> pa.RecordBatch:
+    """Read again records that were kept as they came; ``head`` is the header of their CSV files, else empty, and
+    ``paths`` are their files."""
+    rows = Rows(shape)
     names, delimiter = _header(head) if head else ([], "")
-    for raw in raws:
+    for raw, rows.path in zip(raws, paths or [""] * len(raws), strict=True):
         if not head:
             rows.add(_bytes_of(raw))
             continue
@@ -105,23 +115,22 @@ def _bytes_of(raw: str) -> bytes:
     return raw.encode()
 
 
-def _text(handle: BinaryIO, kind: str, reading: Reading, name: str) -> Iterator[pa.RecordBatch]:
-    chunks = streams.text(handle, name)
+def _text(handle: BinaryIO, kind: str, reading: Reading, rows: Rows) -> Iterator[pa.RecordBatch]:
+    chunks = streams.text(handle, rows.path)
     first = b""
     while len(first) < 1 << 20 and (chunk := next(chunks, b"")):
         first += chunk
     if first.startswith(b"PAR1"):
         raise Unreadable("it holds Parquet, which its name does not say")
     chunks = chain([first], chunks)
-    return _csv(chunks, first, reading) if kind == "csv" else _json(chunks, reading)
+    return _csv(chunks, first, reading, rows) if kind == "csv" else _json(chunks, reading, rows)
 
 
 # JSON ------------------------------------------------------------------------
 
 
-def _json(chunks: Iterator[bytes], reading: Reading) -> Iterator[pa.RecordBatch]:
+def _json(chunks: Iterator[bytes], reading: Reading, rows: Rows) -> Iterator[pa.RecordBatch]:
     """Objects between line feeds; or, where the whole text is one document, its elements."""
-    rows = Rows()
     for line in _elements(streams.filled(streams.lines(chunks))):
         rows.add(line)
         if rows.full:
@@ -191,7 +200,7 @@ def _skip_space(text: str, place: int) -> int:
 # CSV -------------------------------------------------------------------------
 
 
-def _csv(chunks: Iterator[bytes], first: bytes, reading: Reading) -> Iterator[pa.RecordBatch]:
+def _csv(chunks: Iterator[bytes], first: bytes, reading: Reading, rows: Rows) -> Iterator[pa.RecordBatch]:
     """Rows by RFC 4180: a line break inside quotes is part of the cell, whatever the line looks like."""
     end = "\r" if b"\r" in first and b"\n" not in first else "\n"
     lines = _csv_lines(streams.lines(chunks, end.encode()))
@@ -208,7 +217,6 @@ def _csv(chunks: Iterator[bytes], first: bytes, reading: Reading) -> Iterator[pa
     names, delimiter = _header(reading.head)
     reading.names.update(names)
     header = _cells(head, delimiter)
-    rows = Rows()
     for raw, values in records:
         if values != header:  # files put together repeat theirs
             rows.add_values(raw, names, values)

@@ -28,9 +28,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from lakehouse_lib import archive, delta, formats, ops, tables
+from lakehouse_lib import archive, delta, envelopes, formats, ops, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LandingError, TableError
+from lakehouse_lib.records import Shape
 from lakehouse_lib.streams import Unreadable
 from lakehouse_lib.tables import Table
 
@@ -77,6 +78,13 @@ class LandingFile:
 def feed_of(bronze: Table) -> str:
     """The feed that a bronze table loads."""
     return bronze.name.removesuffix("_bronze")
+
+
+def shape_of(settings: Settings, feed: str) -> Shape | None:
+    """What the records of a feed are brought into; None where they are taken as they are."""
+    if feed != "cdc_changes":
+        return None
+    return envelopes.beside if settings.feed(feed).select else envelopes.flat
 
 
 # What there is ---------------------------------------------------------------
@@ -388,7 +396,7 @@ def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple
     """The records of one file in order: the text, and the fields where it has any."""
     try:
         with opened(settings, feed, file) as handle:
-            for batch in formats.read(handle, file.kind, formats.Reading(), file.path):
+            for batch in formats.read(handle, file.kind, formats.Reading(), file.path, shape_of(settings, feed)):
                 for row in batch.to_pylist():
                     fields = None if row["record"] is None else dict(row["record"])
                     yield row["raw"] if row["raw"] is not None else json.dumps(fields, ensure_ascii=False), fields

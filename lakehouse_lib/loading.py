@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from lakehouse_lib import archive, bronze, cdc, columns, delta, formats, landing, session, staging, tables
+from lakehouse_lib import archive, bronze, cdc, columns, delta, envelopes, formats, landing, session, staging, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LandingError
 from lakehouse_lib.landing import OF_THE_TABLE, LandingFile, feed_of
+from lakehouse_lib.records import PROBLEMS
 from lakehouse_lib.streams import PACKED, Unreadable
 from lakehouse_lib.tables import Table
 
@@ -240,7 +241,7 @@ def _stage(settings: Settings, feed: str, file: LandingFile, stage: staging.Stag
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             with landing.opened(settings, feed, file) as handle:
-                yield from formats.read(handle, file.kind, reading, file.path)
+                yield from formats.read(handle, file.kind, reading, file.path, landing.shape_of(settings, feed))
         except OSError as error:  # of reading, not of keeping what was read
             raise _NotOpened(error.strerror or str(error)) from error
         if _with_digest(settings, feed, file).digest != file.digest:
@@ -269,6 +270,8 @@ def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: 
         records = staging.read(spark, load.staging)
         made = bronze_rows(settings, table, records, run_id)
         _check_mapping(settings, load.feed, made, records, load.files)
+        if load.feed == "cdc_changes":
+            _check_recognised(settings, table, made, load.files)
         rows = made.select(*table.names)
         if whole:
             archive.restore(settings, table)
@@ -334,6 +337,29 @@ def _check_mapping(settings: Settings, feed: str, rows, records, files: list[Lan
             f"{', '.join(fields) or 'nothing readable'}. Say where it comes from in the parameters: "
             f"feeds.{feed}.select.{missing[0]}. Nothing of the feed was loaded."
         )
+
+
+def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: list[LandingFile]) -> None:
+    """Refuse a load in which no record is in a known format, unless the feed has loaded changes before. A single
+    record is quarantined instead."""
+    from pyspark.sql import functions as F
+
+    names = frozenset().union(*(file.names for file in files))
+    if sum(file.records for file in files) < 2 or not names.isdisjoint(envelopes.INTERNAL):
+        return
+    unread = F.arrays_overlap("_quality_flags", F.array(*map(F.lit, (envelopes.UNKNOWN, *PROBLEMS))))
+    shown = rows.where(F.array_contains("_quality_flags", envelopes.UNKNOWN)).orderBy("_source_file", "_source_line")
+    if not rows.where(~unread).isEmpty() or not (two := shown.select("_raw").head(2)):
+        return
+    if settings.enable_delta and not delta.read(rows.sparkSession, settings, table).where(~unread).isEmpty():
+        return
+    examples = "".join(f"\n    {row[0][:300]}" for row in two)
+    feed = feed_of(table)
+    raise LandingError(
+        f"no record of feed {feed} is a change in a format that is known ({envelopes.KNOWN}); it holds records "
+        f"such as{examples}\nWhere these are changes, say where their fields come from in the parameters: "
+        f"feeds.{feed}.select. Nothing of the feed was loaded."
+    )
 
 
 def _files_that_fail(

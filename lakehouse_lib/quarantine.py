@@ -22,7 +22,7 @@ from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.errors import ConfigError, LockedError
 from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.records import ROWS
-from lakehouse_lib.session import keep
+from lakehouse_lib.session import settle
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _swapped(
     asked = F.size("_quality_flags") > 0
     if reason:
         asked &= F.array_contains("_quality_flags", reason)
-    old = keep(bronze.where(asked))
+    old = settle(bronze.where(asked))
     if old.isEmpty():
         if reason:
             flags = bronze.select(F.explode("_quality_flags").alias("flag")).groupBy("flag").count().collect()
@@ -142,7 +142,9 @@ def _swapped(
 
 def _stage(settings: Settings, table: Table, opened: DeltaTable, messages: pa.Table, folder: str) -> None:
     """Read records again as they came, each as its file was read, and keep them for the engine."""
-    heads = {path: file.head for path, file in landing.known_files(settings, landing.feed_of(table), opened).items()}
+    feed = landing.feed_of(table)
+    heads = {path: file.head for path, file in landing.known_files(settings, feed, opened).items()}
+    shape = landing.shape_of(settings, feed)
     with staging.Stage(folder) as stage:
         groups: dict[str, list[int]] = {}
         for place, path in enumerate(messages["_source_file"].to_pylist()):
@@ -150,7 +152,7 @@ def _stage(settings: Settings, table: Table, opened: DeltaTable, messages: pa.Ta
         slices = ((head, places[n : n + ROWS]) for head, places in groups.items() for n in range(0, len(places), ROWS))
         for head, places in slices:
             own = messages.take(places).combine_chunks()
-            read = formats.parse_kept(own["_raw"].to_pylist(), head)
+            read = formats.parse_kept(own["_raw"].to_pylist(), head, own["_source_file"].to_pylist(), shape)
             columns = [own[name].cast(staging.SCHEMA.field(name).type).combine_chunks()
                        for name in ("_source_file", "_source_line", "load_timestamp")]  # fmt: skip
             stage.put([pa.RecordBatch.from_arrays([*read.columns, *columns], schema=staging.SCHEMA)])
@@ -170,9 +172,9 @@ def _swap_read(
     place = key if numbered else ["_source_file", "_message"]
     same = [F.col(mine) == F.col(f"_was_{other}") for mine, other in zip(place, key, strict=True)]
     otherwise = F.col("_was").isNull() | (F.col("_asked") & (F.col("_was") != F.col("_quality_flags")))
-    come = keep(new.join(before, same, "left").where(otherwise))
+    come = settle(new.join(before, same, "left").where(otherwise))
     replaced = come.where("_was IS NOT NULL").select(*(F.col(f"_was_{name}").alias(name) for name in key))
-    gone = keep(old.join(replaced.distinct(), key, "left_semi"))
+    gone = settle(old.join(replaced.distinct(), key, "left_semi"))
     tally = _tally(come, gone)
     if tally["come"] or tally["gone"]:
         info = _info(table, run_id, opened, tally)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -40,10 +40,15 @@ ROWS, BYTES = 20_000, 16 << 20
 _STRICT = {"catch_duplicate_keys": True, "allow_inf_nan": False, "float_mode": "lossless-float", "cache_mode": "keys"}
 
 
-class Rows:
-    """Records on their way into a batch of `SCHEMA`."""
+Shape = Callable[[dict[str, Any] | None, str], dict[str, Any]]
+"""What the records of a feed are brought into, by their fields (None for the record ``null``) and their file."""
 
-    def __init__(self) -> None:
+
+class Rows:
+    """Records of a file on their way into a batch of `SCHEMA`."""
+
+    def __init__(self, shape: Shape | None = None, path: str = "") -> None:
+        self._shape, self.path = shape, path
         self._names: dict[str, int] = {}
         self._shapes: dict[tuple[str, ...], tuple[list[int], int, bool]] = {}
         self._start()
@@ -76,8 +81,9 @@ class Rows:
             self._set_aside(line, _why(line, str(error)))
             return
         if fields.__class__ is dict:
-            fields = _unwrapped(fields)
-            self._add(line, fields)
+            self._add(line, fields if self._shape else _unwrapped(fields))
+        elif fields is None and self._shape:
+            self._put(line, self._shape(None, self.path))
         else:
             self._set_aside(line, "malformed_record")
 
@@ -90,6 +96,14 @@ class Rows:
             self._add(raw.encode(), dict(zip(names, values, strict=True)))
 
     def _add(self, raw: bytes, fields: dict[str, Any]) -> None:
+        if not self._shape:
+            self._put(raw, fields)
+        elif len({name.lower() for name in fields}) < len(fields):
+            self._set_aside(raw, "ambiguous_fields")
+        else:
+            self._put(raw, self._shape(fields, self.path))
+
+    def _put(self, raw: bytes, fields: dict[str, Any]) -> None:
         names = tuple(fields)
         shape = self._shapes.get(names)
         if shape is None:
@@ -137,6 +151,20 @@ class Rows:
         made = pa.RecordBatch.from_arrays([_strings(self.raws, ()), record, *told], schema=SCHEMA)
         self._start()
         return made
+
+
+def reshaped(batches: Iterable[pa.RecordBatch], shape: Shape, path: str) -> Iterator[pa.RecordBatch]:
+    """Rows of Parquet as a feed's shape has them; the record as it came is JSON."""
+    rows = Rows(shape, path)
+    for batch in batches:
+        for row in batch.to_pylist():
+            fields = dict(row["record"] or ())
+            text = json.dumps(fields, ensure_ascii=False).encode()
+            if row["problem"]:
+                rows._set_aside(text, row["problem"])
+            else:
+                rows._add(text, fields)
+        yield rows.batch()
 
 
 def sparse(found: dict[int, Any], name: str, count: int) -> pa.Array:

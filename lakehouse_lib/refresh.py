@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from lakehouse_lib import archive, delta, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.ops import COUNTS
-from lakehouse_lib.session import keep
+from lakehouse_lib.session import settle
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def stamped(inputs: Inputs, df: DataFrame) -> DataFrame:
 
 
 def _append(inputs: Inputs, outcome: Append) -> dict[str, int]:
-    rows = keep(outcome.rows)
+    rows = settle(outcome.rows)
     count = rows.count()
     counts = _counts(records_read=count, accepted=count)
     if inputs.full:
@@ -236,12 +236,12 @@ def _upsert(inputs: Inputs, outcome: Upsert) -> dict[str, int]:
     names = [name for name in outcome.rows.columns]
     new = outcome.rows.withColumns({"_old": F.lit(False), "_part": F.lit(None).cast("string")})
     if not inputs.full:
-        new = keep(new)
+        new = settle(new)
         old = inputs.current().join(new.select(*key).distinct(), key, "left_semi").select(*names)
         new = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")}).unionByName(new)
     ranked = first_of(new, key, outcome.order, prefer="_old")
     ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
-    ranked = keep(ranked.where("NOT _old"))
+    ranked = settle(ranked.where("NOT _old"))
     won, replaces = F.col("_rank") == 1, F.col("_replaces")
     tally = ranked.agg(
         F.count(F.lit(1)).alias("records_read"),
@@ -276,7 +276,7 @@ def _days(inputs: Inputs, outcome: Days) -> dict[str, int]:
     if outcome.days is not None and not outcome.days:
         delta.mark(inputs.settings, inputs.table_now, inputs.consumed, info(inputs, _counts()))
         return _counts()
-    rows = keep(outcome.rows)
+    rows = settle(outcome.rows)
     count = rows.count()
     counts = _counts(records_read=count, accepted=count)
     if inputs.full:
@@ -294,7 +294,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
     names = rows.columns
     compared = [name for name in names if name not in ("_run_id", "_processed_at")]
     if outcome.old is None:
-        rows = keep(rows)
+        rows = settle(rows)
         count = rows.count()
         counts = _tally(outcome) or _counts(records_read=count, accepted=count)
         _replace(inputs, rows, counts, count)
@@ -315,7 +315,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
         .otherwise("same")
     )
     joined = new.join(old, same_key, "full_outer").withColumn("_action", action)
-    joined = keep(joined.withColumns({k: F.coalesce(k, f"_k_{k}") for k in key}))
+    joined = settle(joined.withColumns({k: F.coalesce(k, f"_k_{k}") for k in key}))
     by_action = {
         row["_action"]: row
         for row in joined.groupBy("_action")
@@ -352,7 +352,7 @@ def _replace(inputs: Inputs, rows: DataFrame, counts: dict, count: int) -> None:
     says = info(inputs, counts, inserted=count)
     if empty and not count:
         delta.mark(inputs.settings, inputs.table_now, inputs.consumed, says)
-    elif empty:
+    elif empty and not inputs.reschema:
         delta.append(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed, says)
     else:
         delta.overwrite(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed,

@@ -55,8 +55,8 @@ of its work, and did not pay. Code that many rows go through is still optimised 
 _open: weakref.WeakKeyDictionary[SparkSession, Path] = weakref.WeakKeyDictionary()
 """Sessions of this process, and the lakehouse that each is for."""
 
-_kept: weakref.WeakKeyDictionary[SparkSession, list[DataFrame]] = weakref.WeakKeyDictionary()
-"""Frames that are computed once, by session."""
+_settled: weakref.WeakKeyDictionary[SparkSession, dict[str, DataFrame]] = weakref.WeakKeyDictionary()
+"""What settled frames were made from, by session and by the engine's name of each."""
 
 # They would make the engine's process a client.
 _CLIENT_VARIABLES = ("SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED", "SPARK_API_MODE")
@@ -135,22 +135,32 @@ def connect(settings: Settings) -> SparkSession:
 
 @contextlib.contextmanager
 def opened(settings: Settings) -> Iterator[SparkSession]:
-    """A session for one piece of work. At its end the engine forgets it, and what it was asked to
-    `keep`: one that serves many runs would fill its memory with them."""
+    """A session for one piece of work. At its end the engine forgets it, and what it was asked to `settle`."""
     spark = connect(settings)
     try:
         yield spark
     finally:
-        for frame in _kept.pop(spark, []):
-            with contextlib.suppress(Exception):
-                frame.unpersist()
+        _settled.pop(spark, None)
         spark.stop()
 
 
-def keep(frame: DataFrame) -> DataFrame:
-    """Compute a frame once for all that its session asks of it."""
-    _kept.setdefault(frame.sparkSession, []).append(frame.persist())
-    return frame
+def settle(frame: DataFrame, alike: DataFrame | None = None) -> DataFrame:
+    """Compute a frame now and return it without its plan, which Spark Connect would analyse again for every query on
+    it. The frame lives until its session ends.
+
+    ``alike`` stands for it in column lineage: it has the same columns, made from the same sources in a simpler way.
+    """
+    plan = frame.localCheckpoint()._plan
+    # When pyspark collects a copy of this plan it tells the engine to drop the frame; without a session it cannot.
+    plan._spark_session = None
+    _settled.setdefault(frame.sparkSession, {})[plan._relation_id] = frame if alike is None else alike
+    # pyspark gives the frame that it returns to the session that is active, which may be another one.
+    return type(frame)(plan, frame.sparkSession)
+
+
+def origin(spark: SparkSession, relation: str) -> DataFrame:
+    """The frame that a settled one was made from, by the name that the engine knows it by."""
+    return _settled[spark][relation]
 
 
 def ensure(settings: Settings) -> dict:

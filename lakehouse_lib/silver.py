@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from lakehouse_lib import bronze, cdc, tables
+from lakehouse_lib import bronze, cdc, replicas, tables, versions
 from lakehouse_lib.refresh import Append, Days, Difference, Inputs, Upsert, first_of, live_rows
-from lakehouse_lib.session import keep
+from lakehouse_lib.session import settle
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 ATTRIBUTES = ("email", "name", "country", "plan", "signup_date")
-DELETES = ("DELETE", "TRUNCATE")
 
 
 def quarantine(inputs: Inputs) -> Append | Days:
@@ -98,11 +97,11 @@ def clickstream(inputs: Inputs) -> Difference:
     gap = inputs.settings.session_gap_minutes * 60
     clicks = new
     if not inputs.full:
-        new = keep(new)
-        old = keep(touched_sessions(inputs.current(), new, gap))
+        new = settle(new)
+        old = settle(touched_sessions(inputs.current(), new, gap))
         clicks = session_clicks(old).withColumn("_old", F.lit(True)).unionByName(new)
     winners = first_of(clicks, ["click_id"], ["click_timestamp"], prefer="_old")
-    winners = keep(winners)
+    winners = settle(winners)
     tally = winners.groupBy().agg(
         F.count_if(~F.col("_old")).alias("records_read"),
         F.count_if(~F.col("_old") & (F.col("_rank") > 1)).alias("duplicate"),
@@ -191,111 +190,59 @@ def sessions(clicks: DataFrame, gap_seconds: int) -> DataFrame:
 
 
 def users_history(inputs: Inputs) -> Difference:
-    """users_history_silver: the versions of the users that new changes touch, in order again."""
-    rules = inputs.settings.cdc
-    source, key = rules.users_table, rules.users_key
-    changes = keep(cdc.ordered(inputs.new("cdc_changes_bronze"), source, [key]))
-    good = changes.where(F.col("_key").isNotNull() & (F.col("operation_type") != "TRUNCATE"))
-    versions = user_versions(good, key).withColumn("_old", F.lit(False))
-    truncates = cdc.ordered(
-        inputs.all("cdc_changes_bronze").where("operation_type = 'TRUNCATE'"), source, [key]
-    ).select(F.col("_order").alias("_at"), F.col("change_timestamp").alias("_t"))
+    """users_history_silver: every version of the users that new changes touch, in order."""
+    key = inputs.settings.cdc.users_key
+    told = versions.of(inputs, inputs.settings.cdc.users_table, [key])
     old = None
     if not inputs.full:
-        fresh_truncate = not changes.where("operation_type = 'TRUNCATE'").isEmpty()
         old = inputs.current()
-        if not fresh_truncate:
-            old = old.join(versions.select("user_id").distinct(), "user_id", "left_semi")
-        old = keep(old)
-        kept = old.where("operation_type <> 'TRUNCATE'").select(
-            *(name for name in versions.columns if name not in ("_old", "_copies")),
-            F.lit(0).alias("_copies"), F.lit(True).alias("_old"),
-        )  # fmt: skip
-        versions = kept.unionByName(versions)
-    place = F.substring_index("_order", "|", 2)
-    versions = versions.withColumn("_place", place)
-    same = ["user_id", "_place", "operation_type", *ATTRIBUTES, "attributes"]
-    unique = keep(first_of(versions, same, ["_order"], prefer=None))
-    rows = scd2(unique.where("_rank = 1").drop("_rank", "_replaces", "_place"), truncates)
-    known = unique.groupBy(*same).agg(
-        F.max("_old").alias("had"), F.sum("_copies").alias("n")
-    ).agg(
-        F.coalesce(F.sum("n"), F.lit(0)).alias("keyed"),
-        F.count_if((F.col("n") > 0) & ~F.col("had")).alias("accepted"),
-    )  # fmt: skip
-    extra = changes.agg(
-        F.coalesce(F.sum("_copies"), F.lit(0)).alias("records_read"),
-        F.coalesce(F.sum(F.when(F.col("operation_type") == "TRUNCATE", F.col("_copies"))), F.lit(0)).alias("t"),
-        F.count_if(F.col("operation_type") == "TRUNCATE").alias("t1"),
-        F.coalesce(
-            F.sum(F.when(F.col("_key").isNull() & (F.col("operation_type") != "TRUNCATE"), F.col("_copies"))),
-            F.lit(0),
-        ).alias("quarantined"),
-        F.count_if((F.col("_copies") == 0) & F.col("_key").isNotNull()).alias("moved"),
-    )
-    tally = known.crossJoin(extra).select(
-        "records_read",
-        (F.col("accepted") + F.col("t1")).alias("accepted"),
-        (F.col("keyed") - F.col("accepted") + F.col("t") - F.col("t1")).alias("duplicate"),
-        "quarantined",
-        F.lit("missing_key").alias("reason"),
-    )
-    return Difference(rows, old, tally)
+        if told.keys is not None:
+            ids = told.keys.select(F.from_json("_key", cdc.MAP)[key].alias("user_id"))
+            old = old.join(ids, "user_id", "left_semi")
+    return Difference(scd2(user_versions(told.rows, key)), old, told.counts)
 
 
-def user_versions(changes: DataFrame, key: str) -> DataFrame:
-    """One row per change of a user, attributes in columns, the rest of them as JSON."""
-    row = F.from_json("values", cdc.MAP)
+def user_versions(rows: DataFrame, key: str) -> DataFrame:
+    """Versions of users with attributes in columns, the rest of them as JSON."""
+    value = lambda name: cdc.plain(F.col("_row")[name])  # noqa: E731
     taken = F.array(*(F.lit(name) for name in (key, *ATTRIBUTES)))
-    rest = F.map_filter(row, lambda name, _: ~F.array_contains(taken, name))
+    rest = F.map_filter("_row", lambda name, _: ~F.array_contains(taken, name))
+    rest = F.map_from_entries(F.array_sort(F.map_entries(rest)))
     # Debezium counts a date in days since 1970; as text, that would pass for a year.
-    day = row["signup_date"]
+    day = value("signup_date")
     date = F.when(day.rlike(r"^-?\d{1,6}$"), F.date_from_unix_date(day.try_cast("int"))).otherwise(day.try_cast("date"))
     date = F.when(F.year(date).between(1, 9999), date)
-    return changes.select(
+    return rows.select(
         F.from_json("_key", cdc.MAP)[key].alias("user_id"),
-        *(date.alias(name) if name == "signup_date" else row[name].alias(name) for name in ATTRIBUTES),
-        F.when(F.size(rest) > 0, F.to_json(F.map_from_entries(F.array_sort(F.map_entries(rest))))).alias("attributes"),
+        *(date.alias(name) if name == "signup_date" else value(name).alias(name) for name in ATTRIBUTES),
+        F.when(F.size(rest) > 0, replicas.as_json(rest)).alias("attributes"),
         "operation_type",
-        "_order",
+        "_n",
+        "_moment",
         F.col("change_timestamp").alias("_changed_at"),
-        "_copies",
+        "_source_file",
+        "_source_line",
     )
 
 
-def scd2(versions: DataFrame, truncates: DataFrame) -> DataFrame:
+def scd2(rows: DataFrame) -> DataFrame:
     """Slowly changing dimension, type 2: validity of each version of each user.
 
-    ``versions`` holds ``user_id``, the attributes, ``operation_type``, ``_order`` and
-    ``_changed_at``; ``truncates`` the ``_at`` (order) and ``_t`` (time) of each truncation. A
-    version begins when it was changed, and at least 1 µs after the one before.
+    ``rows`` holds ``user_id``, the attributes, ``operation_type``, ``_n`` (place in the order) and ``_moment``
+    (microseconds, which do not fall in that order). A version begins at its moment, and at least 1 µs after the
+    one before. A truncation is a version of the users that there were.
     """
-    names = [name for name in versions.columns if name not in ("_old", "_copies")]
-    born = versions.groupBy("user_id").agg(F.min("_order").alias("_first"))
-    cleared = born.join(F.broadcast(truncates), F.col("_at") > F.col("_first")).select(
-        "user_id",
-        *(
-            F.lit(None).cast("date" if name == "signup_date" else "string").alias(name)
-            for name in (*ATTRIBUTES, "attributes")
-        ),
-        F.lit("TRUNCATE").alias("operation_type"),
-        F.col("_at").alias("_order"),
-        F.col("_t").alias("_changed_at"),
-    )
-    by_order = Window.partitionBy("user_id").orderBy("_order")
+    by_order = Window.partitionBy("user_id").orderBy("_n")
     number = F.row_number().over(by_order)
-    merged = versions.select(*names).unionByName(cleared)
-    before = F.lag("operation_type").over(by_order)
-    merged = merged.withColumn("_before", before).where(
-        (F.col("operation_type") != "TRUNCATE") | ~F.coalesce(F.col("_before"), F.lit("DELETE")).isin(*DELETES)
-    )
-    # Running maximum of (time - position) plus position: never before the version ahead of it.
-    raised = F.max(F.unix_micros("_changed_at") - number).over(by_order) + number
-    timed = merged.withColumn("valid_from", F.timestamp_micros(raised))
+    there = ~F.coalesce(F.lag("operation_type").over(by_order), F.lit("DELETE")).isin(*versions.GONE)
+    rows = rows.withColumn("_there", there).where((F.col("operation_type") != "TRUNCATE") | F.col("_there"))
+    raised = F.max(F.col("_moment") - number).over(by_order) + number
+    timed = rows.withColumn("valid_from", F.timestamp_micros(raised))
     following = F.lead("valid_from").over(by_order)
     return timed.select(
         "user_id", *ATTRIBUTES, "attributes", "operation_type", "valid_from",
-        following.alias("valid_to"), following.isNull().alias("is_current"), "_order", "_changed_at",
+        following.alias("valid_to"), following.isNull().alias("is_current"), "_changed_at", "_source_file",
+        "_source_line",
     )  # fmt: skip
 
 
@@ -312,7 +259,7 @@ def users(inputs: Inputs) -> Difference:
 
 def user_dimension(history: DataFrame, events: DataFrame, sessions: DataFrame, active_days: int) -> DataFrame:
     """One row per user of the history, the events or the sessions."""
-    gone = F.col("operation_type").isin(*DELETES)
+    gone = F.col("operation_type").isin(*versions.GONE)
     known = history.where("is_current").select(
         "user_id", *ATTRIBUTES, "attributes",
         F.lit(True).alias("is_known"), gone.alias("is_deleted"),

@@ -19,6 +19,7 @@ import pyarrow as pa
 from lakehouse_lib import checks, dialects
 from lakehouse_lib.checks import Check, check
 from lakehouse_lib.config import Settings
+from lakehouse_lib.envelopes import CONTROLS
 from lakehouse_lib.errors import ConfigError
 
 LAYERS = ("bronze", "quarantine", "silver", "gold")
@@ -145,6 +146,8 @@ def arrow_type(text: str) -> pa.DataType:
         return _ARROW[text]
     if digits := re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", text):
         return pa.decimal128(int(digits[1]), int(digits[2]))
+    if text == "map<string,string>":
+        return pa.map_(pa.string(), pa.string())
     if inner := re.fullmatch(r"array<(.+)>", text):
         return pa.list_(arrow_type(inner[1]))
     if inner := re.fullmatch(r"struct<(.+)>", text):
@@ -159,6 +162,8 @@ def spark_type(kind: pa.DataType) -> str:
         return f"array<{spark_type(kind.value_type)}>"
     if pa.types.is_struct(kind):
         return f"struct<{','.join(f'{part.name}:{spark_type(part.type)}' for part in kind)}>"
+    if pa.types.is_map(kind):
+        return f"map<{spark_type(kind.key_type)},{spark_type(kind.item_type)}>"
     if pa.types.is_timestamp(kind):
         return "timestamp"
     if pa.types.is_decimal(kind):
@@ -172,7 +177,7 @@ def _plain_type(text: str) -> str:
 
 def _parse(text: str) -> tuple[Column, ...]:
     columns = []
-    for line in filter(str.strip, text.splitlines()):
+    for line in filter(str.strip, text.split("\n")):
         head, _, comment = line.partition("--")
         name, kind = head.strip().split(None, 1)
         required = kind.strip().endswith("required")
@@ -185,13 +190,14 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-_PLACE = {
-    "_source_file": r"regexp_extract(_order, '[|][0-9-]{20}[|](.*)[|][0-9]{20}[|][0-9]+$', 1)",
-    "_source_line": r"cast(regexp_extract(_order, '[|]([0-9]{20})[|][0-9]+$', 1) AS bigint)",
-}
-"""Where a change stands, from the order that CDC tables keep: sequence|time|file|line|step."""
+_PLACE = {"_source_file": "_source_file", "_source_line": "_source_line"}
+"""Where a change stands."""
 
 _HOUR = "cast(metric_date AS timestamp) + metric_hour * INTERVAL '1' HOUR"
+
+
+_GOOD = f"size(array_except(_quality_flags, array({', '.join(map(repr, CONTROLS))}))) = 0"
+"""Whether a record is no reject: a message that changes no row is none."""
 
 
 def _bronze(name: str, feed: str, date: str, declared: str, **more) -> Table:
@@ -200,8 +206,7 @@ def _bronze(name: str, feed: str, date: str, declared: str, **more) -> Table:
         declared=declared, key=(), sources=(),
         transform="lakehouse_lib.cdc.changes" if "cdc" in feed else f"lakehouse_lib.bronze.{feed}",
         partition_by=date, event_time=date.replace("_date", "_timestamp"), retention_days=30, tags=("raw", feed),
-        checks=(check("few_are_rejected", "expression", condition="size(_quality_flags) = 0", tolerance=0.05,
-                      severity="warn"),),
+        checks=(check("few_are_rejected", "expression", condition=_GOOD, tolerance=0.05, severity="warn"),),
         **more,
     )  # fmt: skip
 
@@ -274,16 +279,24 @@ CDC_CHANGES_BRONZE = _bronze(
     declared="""
     cdc_id           string     -- id of the change: the source's, else derived from its content
     table_name       string     -- changed table
+    source_database  string     -- its database; with a schema, database.schema
     operation_type   string     -- INSERT, UPDATE, DELETE or TRUNCATE
     primary_key      string     -- JSON object of the key columns, where the source names them
     before_values    string     -- JSON object: the row before
     after_values     string     -- JSON object: the row after
     change_timestamp timestamp  -- when the source changed it (UTC)
     change_date      date       -- day of change_timestamp; null where that is unusable
-    sequence         string     -- the source's order (LSN, binlog file and position); sorts as text
+    sequence         string     -- place in the source's log (LSN, binlog file and position, …), as the source has it
     load_timestamp   timestamp  required -- when the file landed
     source_system    string     -- connector or database
     _source_line     bigint     required -- place of the change in its file
+    _log             string     -- the log that sequence is a place in; null where the change has none
+    _position        string     -- sequence, in a form that sorts as text
+    _snapshot        boolean    -- whether the row was read for a snapshot
+    _before          map<string,string> -- before_values, with a letter for the kind of each value
+    _after           map<string,string> -- after_values, likewise
+    _unchanged       array<string> -- columns left as they were; * all that the change does not name, ? as cdc.absent
+    _types           map<string,string> -- types of the columns by the message's schema
     """,
 )  # fmt: skip
 
@@ -393,8 +406,9 @@ USERS_HISTORY_SILVER = Table(
     valid_from       timestamp  required -- when this version began (UTC)
     valid_to         timestamp  -- when the next began; null for the last
     is_current       boolean    required -- the last version
-    _order           string     required -- sorts the versions of a user
     _changed_at      timestamp  required -- the change's own time
+    _source_file     string     required -- where the change stands
+    _source_line     bigint     required -- place of the change in its file
     """,
 )  # fmt: skip
 
@@ -690,21 +704,22 @@ def _replica(name: str, source_table: str, keys: tuple[str, ...]) -> Table:
     return Table(
         name=name, layer="silver", grain=f"a row of {source_table}", key=("_key",),
         description=f"Current state of the source table {source_table}, from CDC",
-        sources=("cdc_changes_bronze",), transform="lakehouse_lib.cdc.replica",
+        sources=("cdc_changes_bronze",), transform="lakehouse_lib.replicas.replica",
         tags=("replica", source_table), retention_days=0, traced_by={"cdc_changes_bronze": _PLACE},
         declared="""
     is_deleted       boolean    required -- deleted at the source; attributes are emptied
     deleted_at       timestamp  -- when (UTC)
     _key             string     required -- the source's key, as JSON
-    _order           string     required -- order of the change that the row shows
     _values          string     -- the row as the source gave it, JSON
+    _source_file     string     required -- where the last change of the row stands
+    _source_line     bigint     required -- place of that change in its file
     """,
     )  # fmt: skip
 
 
-def with_columns(table: Table, columns: dict[str, str]) -> Table:
-    """A table with further columns (name: type) in front of its own."""
-    lines = "".join(f"{name} {kind} -- from the source\n" for name, kind in columns.items())
+def with_columns(table: Table, columns: dict[str, tuple[str, str]]) -> Table:
+    """A table with further columns (name: type and comment) in front of its own."""
+    lines = "".join(f"{name} {kind} -- {comment}\n" for name, (kind, comment) in columns.items())
     return replace(table, declared=lines + table.declared)
 
 

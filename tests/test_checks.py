@@ -61,7 +61,7 @@ OWN = {
         {"name": "pages_listed", "check": "expression", "condition": "size(page_sequence) = total_clicks"},
     ],
     "users_history_silver": [
-        {"name": "in_order", "check": "monotonic", "column": "valid_from", "by": "user_id", "order_by": "_order"},
+        {"name": "in_order", "check": "monotonic", "column": "valid_from", "by": "user_id", "order_by": "_changed_at"},
         {"name": "operation", "check": "allowed_values", "column": "operation_type",
          "values": ["INSERT", "UPDATE", "DELETE", "TRUNCATE"]},
     ],
@@ -137,8 +137,8 @@ def three_of_the_first_day(rows):
 
 def reverse_order(rows):
     return [
-        row | {"_order": other}
-        for row, other in zip(rows, sorted((r["_order"] for r in rows), reverse=True), strict=True)
+        row | {"_changed_at": other}
+        for row, other in zip(rows, sorted((r["_changed_at"] for r in rows), reverse=True), strict=True)
     ]
 
 

@@ -751,7 +751,7 @@ def test_changes_keep_the_reason_for_which_they_are_no_records(lakehouse, delive
     load(lake).check()
     found = reader.query(lake, "SELECT reasons[1] r, count(*)::INT n FROM cdc_changes_bronze_quarantine GROUP BY 1")
     assert dict(zip(found.r, found.n, strict=True)) == {
-        "malformed_record": 1, "invalid_utf8": 1, "ambiguous_fields": 2, "not_a_row_change": 2,
+        "malformed_record": 1, "invalid_utf8": 1, "ambiguous_fields": 2, "tombstone": 2,
     }  # fmt: skip
 
 

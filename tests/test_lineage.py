@@ -72,19 +72,20 @@ clickstream_silver
   _clicks.status_code status_code
 
 users_history_silver
-  user_id          after_values before_values primary_key
-  email            after_values
-  name             after_values
-  country          after_values
-  plan             after_values
-  signup_date      after_values
-  attributes       after_values
+  user_id          _after _before primary_key
+  email            _after
+  name             _after
+  country          _after
+  plan             _after
+  signup_date      _after
+  attributes       _after
   operation_type   operation_type
   valid_from       change_timestamp
   valid_to         change_timestamp
   is_current       change_timestamp
-  _order           sequence change_timestamp _source_file _source_line
   _changed_at      change_timestamp
+  _source_file     _source_file
+  _source_line     _source_line
 
 users_silver
   user_id          users_history_silver.user_id app_events_silver.user_id clickstream_silver.user_id
@@ -162,8 +163,8 @@ CHOSEN = {
                                         "app_events_silver.event_value", "app_events_silver.*"},
     "user_segments_gold.monetary_value": {"app_events_silver.event_date", "users_silver.last_seen_date"},
     "users_silver.deleted_at": {"users_history_silver.operation_type"},
-    "users_history_silver.email": {"cdc_changes_bronze.operation_type", "cdc_changes_bronze.before_values",
-                                   "cdc_changes_bronze.primary_key"},
+    "users_history_silver.email": {"cdc_changes_bronze.operation_type", "cdc_changes_bronze._before",
+                                   "cdc_changes_bronze.primary_key", "cdc_changes_bronze._unchanged"},
     "app_events_silver.event_value": set(),
 }  # fmt: skip
 """By hand: what decides which value it is, for columns that are chosen and some that are not."""
@@ -249,7 +250,7 @@ def test_the_terminal_shows_columns(lake, capsys, monkeypatch):
     assert cli.main(["lineage", "users_silver.email", "--up"]) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[:3] == ["Made from:", "    users_silver.email", "        users_history_silver.email"]
-    assert "landing/cdc_changes.after" in said and "Which value it is" not in said
+    assert "landing/cdc_changes._after" in said and "Which value it is" not in said
     assert cli.main(["lineage", "landing/app_events.properties", "--down"]) == 0
     assert "event_metrics_gold.sum_event_value" in capsys.readouterr().out
 

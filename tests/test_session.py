@@ -180,3 +180,11 @@ def test_settings_of_the_engine_follow_the_log_level(tmp_path):
     options = session._java_options(settings, tmp_path)
     assert "rootLogger.level = debug" in (tmp_path / "log4j2.properties").read_text()
     assert str(tmp_path / "log4j2.properties") in options
+
+
+def test_a_settled_frame_stays_with_its_own_session(engine):
+    """pyspark hands it to the session that is active, and the engine knows it in one alone."""
+    settings = Settings(spark_master=engine)
+    with session.opened(settings) as own, session.opened(settings):
+        settled = session.settle(own.range(3))
+        assert not settled.isEmpty() and settled.join(settled, "id").count() == 3

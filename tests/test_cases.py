@@ -1,0 +1,103 @@
+"""Change data from public bug reports: in one load, in several runs, in the other order of files, and rebuilt."""
+
+from __future__ import annotations
+
+import shutil
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lake import assert_same, rows
+
+from lakehouse_lib import config, pipeline, reader
+from lakehouse_lib.config import Settings
+
+CASES = ("01-decimal-base64", "03-toast-placeholder", "07-late-snapshot", "12-canal-ddl-truncate")
+
+
+def run(settings: Settings) -> None:
+    result = pipeline.run(settings, progress=lambda line: None)
+    assert [step.message for step in result.steps if step.state == "failed"] == []
+
+
+def lake_of(engine: str, shared: Path, base: Path, landing: Path) -> Settings:
+    told = [yaml.safe_load((shared / f"hunt/{case}/params.yml").read_text()) for case in CASES]
+    replicas = [one for params in told for one in params["cdc"]["replicas"]]
+    names = ["cdc_changes_bronze", "cdc_changes_bronze_quarantine", "users_history_silver"]
+    return config.load({
+        "lakehouse_base_path": str(base), "landing_path": str(landing), "spark_master": engine, "sample": {"rows": 0},
+        "tables": ",".join([*names, *(one["target"] for one in replicas)]), "cdc": {"replicas": replicas}})  # fmt: skip
+
+
+def deliver(shared: Path, landing: Path, part: str) -> None:
+    for case in CASES:
+        if (source := shared / "hunt" / case / part).is_dir():
+            shutil.copytree(source / "cdc_changes", landing / "cdc_changes" / case, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def lake(engine, tmp_path_factory) -> Settings:
+    from conftest import SHARED
+
+    if not SHARED.is_dir():
+        pytest.skip(f"the published cases are not here ({SHARED})")
+    base = tmp_path_factory.mktemp("cases")
+    made = lake_of(engine, SHARED, base / "lake", base / "landing")
+    deliver(SHARED, base / "landing", "landing")
+    deliver(SHARED, base / "landing", "landing_run2")
+    run(made)
+    return made
+
+
+def live(lake: Settings, name: str, *columns: str) -> list[tuple[Any, ...]]:
+    return [tuple(row[column] for column in columns) for row in rows(lake, name) if not row["is_deleted"]]
+
+
+def test_decimals_are_decoded_by_the_schema_and_stay_text_without_one(lake):
+    found = {row[0]: row[1:] for row in live(lake, "orders_silver", "id", "amount", "rate", "anyscale", "blob")}
+    assert found == {
+        1: (Decimal("12.34"), Decimal("0.0001"), Decimal("1.234"), "AQID"),
+        2: (Decimal("-1.50"), None, None, None), 3: (Decimal("0.05"), Decimal("-0.0001"), None, None),
+        4: (Decimal("1234567890123456789012.34"), None, None, None),
+    }  # fmt: skip
+    assert live(lake, "orders_plain_silver", "amount") == [("BNI=",)]
+
+
+def test_placeholders_mean_the_value_before(lake):
+    assert live(lake, "articles_silver", "id", "title", "body", "tags", "img") == [
+        (1, "A4", "second long body", '["x","y"]', "AQID"), (2, "Z1", None, '["q"]', None)]  # fmt: skip
+    history = [row for row in rows(lake, "users_history_silver") if row["user_id"] == "u1"]
+    history.sort(key=lambda row: row["valid_from"])
+    assert [(row["name"], row["email"]) for row in history] == [("Ann of the very long name", "ann@example.test")] * 3
+    assert [row["valid_from"].isoformat()[:19] for row in history] == [
+        f"2026-11-20T10:0{minute}:00" for minute in range(3)]  # fmt: skip
+    assert [(row["country"], row["plan"]) for row in history if row["is_current"]] == [("AT", "pro")]
+    for name in ("articles_silver", "users_history_silver"):
+        assert "__debezium" not in str(rows(lake, name)) and "X19kZWJl" not in str(rows(lake, name))
+
+
+def test_a_snapshot_that_is_read_late_sets_no_row_back(lake):
+    assert live(lake, "stock_silver", "id", "qty") == [(1, 510), (3, 510), (4, 2), (5, 9), (6, 6)]
+    assert [row["id"] for row in rows(lake, "stock_silver") if row["is_deleted"]] == [2]
+
+
+def test_canal_truncates_and_each_of_its_rows_is_a_change(lake):
+    assert sorted(live(lake, "inv_silver", "sku", "wh", "qty", "note")) == [("a", 1, 11, ""), ("b", 1, 31, "NULL")]
+    assert {(row["sku"], row["wh"]) for row in rows(lake, "inv_silver") if row["is_deleted"]} == {("a", 2), ("old", 1)}
+    counts = reader.query(lake, "SELECT operation_type o, count(*) n FROM cdc_changes_bronze "
+                                "WHERE table_name = 'inv' AND len(_quality_flags) = 0 GROUP BY 1")  # fmt: skip
+    assert dict(zip(counts.o, counts.n, strict=True)) == {"INSERT": 4, "UPDATE": 2, "DELETE": 1, "TRUNCATE": 1}
+    aside = reader.query(lake, "SELECT reasons[1] r, count(*) n FROM cdc_changes_bronze_quarantine GROUP BY 1")
+    assert dict(zip(aside.r, aside.n, strict=True)) == {"schema_change": 2, "empty_message": 2}
+
+
+def test_several_runs_the_other_order_and_a_rebuild_give_the_same_tables(lake, engine, shared, tmp_path):
+    other = lake_of(engine, shared, tmp_path / "lake", tmp_path / "landing")
+    for part in ("landing_run2", "landing"):
+        deliver(shared, tmp_path / "landing", part)
+        run(other)
+    assert_same(other, lake)
+    run(other.model_copy(update={"full": True}))
+    assert_same(other, lake)

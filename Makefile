@@ -22,7 +22,7 @@ run: setup  ## set-up, then the whole pipeline on sample input
 	$(BIN)/lakehouse run --sample --params parameters/default.yml
 
 test: setup  ## set-up, then every test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## what a run, the checks, the explorer and the API cost, side by side with the least that would do
 	$(BIN)/python tests/bench.py

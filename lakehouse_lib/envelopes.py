@@ -66,12 +66,18 @@ def flat(message: dict[str, Any] | None, path: str = "") -> dict[str, Any]:
     """
     if message is None:
         return _control("tombstone")
-    if not message.keys().isdisjoint(INTERNAL):
-        message = {name: value for name, value in message.items() if name not in INTERNAL}
+    message = _foreign(message)
     try:
         return _recognised(message, path)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # a part of an envelope that is none
         return message
+
+
+def _foreign(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without fields that only `flat` may add."""
+    if message.keys().isdisjoint(INTERNAL):
+        return message
+    return {name: value for name, value in message.items() if name not in INTERNAL}
 
 
 def beside(message: dict[str, Any] | None, path: str = "") -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _recognised(message: dict[str, Any], path: str) -> dict[str, Any]:
         schema, message = _object(message.get("schema")) or {}, message["payload"]
         if message is None:
             return _control("tombstone")
-        message = _object(message) or {"payload": message}
+        message = _foreign(_object(message) or {"payload": message})
     if "__op" in message or "__deleted" in message:
         return _unwrapped(message, schema, path)
     if "op" in message and ("before" in message or "after" in message or "source" in message):
@@ -266,13 +272,13 @@ def _canal(message: dict[str, Any]) -> dict[str, Any]:
         return _control("empty_message")
     types = {name: kind for name, said in (_object(message.get("mysqlType")) or {}).items()
              if (kind := _mysql_type(str(said)))}  # fmt: skip
+    # Messages of one batch have one id: what is in them stands in the order in which they were written.
+    place = positions.of("canal", message.get("es"), message.get("id"))
     changes = []
     for number, row in enumerate(rows or [None]):
         row = _row(row, None)
         before = _before(operation, row, _row(old[number], None) if number < len(old) else None)
         after, key = None if operation == "DELETE" else row, _key(row, message.get("pkNames"))
-        # Messages of one batch have one id: what is in them stands in the order in which they were written.
-        place = positions.of("canal", message.get("es"), message.get("id"))
         changes.append({
             "_envelope": "canal", "operation_type": operation, "table_name": _text(message.get("table")),
             "source_database": _text(message.get("database")), "source_system": _text(message.get("database")),
@@ -308,8 +314,7 @@ def _flat(message: dict[str, Any]) -> dict[str, Any]:
     values = _values(before, after, None, {}) | {"primary_key": message.get("primary_key")}
     if operation == "UPDATE":
         values["_unchanged"] = [*(values["_unchanged"] or ()), ABSENT]
-    given = {name: value for name, value in message.items() if name not in INTERNAL}
-    return given | values | _placed(positions.sequence(message.get("sequence"))) | {
+    return message | values | _placed(positions.sequence(message.get("sequence"))) | {
         "_envelope": "flat", "operation_type": operation}  # fmt: skip
 
 

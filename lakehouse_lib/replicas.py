@@ -16,6 +16,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from lakehouse_lib import cdc, delta, tables, versions
+from lakehouse_lib.connect_types import DIGITS
 from lakehouse_lib.refresh import Difference, Inputs
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ SOURCE_COLUMN = "source column "
 """Begins the comment of a column; its name at the source follows, as a JSON text."""
 
 AS_IT_CAME = "as it came: no schema says its type"
-
-DIGITS = 38
-"""Digits of the widest decimal."""
 
 DOUBLE_DIGITS = 15
 """Digits that each double keeps."""
@@ -82,10 +80,9 @@ def replica(inputs: Inputs) -> Difference:
         inputs.table, {own.name: (own.kind, own.comment) for own in columns.values()}
     )
     rows = _commented(current_rows(told.rows, columns, rule.keys), inputs.table_now)
-    if inputs.reschema:
-        return Difference(rows, None, told.counts)
-    delta.ensure(inputs.settings, inputs.table_now)
-    if inputs.full:
+    if not inputs.reschema:
+        delta.ensure(inputs.settings, inputs.table_now)
+    if inputs.reschema or inputs.full:
         return Difference(rows, None, told.counts)
     old = inputs.current()
     return Difference(rows, old if told.keys is None else old.join(told.keys, "_key", "left_semi"), told.counts)
@@ -207,16 +204,21 @@ def type_of(seen: Seen) -> str:
     exact = {kind: _digits(kind) for kind in kinds if kind.startswith("decimal") or kind == "bigint"}
     if len(exact) + len(kinds & {"int", "fraction", "double"}) < len(kinds):
         return "string"
-    whole = max([seen.whole, *(p - s for p, s in exact.values())])
-    fraction = max([seen.fraction, *(s for _, s in exact.values())])
     if "double" in kinds:
         digits = max([seen.digits, *(p for kind, (p, _) in exact.items() if kind != "bigint")])
         return "double" if digits <= DOUBLE_DIGITS else "string"
     if kinds <= {"int", "bigint"} and not seen.big:
         return "bigint"
+    whole, fraction = _places(seen)
     if whole + fraction > DIGITS:
         return "string"
     return f"decimal({DIGITS if kinds & {'int', 'fraction'} else whole + fraction},{fraction})"
+
+
+def _places(seen: Seen) -> tuple[int, int]:
+    """Digits before and after the point, at most, of values and of types that a schema names."""
+    exact = [_digits(kind) for kind in seen.kinds if kind.startswith("decimal") or kind == "bigint"]
+    return max([seen.whole, *(p - s for p, s in exact)]), max([seen.fraction, *(s for _, s in exact)])
 
 
 def _digits(kind: str) -> tuple[int, int]:
@@ -232,8 +234,7 @@ def holds(kind: str, seen: Seen) -> bool:
         return True
     if kind.startswith("decimal") and (own := _digits(kind))[0] == DIGITS:
         number = {one for one in seen.kinds if one.startswith("decimal") or one in ("bigint", "int", "fraction")}
-        whole = max([seen.whole, *(p - s for p, s in map(_digits, number - {"int", "fraction"}))])
-        fraction = max([seen.fraction, *(s for _, s in map(_digits, number - {"int", "fraction"}))])
+        whole, fraction = _places(seen)
         return number == seen.kinds and whole <= DIGITS - own[1] and fraction <= own[1]
     return type_of(seen._replace(kinds=seen.kinds | {kind})) == kind
 

@@ -190,7 +190,7 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-_PLACE = {"_source_file": "_source_file", "_source_line": "_source_line"}
+_PLACE = _same("_source_file", "_source_line")
 """Where a change stands."""
 
 _HOUR = "cast(metric_date AS timestamp) + metric_hour * INTERVAL '1' HOUR"

@@ -7,10 +7,17 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from lakehouse_lib import delta, tables
+from lakehouse_lib import delta, pipeline, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.tables import Table
+
+
+def run_tables(settings: Settings) -> pipeline.RunResult:
+    """Run the layers: no table may fail."""
+    result = pipeline.run(settings, progress=lambda line: None)
+    assert [step.message for step in result.steps if step.state == "failed"] == []
+    return result
 
 
 def rows(settings: Settings, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:

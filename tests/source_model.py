@@ -207,7 +207,7 @@ def canal(table: str, source: Source, random: Random) -> list[dict[str, Any]]:
     return made
 
 
-def flat(sequence: Callable[[Change], Any] | None, absent: bool = True) -> Writer:
+def flat(sequence: Callable[[Change], Any] | None) -> Writer:
     """Flat rows, in which an update leaves out what it did not set; sometimes it also lacks the row before."""
 
     def write(table: str, source: Source, random: Random) -> list[dict[str, Any]]:
@@ -215,7 +215,7 @@ def flat(sequence: Callable[[Change], Any] | None, absent: bool = True) -> Write
         for change in source.log:
             moved = source.key in change.changed
             after = change.after
-            if change.op == "update" and absent and random.random() < 0.7:
+            if change.op == "update" and random.random() < 0.7:
                 after = {n: v for n, v in after.items() if n in change.changed or n == source.key}
             before = change.before if not moved or random.random() < 0.5 else {source.key: change.before[source.key]}
             row = {"table_name": table, "operation_type": "insert" if change.op == "read" else change.op,

@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from lake import rows
+from lake import rows, run_tables
 from source_model import SHAPES, Source
 
-from lakehouse_lib import config, pipeline
+from lakehouse_lib import config
 from lakehouse_lib.config import Settings
 
 EXAMPLES = int(os.environ.get("LAKEHOUSE_TEST_ROUNDS", "1"))
@@ -21,11 +21,6 @@ HISTORIES = int(os.environ.get("LAKEHOUSE_TEST_HISTORIES", "25"))
 """In each of the twelve source tables of an example."""
 KEYS, STEPS = 8, 40
 TABLES = ("cdc_changes_bronze", "users_history_silver", *(f"{shape.name}_silver" for shape in SHAPES))
-
-
-def run(settings: Settings) -> None:
-    result = pipeline.run(settings, progress=lambda line: None)
-    assert [step.message for step in result.steps if step.state == "failed"] == []
 
 
 def lake_of(engine: str, base: Path, landing: Path) -> Settings:
@@ -54,13 +49,13 @@ def test_replicas_and_history_are_what_the_source_held(engine, tmp_path, seed):
     messages += told.write("users", users, random)
     lakes = [lake_of(engine, tmp_path / name, tmp_path / f"landing_{name}") for name in ("once", "parts")]
     deliver(tmp_path / "landing_once", "all.json", messages)
-    run(lakes[0])
+    run_tables(lakes[0])
     again = random.sample(messages, len(messages) // 10)
     random.shuffle(messages)
     cuts = sorted(random.sample(range(len(messages)), 2))
     for number, part in enumerate((messages[: cuts[0]], messages[cuts[0] : cuts[1]], messages[cuts[1] :] + again)):
         deliver(tmp_path / "landing_parts", f"{9 - number}.json", part)
-        run(lakes[1])
+        run_tables(lakes[1])
     for lake in lakes:
         for name, source in sources.items():
             assert live(lake, name) == Counter(map(repr_of, source.rows.values())), name
@@ -68,7 +63,7 @@ def test_replicas_and_history_are_what_the_source_held(engine, tmp_path, seed):
         for at, held in random.sample(sorted(users.held.items()), 5):
             assert users_at(lake, at) == held
     assert_same_silver(*lakes)
-    run(lakes[1].model_copy(update={"full": True}))
+    run_tables(lakes[1].model_copy(update={"full": True}))
     assert_same_silver(*lakes)
 
 

@@ -33,7 +33,7 @@ from starlette.exceptions import HTTPException
 from lakehouse_lib import answers, catalog, delta, lineage, quality, reader, sandbox, tables
 from lakehouse_lib.answers import Health
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, LakehouseError
+from lakehouse_lib.errors import ConfigError, LakehouseError, NotMadeError, UnknownTableError
 
 if TYPE_CHECKING:
     from lakehouse_lib.health import Report
@@ -53,6 +53,13 @@ LARGEST_ANSWER = 16 * 2**20
 """Bytes of the rows of one answer."""
 STATUS = {"timeout": 408, "busy": 429, "too_large": 413, "too_long": 413, "no_such_table": 404, "not_made": 404}
 """Status of a query that is not answered; others are 400."""
+
+ERRORS = (
+    (UnknownTableError, 404, "no_such_table"),
+    (NotMadeError, 404, "not_made"),
+    (ConfigError, 400, "wrong_request"),
+)
+"""Status and code of errors that the reader of an answer can do something about; others are 503."""
 
 CHECKED = ["tables", "runs", "ledger", "checks", "freshness", "volume", "clock", "files", "logs"]
 ASSETS = "/assets"
@@ -187,14 +194,12 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(LakehouseError)
     async def known(request: Request, error: LakehouseError) -> Response:
-        if isinstance(error, ConfigError):
-            if str(error).startswith("there is no table"):
-                return answers.refusal(request, 404, "no_such_table", str(error))
-            return answers.refusal(request, 400, "wrong_request", str(error))
-        made = "has not been made" in str(error)
-        text = str(error) if made else "The table cannot be read; the service's log says more."
+        for kind, status, code in ERRORS:
+            if isinstance(error, kind):
+                return answers.refusal(request, status, code, str(error))
         log.warning("request %s: %s", request.state.id, error)
-        return answers.refusal(request, 404 if made else 503, "not_made" if made else "unreadable", text)
+        text = "The table cannot be read; the service's log says more."
+        return answers.refusal(request, 503, "unreadable", text)
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:

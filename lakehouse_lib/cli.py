@@ -18,9 +18,9 @@ from lakehouse_lib.errors import (
     EngineError,
     LakehouseError,
     LockedError,
+    NotMadeError,
     QualityError,
     SetupError,
-    TableError,
 )
 
 
@@ -356,7 +356,7 @@ def _quality(options: argparse.Namespace) -> int:
     wanted = [tables.get(settings, options.table)] if options.table else list(tables.declared(settings).values())
     made = [table for table in wanted if delta.exists(settings, table)]
     if options.table and not made:
-        raise TableError(f"{options.table} has not been made yet: there is nothing to check.")
+        raise NotMadeError(f"{options.table} has not been made yet: there is nothing to check.")
     if options.action in ("profile", "anomalies"):
         from lakehouse_lib import anomalies, profiles
 

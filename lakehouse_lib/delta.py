@@ -29,7 +29,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from lakehouse_lib import ops
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.errors import ConfigError, NotMadeError, TableError
 from lakehouse_lib.tables import Table, with_columns
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def made(settings: Settings, table: Table, lacks: str) -> DeltaTable:
     """
     opened = open_table(table_path(settings, table))
     if opened is None:
-        raise TableError(f"{table.name} has not been made yet: {lacks}.")
+        raise NotMadeError(f"{table.name} has not been made yet: {lacks}.")
     return opened
 
 

@@ -21,6 +21,10 @@ class ConfigError(LakehouseError):
     exit_status = 2
 
 
+class UnknownTableError(ConfigError):
+    """There is no table of that name."""
+
+
 class EngineError(LakehouseError):
     """The Spark engine cannot be reached or died."""
 
@@ -45,3 +49,7 @@ class LockedError(LakehouseError):
 
 class TableError(LakehouseError):
     """A table is missing, or is not what the operation needs."""
+
+
+class NotMadeError(TableError):
+    """A table is declared, and no run has made it yet."""

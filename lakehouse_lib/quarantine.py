@@ -1,4 +1,4 @@
-"""Quarantine: what was set aside and why, and putting it through again once the cause is mended.
+"""Quarantine: what was set aside and why, and putting it through again once the cause is fixed.
 
 A rejected record is a flagged row of its bronze table, and a row of ``quarantine/<table>`` that is
 made from it. Replay reads the flagged records again, with the mapping, checks and code of now, and

@@ -20,7 +20,7 @@ from lakehouse_lib import checks, dialects
 from lakehouse_lib.checks import Check, check
 from lakehouse_lib.config import Settings
 from lakehouse_lib.envelopes import CONTROLS
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, UnknownTableError
 
 LAYERS = ("bronze", "quarantine", "silver", "gold")
 
@@ -689,7 +689,7 @@ def get(settings: Settings, name: str) -> Table:
     """
     tables = declared(settings)
     if name not in tables:
-        raise ConfigError(_unknown(name, list(tables)))
+        raise UnknownTableError(_unknown(name, list(tables)))
     return tables[name]
 
 

@@ -738,8 +738,8 @@ def test_a_rebuild_ends_where_a_record_cannot_be_computed(lakehouse, deliver):
         with pytest.raises(LandingError, match=r"b\.json could not be loaded: its record 1 cannot be computed"):
             load(lake).check()
         assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1"]
-    mended = lakehouse(**BRONZE, feeds={"app_events": {"select": {"session_id": "try_cast(x AS int)"}}})
-    load(mended).check()
+    fixed = lakehouse(**BRONZE, feeds={"app_events": {"select": {"session_id": "try_cast(x AS int)"}}})
+    load(fixed).check()
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
 
 

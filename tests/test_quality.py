@@ -151,8 +151,8 @@ def test_a_check_that_could_not_be_run_says_so_and_starts_anew(lakehouse):
     assert "user_id is missing" in broken["columns_as_declared"].message
     assert broken["hour_in_day"].passed  # the others have been run
     DeltaTable(path).restore(1)
-    mended = {result.check_name: result for result in quality.run_checks(lake, table, last=broken)}
-    assert mended["no_test_users"].passed and mended["no_test_users"].rows == 1
+    fixed = {result.check_name: result for result in quality.run_checks(lake, table, last=broken)}
+    assert fixed["no_test_users"].passed and fixed["no_test_users"].rows == 1
 
 
 def test_checks_of_new_rows_read_new_files_only(lakehouse):
@@ -196,7 +196,7 @@ SET_ASIDE = {"app_events_bronze": [NO_TEST_USERS | {"severity": "quarantine"}]}
 
 
 def deliver_rejects(deliver) -> None:
-    """Good and bad records of every feed and format; some are mended by a mapping or a check."""
+    """Good and bad records of every feed and format; some are fixed by a mapping or a check."""
     deliver("app_events/1.json", [event(1), event(2, user_id="test"), event(2, user_id="test"), '{"event_id": ',
                                   event(3, properties="{bad"), b'{"event_id": "\xff\xfe"}\n'])  # fmt: skip
     head = "click_id,at,user_id,page_name"
@@ -210,7 +210,7 @@ def deliver_rejects(deliver) -> None:
     deliver("cdc_changes/1.json", [change("c", 1, None, {"user_id": "u0", "name": "Z"}), canal])
 
 
-MENDED = {"feeds": {"clickstream": {"select": {"click_timestamp": "coalesce(click_timestamp, at)"}}}}
+FIXED = {"feeds": {"clickstream": {"select": {"click_timestamp": "coalesce(click_timestamp, at)"}}}}
 
 
 def replay_all(settings: Settings) -> list[dict[str, int]]:
@@ -218,7 +218,7 @@ def replay_all(settings: Settings) -> list[dict[str, int]]:
             for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze")]  # fmt: skip
 
 
-def test_replay_gives_the_tables_of_a_load_with_the_cause_mended(lakehouse, deliver):
+def test_replay_gives_the_tables_of_a_load_with_the_cause_fixed(lakehouse, deliver):
     deliver_rejects(deliver)
     lake = lakehouse(quality=SET_ASIDE)
     run(lake)
@@ -229,20 +229,20 @@ def test_replay_gives_the_tables_of_a_load_with_the_cause_mended(lakehouse, deli
     assert "records here break user_id <> 'test' (check no_test_users)" in list(waiting.reason)
     stored = quality.latest(lake)["app_events_bronze"]["no_test_users"]
     assert (stored.severity, stored.failing_rows) == ("quarantine", 2)
-    assert replay_all(lake) == [{"passed": 0, "rejected": 0}] * 3  # nothing is mended yet
-    mended = lakehouse(**MENDED)
-    assert replay_all(mended) == [{"passed": 2, "rejected": 0}, {"passed": 4, "rejected": 0},
+    assert replay_all(lake) == [{"passed": 0, "rejected": 0}] * 3  # nothing is fixed yet
+    fixed = lakehouse(**FIXED)
+    assert replay_all(fixed) == [{"passed": 2, "rejected": 0}, {"passed": 4, "rejected": 0},
                                   {"passed": 0, "rejected": 0}]  # fmt: skip
-    clean = lakehouse("clean", **MENDED)
+    clean = lakehouse("clean", **FIXED)
     run(clean)
-    assert_same(mended, clean)
+    assert_same(fixed, clean)
     for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze"):
-        assert ledger(mended, name) == ledger(clean, name)
-    before = versions(mended)
-    assert replay_all(mended) == [{"passed": 0, "rejected": 0}] * 3
-    assert versions(mended) == before
-    run(mended.model_copy(update={"full": True}))
-    assert_same(mended, clean)
+        assert ledger(fixed, name) == ledger(clean, name)
+    before = versions(fixed)
+    assert replay_all(fixed) == [{"passed": 0, "rejected": 0}] * 3
+    assert versions(fixed) == before
+    run(fixed.model_copy(update={"full": True}))
+    assert_same(fixed, clean)
 
 
 def test_replay_of_one_reason_and_of_a_part_of_a_message(lakehouse, deliver):
@@ -343,14 +343,14 @@ def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
     deliver_rejects(deliver)
     lake = lakehouse(quality=SET_ASIDE)
     run(lake)
-    mended = lakehouse(**MENDED)
-    clean = lakehouse("clean", **MENDED)
+    fixed = lakehouse(**FIXED)
+    clean = lakehouse("clean", **FIXED)
     run(clean)
-    values = {name: getattr(mended, name) for name in ("lakehouse_base_path", "landing_path", "spark_master")}
+    values = {name: getattr(fixed, name) for name in ("lakehouse_base_path", "landing_path", "spark_master")}
     for name, after in (("app_events_bronze", 4), ("app_events_bronze", 7), ("clickstream_bronze", 6),
                         ("clickstream_bronze", 9)):  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "tests/worker.py", json.dumps(values | MENDED | {"sample": {"rows": 0}}), "replay", name],
+            [sys.executable, "tests/worker.py", json.dumps(values | FIXED | {"sample": {"rows": 0}}), "replay", name],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -358,10 +358,10 @@ def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        for table in tables.declared(mended).values():
-            rows(mended, table.name)
-    replay_all(mended)
-    run(mended)
-    assert_same(mended, clean)
-    assert ledger(mended, "clickstream_bronze") == ledger(clean, "clickstream_bronze")
-    assert pipeline.pending(mended) == []
+        for table in tables.declared(fixed).values():
+            rows(fixed, table.name)
+    replay_all(fixed)
+    run(fixed)
+    assert_same(fixed, clean)
+    assert ledger(fixed, "clickstream_bronze") == ledger(clean, "clickstream_bronze")
+    assert pipeline.pending(fixed) == []

@@ -41,4 +41,4 @@ lab: setup  ## JupyterLab attached to the warm engine
 	$(BIN)/lakehouse lab
 
 clean:  ## remove the environment and the sample lakehouse
-	rm -rf .venv data .pytest_cache .hypothesis .ruff_cache *.egg-info
+	rm -rf .venv data .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info

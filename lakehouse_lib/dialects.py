@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import duckdb
 import sqlglot
@@ -26,7 +26,7 @@ _Parser = Databricks.Parser
 _CALLS = {"TRIM", "EXTRACT", "POSITION", "OVERLAY", "SUBSTRING"}
 
 
-def _said_cast(self: sqlglot.Parser, safe: bool) -> exp.Expression:
+def _said_cast(self: sqlglot.Parser, safe: bool) -> exp.Expr:
     made = self._parse_cast(not safe, safe=safe or None)
     made.meta["cast"] = True
     return made
@@ -36,17 +36,17 @@ class Spark(Databricks):
     """Spark 4: ANSI casts, a doubled quote is a quote, and functions are kept as they are called."""
 
     class Tokenizer(Databricks.Tokenizer):
-        STRING_ESCAPES = ("\\", "'", '"')
+        STRING_ESCAPES: ClassVar[list[str]] = ["\\", "'", '"']
 
-    class Parser(_Parser):
-        FUNCTIONS: ClassVar[dict] = {}
-        FUNCTION_PARSERS: ClassVar[dict] = {
+    class Parser(_Parser):  # type: ignore[misc, valid-type]
+        FUNCTIONS: ClassVar[dict[str, Any]] = {}
+        FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
             **{name: parser for name, parser in _Parser.FUNCTION_PARSERS.items() if name in _CALLS},
             "CAST": lambda self: _said_cast(self, False),
             "TRY_CAST": lambda self: _said_cast(self, True),
         }
-        NO_PAREN_FUNCTION_PARSERS: ClassVar[dict] = {"CASE": _Parser.NO_PAREN_FUNCTION_PARSERS["CASE"]}
-        ARRAY_CONSTRUCTORS: ClassVar[dict] = {}
+        NO_PAREN_FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {"CASE": _Parser.NO_PAREN_FUNCTION_PARSERS["CASE"]}
+        ARRAY_CONSTRUCTORS: ClassVar[dict[str, Any]] = {}
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:

@@ -24,7 +24,7 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import duckdb
 import psutil
@@ -35,6 +35,9 @@ from sqlglot import exp
 
 from lakehouse_lib import delta, dialects, reader
 from lakehouse_lib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lakehouse_lib.spark_queries import Columns
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ FUNCTIONS = frozenset(
 )
 """Functions of DuckDB that are answered beside those that sqlglot knows."""
 
-DIALECTS = {"spark": dialects.Spark, "duckdb": "duckdb"}
+DIALECTS: dict[str, str | type[sqlglot.Dialect]] = {"spark": dialects.Spark, "duckdb": "duckdb"}
 
 _FORBIDDEN = (exp.Command, exp.DDL, exp.DML, exp.Into, exp.Pragma, exp.Set, exp.Attach, exp.Parameter,
               exp.SessionParameter, exp.Placeholder, exp.Version, exp.Hint, exp.Use)  # fmt: skip
@@ -111,8 +114,8 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, 
     tree = trees[0]
     inner = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
     used: dict[str, Read] = {}
-    for node in tree.find_all(exp.Select):
-        node.set("hint", None)  # for another engine's planner
+    for select in tree.find_all(exp.Select):
+        select.set("hint", None)  # for another engine's planner
     for node in tree.walk():
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             _table(node, dialect, layers, inner, used)
@@ -130,7 +133,7 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, 
     return tree, used
 
 
-def written(tree: exp.Query, dialect: str, columns: dict[str, dialects.Columns]) -> tuple[str, list[str] | None]:
+def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple[str, list[str] | None]:
     """A checked query as DuckDB runs it, and the names of its columns where they are not DuckDB's own;
     ``columns`` are those of the tables.
 
@@ -294,7 +297,7 @@ def _work() -> None:
         _send(target, body)
 
 
-def _send(stream: BinaryIO, data: bytes) -> None:
+def _send(stream: IO[bytes], data: bytes) -> None:
     stream.write(struct.pack(">I", len(data)) + data)
     stream.flush()
 
@@ -368,18 +371,20 @@ class _Process:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
         self.popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept,
                                       stderr=subprocess.DEVNULL)  # fmt: skip
+        assert self.popen.stdin is not None and self.popen.stdout is not None
+        self.stdin, self.stdout = self.popen.stdin, self.popen.stdout
         self.lock = threading.Lock()
 
     def ask(self, request: bytes, until: float) -> tuple[dict[str, Any], bytes]:
         with self.lock:
-            _send(self.popen.stdin, request)
+            _send(self.stdin, request)
             return json.loads(self._read(until)), self._read(until)
 
     def _read(self, until: float) -> bytes:
         return self._exactly(struct.unpack(">I", self._exactly(4, until))[0], until)
 
     def _exactly(self, size: int, until: float) -> bytes:
-        parts, pipe = [], self.popen.stdout.fileno()
+        parts, pipe = [], self.stdout.fileno()
         with selectors.DefaultSelector() as waiting:
             waiting.register(pipe, selectors.EVENT_READ)
             while size:
@@ -395,7 +400,7 @@ class _Process:
     def kill(self) -> None:
         self.popen.kill()
         self.popen.wait()
-        for pipe in (self.popen.stdin, self.popen.stdout):
+        for pipe in (self.stdin, self.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from lakehouse_lib import spark_macros
 from lakehouse_lib import spark_types as st
@@ -367,7 +367,7 @@ LETTERS = {"N": st.NUMERIC, "M": st.NUMERIC, "I": st.INTEGRAL, "S": (*st.SIMPLE,
 
 def _pattern(text: str) -> Any:
     """A type as a nested tuple of words: ("array", ("T",))."""
-    found = re.fullmatch(r"(\w+)(?:<(.*)>)?", text.strip())
+    found = cast("re.Match[str]", re.fullmatch(r"(\w+)(?:<(.*)>)?", text.strip()))
     inner = re.findall(r"(?:[^,<]|<[^>]*>+)+", found[2]) if found[2] else []
     return (found[1], *map(_pattern, inner))
 
@@ -375,7 +375,8 @@ def _pattern(text: str) -> Any:
 def _read(table: str) -> dict[str, list[Signature]]:
     made: dict[str, list[Signature]] = {}
     for line in filter(None, table.splitlines()):
-        names, params, result, template = re.fullmatch(r"([\w|]+)\((.*?)\) (\S+) = (.*)", line).groups()
+        found = cast("re.Match[str]", re.fullmatch(r"([\w|]+)\((.*?)\) (\S+) = (.*)", line))
+        names, params, result, template = found.groups()
         listed = re.findall(r"(?:[^,<]|<[^>]*>+)+", params)
         parsed = tuple(Param(_pattern(one.strip().rstrip("!*")), "!" in one, "*" in one) for one in listed)
         for name in names.split("|"):
@@ -388,7 +389,7 @@ SCALARS, AGGREGATES, WINDOWS = _read(SCALAR), _read(AGGREGATE), _read(WINDOW)
 
 def chosen(
     signatures: list[Signature], types: list[Type], constants: list[bool]
-) -> tuple[Signature, list[Type], dict] | None:
+) -> tuple[Signature, list[Type], dict[str, Type]] | None:
     """The signature that fits best, the type that each argument is cast to, and what letters stand for."""
     best, least = None, 1000
     for signature in signatures:
@@ -407,7 +408,9 @@ def _cost(given: Type, wanted: Type) -> int:
     return 20 if wanted == st.STRING else 10
 
 
-def _fitted(signature: Signature, types: list[Type], constants: list[bool]) -> tuple[list[Type], dict] | None:
+def _fitted(
+    signature: Signature, types: list[Type], constants: list[bool]
+) -> tuple[list[Type], dict[str, Type]] | None:
     params = list(signature.params)
     if params and params[-1].many:
         params = params[:-1] + [params[-1]] * (len(types) - len(params) + 1)
@@ -426,7 +429,7 @@ def _fitted(signature: Signature, types: list[Type], constants: list[bool]) -> t
     wanted = [_made(param.pattern, given, letters) for param, given in zip(params, types, strict=True)]
     if any(want is None or not _may(given, want) for given, want in zip(types, wanted, strict=True)):
         return None
-    return wanted, letters
+    return cast("list[Type]", wanted), letters
 
 
 def _may(given: Type, wanted: Type) -> bool:
@@ -435,7 +438,7 @@ def _may(given: Type, wanted: Type) -> bool:
     return st.common(given, wanted) == wanted
 
 
-def _bind(pattern: tuple, given: Type, letters: dict[str, Type]) -> bool:
+def _bind(pattern: tuple[Any, ...], given: Type, letters: dict[str, Type]) -> bool:
     word, *inner = pattern
     if len(word) == 1 and word.isupper():
         known = letters.get(word)
@@ -451,7 +454,7 @@ def _bind(pattern: tuple, given: Type, letters: dict[str, Type]) -> bool:
     return True
 
 
-def _made(pattern: tuple, given: Type, letters: dict[str, Type]) -> Type | None:
+def _made(pattern: tuple[Any, ...], given: Type, letters: dict[str, Type]) -> Type | None:
     word, *inner = pattern
     if word == "any":
         return given
@@ -468,7 +471,7 @@ def _made(pattern: tuple, given: Type, letters: dict[str, Type]) -> Type | None:
 
 def result(signature: Signature, letters: dict[str, Type]) -> Type:
     """The type of what a signature gives."""
-    return _made(_pattern(signature.result), st.VOID, letters)
+    return cast("Type", _made(_pattern(signature.result), st.VOID, letters))
 
 
 UPPER = {"acos", "asin", "atan", "atan2", "cbrt", "cos", "cosh", "cot", "degrees", "e", "exp", "expm1", "hypot", "log10", "log1p",

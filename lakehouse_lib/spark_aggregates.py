@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from sqlglot import exp
 
@@ -11,6 +12,7 @@ from lakehouse_lib import signatures
 from lakehouse_lib import spark_types as st
 from lakehouse_lib.spark_expressions import Expr, Scope, by_signature, expression, merged, refuse
 from lakehouse_lib.spark_operators import truth
+from lakehouse_lib.spark_types import Type
 
 OTHERS = ("listagg", "string_agg", "percentile_cont", "percentile_disc", "try_sum", "try_avg", "count_distinct")
 _TEXTS = ("listagg", "string_agg")
@@ -80,10 +82,9 @@ def _made(name: str, args: list[Expr], distinct: bool, condition: Expr | None, w
             nulls, args = ("IGNORE" if args[1].constant else ""), args[:1]
         sql, kind = _filled(signatures.WINDOWS[name], name, args, [], window, distinct)
         if nulls == "IGNORE":
-            sql = re.sub(r"(\w+\(.*?\)) OVER", lambda found: found[1][:-1] + " IGNORE NULLS) OVER", sql, count=1) if (
-                "(" not in sql[sql.index("(") + 1 : sql.index(" OVER")]) else None  # fmt: skip
-            if sql is None:
+            if "(" in sql[sql.index("(") + 1 : sql.index(" OVER")]:
                 raise refuse(f"{name} IGNORE NULLS of an expression; name it in a query around, and use that")
+            sql = re.sub(r"(\w+\(.*?\)) OVER", lambda found: found[1][:-1] + " IGNORE NULLS) OVER", sql, count=1)
     elif within is not None or name in OTHERS:
         sql, kind = _ordered(name, args, distinct, conditions, within, window, scope)
     elif name in signatures.AGGREGATES:
@@ -117,7 +118,9 @@ def _suffix(conditions: list[str], window: str) -> str:
     return made + (f" OVER ({window})" if window is not None and window != "" else "")
 
 
-def _filled(listed: list, name: str, args: list[Expr], conditions: list[str], window: str, distinct: bool) -> tuple:
+def _filled(
+    listed: list[signatures.Signature], name: str, args: list[Expr], conditions: list[str], window: str, distinct: bool
+) -> tuple[str, Type]:
     found = by_signature(listed, name, args)
     if found is None:
         raise refuse(f"{name}({', '.join(str(arg.type) for arg in args)}) is not answered here")
@@ -131,7 +134,7 @@ def _filled(listed: list, name: str, args: list[Expr], conditions: list[str], wi
 def _clauses(template: str, casts: list[str], conditions: list[str], window: str, distinct: bool) -> str:
     """A template with arguments and clauses; ``@?(c)`` takes a condition of its own."""
 
-    def clause(found: re.Match) -> str:
+    def clause(found: re.Match[str]) -> str:
         own = [found[1]] if found[1] else []
         return _suffix([*conditions, *own], window)
 
@@ -154,7 +157,9 @@ def _clauses(template: str, casts: list[str], conditions: list[str], window: str
     return out.replace("@", _suffix(conditions, window)) if "@" in template.replace("@?", "") else out
 
 
-def _plain(name: str, args: list[Expr], distinct: bool, conditions: list[str], nulls: str, window: str) -> tuple:
+def _plain(
+    name: str, args: list[Expr], distinct: bool, conditions: list[str], nulls: str, window: str
+) -> tuple[str, Type]:
     if name == "count":
         there = [f"{arg.sql} IS NOT NULL" for arg in args if not arg.known or arg.constant is None]
         if not distinct:
@@ -178,7 +183,7 @@ def _plain(name: str, args: list[Expr], distinct: bool, conditions: list[str], n
     return sql, kind
 
 
-def _of_decimals(name: str, arg: Expr, distinct: bool, conditions: list[str], window: str) -> tuple:
+def _of_decimals(name: str, arg: Expr, distinct: bool, conditions: list[str], window: str) -> tuple[str, Type]:
     (p, s), word, end = arg.type.inner, "DISTINCT " if distinct else "", _suffix(conditions, window)
     total = f"sum({word}{arg.sql}){end}"
     if name == "sum":
@@ -191,7 +196,7 @@ def _of_decimals(name: str, arg: Expr, distinct: bool, conditions: list[str], wi
 
 
 def _ordered(name: str, args: list[Expr], distinct: bool, conditions: list[str], within: exp.Expression | None,
-             window: str, scope: Scope) -> tuple:  # fmt: skip
+             window: str, scope: Scope) -> tuple[str, Type]:  # fmt: skip
     orders = within.expressions if within is not None else []
     if name in ("percentile_cont", "percentile_disc", "mode") and len(orders) == 1:
         by = expression(orders[0].this, scope)
@@ -279,13 +284,14 @@ def _over(window: exp.Window, scope: Scope, ranking: bool, name: str) -> tuple[s
     return " ".join(filter(None, made)), " ".join(shown)
 
 
-def _frame(frame: exp.WindowSpec, listed: list, scope: Scope) -> tuple[str, str]:
+def _frame(frame: exp.WindowSpec, listed: list[Any], scope: Scope) -> tuple[str, str]:
     kind = frame.args.get("kind")
     if kind not in ("ROWS", "RANGE") or frame.args.get("exclude"):
         raise refuse(f"the frame {frame.sql('spark')[:60]} is not answered here")
     ends, names = [], []
     for side in ("start", "end"):
-        value, direction = frame.args.get(side), frame.args.get(f"{side}_side")
+        value: Any = frame.args.get(side)
+        direction = frame.args.get(f"{side}_side")
         if value is None and side == "end":
             value = "CURRENT ROW"
         if value == "CURRENT ROW":

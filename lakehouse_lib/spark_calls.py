@@ -334,13 +334,13 @@ def _try(name: str, args: list[Expr], scope: Scope) -> Expr:
         raise refuse(f"{name} wants two numbers")
     if any(arg.type.kind not in (*st.NUMERIC, "void") for arg in args):
         raise refuse(f"{name} of {args[0].type} and {args[1].type} is not answered here")
-    return replace(arithmetic(sign, *args, safe=True), name="")
+    return replace(arithmetic(sign, args[0], args[1], safe=True), name="")
 
 
 def _modulo(name: str, args: list[Expr], scope: Scope) -> Expr:
     if len(args) != 2:
         raise refuse(f"{name} wants two numbers")
-    rest = arithmetic("%", *args)
+    rest = arithmetic("%", args[0], args[1])
     if name == "mod":
         return replace(rest, name="")
     if rest.type.kind not in st.INTEGRAL and rest.type.kind not in ("double", "decimal"):

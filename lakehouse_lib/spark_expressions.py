@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from sqlglot import exp
 
@@ -84,7 +84,12 @@ class Scope:
     windows: dict[str, exp.Expression] = field(default_factory=dict)
     groups: list[str] | None = None
     """SQL of what is grouped by; None as long as it is not known."""
-    query: Callable[[exp.Expression, Scope], tuple[str, list[tuple[str, Type]]]] | None = None
+    query: Callable[[exp.Expr, Scope], tuple[str, list[tuple[str, Type]]]] | None = None
+
+    def ask(self, node: exp.Expr) -> tuple[str, list[tuple[str, Type]]]:
+        """A query inside an expression, and its columns."""
+        query = cast("Callable[[exp.Expr, Scope], tuple[str, list[tuple[str, Type]]]]", self.query)
+        return query(node, self)
 
     def inner(self, **names: Expr) -> Scope:
         """The same with the parameters of a lambda."""
@@ -95,7 +100,7 @@ def refuse(text: str) -> ConfigError:
     return ConfigError(text)
 
 
-def expression(node: exp.Expression, scope: Scope) -> Expr:
+def expression(node: exp.Expr, scope: Scope) -> Expr:
     """A node of the tree.
 
     Raises
@@ -216,10 +221,10 @@ def _number(written: str, sign: str) -> Expr:
             raise refuse(f"{written} has more than 38 digits")
         return Expr(f"CAST({value} AS {kind.duck})", kind, str(value), value)
     if "e" in written.lower():
-        value = float(sign + written)
-        if value in (float("inf"), float("-inf")):
+        double = float(sign + written)
+        if double in (float("inf"), float("-inf")):
             raise refuse(f"{written} is too large")
-        return Expr(f"CAST('{value!r}' AS DOUBLE)", st.DOUBLE, _double_name(value), value)
+        return Expr(f"CAST('{double!r}' AS DOUBLE)", st.DOUBLE, _double_name(double), double)
     whole, _, behind = written.partition(".")
     digits = len(whole.lstrip("0")) + len(behind)
     if not (whole + behind).isdigit() or digits > 38:
@@ -376,7 +381,9 @@ def window_node(node: exp.Expression, scope: Scope) -> Expr:
     return spark_aggregates.node(node, scope)
 
 
-def by_signature(listed: list[signatures.Signature], name: str, args: list[Expr]) -> tuple | None:
+def by_signature(
+    listed: list[signatures.Signature], name: str, args: list[Expr]
+) -> tuple[signatures.Signature, list[str], dict[str, Type]] | None:
     """The signature, the arguments cast to it, and its letters."""
     found = signatures.chosen(listed, [arg.type for arg in args], [constant(arg) for arg in args])
     if found is None:

@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 
 def number(text: str) -> str:
@@ -15,7 +15,7 @@ def number(text: str) -> str:
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
     sign, digits, power = Decimal(text).as_tuple()
     written = "".join(map(str, digits))
-    power += len(written) - 1
+    power = cast("int", power) + len(written) - 1
     return f"{'-' * sign}{written[0]}.{written[1:].rstrip('0') or '0'}E{power}"
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 from sqlglot import exp
 
 from lakehouse_lib import spark_types as st
 from lakehouse_lib.spark_expressions import (
     ARGUMENTS,
-    NODES,
     Expr,
     Scope,
     adjacent_node,
@@ -35,6 +36,9 @@ from lakehouse_lib.spark_expressions import (
     refuse,
     trim_node,
     window_node,
+)
+from lakehouse_lib.spark_expressions import (
+    NODES as NODES,
 )
 from lakehouse_lib.spark_types import Type, once
 
@@ -66,7 +70,7 @@ def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") 
     if kinds[0] == kinds[1] and kinds[0] in (st.STRING, st.VOID):
         wide = st.DOUBLE
     else:
-        wide = st.common(*kinds)
+        wide = cast("Type", st.common(*kinds))
     if (sign == "div" and wide.kind in ("float", "double")) or wide.kind == "string":
         raise refuse(f"{a.type} {sign} {b.type} is an error in Spark")
     if wide.kind == "decimal":
@@ -81,22 +85,22 @@ def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") 
     if sign in ("/", "div", "%") and not (b.known and b.constant):
         other = f"nullif({other}, 0)" if safe else f"spark_nonzero({other})"
     if safe and wide.kind in st.INTEGRAL and sign in "+-*":
-        made = f"TRY_CAST(CAST({one} AS HUGEINT) {sign} {other} AS {wide.duck})"
+        sql = f"TRY_CAST(CAST({one} AS HUGEINT) {sign} {other} AS {wide.duck})"
     elif sign == "%" and wide.kind in st.INTEGRAL:
-        made = f"CASE WHEN {other} = -1 THEN CAST({one} * 0 AS {wide.duck}) ELSE ({one} % {other}) END" if not (
+        sql = f"CASE WHEN {other} = -1 THEN CAST({one} * 0 AS {wide.duck}) ELSE ({one} % {other}) END" if not (
             b.known and b.constant != -1) else f"({one} % {other})"  # fmt: skip
     elif sign == "div":
-        made = f"CAST(CAST({one} AS HUGEINT) // {other} AS BIGINT)"
+        sql = f"CAST(CAST({one} AS HUGEINT) // {other} AS BIGINT)"
     else:
-        made = f"({one} {sign} {other})"
-    return merged(made, wide, name, [a, b])
+        sql = f"({one} {sign} {other})"
+    return merged(sql, wide, name, [a, b])
 
 
 def _decimals(sign: str, a: Expr, b: Expr, safe: bool, name: str) -> Expr:
     one, other = (st.as_decimal(x.type, x.constant if x.known and not isinstance(x.constant, bool) else None)
                   if x.type.kind in ("decimal", *st.INTEGRAL) else None for x in (a, b))  # fmt: skip
     one, other = one or other, other or one
-    if one is None or a.type == st.VOID or b.type == st.VOID:
+    if one is None or other is None or a.type == st.VOID or b.type == st.VOID:
         return merged("NULL", st.VOID, name, [a, b])
     (p, s), (q, t) = one.inner, other.inner
     left, right = a.to(one), b.to(other)
@@ -231,7 +235,7 @@ def _is(node: exp.Is, scope: Scope) -> Expr:
 def _in(node: exp.In, scope: Scope) -> Expr:
     one = expression(node.this, scope)
     if query := node.args.get("query"):
-        sql, columns = scope.query(query.this if isinstance(query, exp.Subquery) else query, scope)
+        sql, columns = scope.ask(query.this if isinstance(query, exp.Subquery) else query)
         if len(columns) != 1:
             raise refuse("IN wants a query of one column")
         wide = st.common(one.type, columns[0][1])
@@ -302,16 +306,16 @@ def _like(node: exp.Like | exp.ILike, scope: Scope, escape: str = "\\") -> Expr:
     name = f"{one.name} LIKE {pattern.name}" if word == "LIKE" else f"ilike({one.name}, {pattern.name})"
     name += "" if escape == "\\" else f" ESCAPE '{escape}'"
     _checked_pattern(pattern.constant, escape)
-    sql, like = one.to(st.STRING), pattern.constant
+    sql, shape = one.to(st.STRING), pattern.constant
     if word == "ILIKE":
-        sql, like = call("lower", [replace(one, sql=sql, type=st.STRING)], scope).sql, like.lower()
-    if escape in like:
-        parts = re.findall(rf"{re.escape(escape)}(.)|(.)", like, re.DOTALL)
-        made = "".join(
+        sql, shape = call("lower", [replace(one, sql=sql, type=st.STRING)], scope).sql, shape.lower()
+    if escape in shape:
+        parts = re.findall(rf"{re.escape(escape)}(.)|(.)", shape, re.DOTALL)
+        regex = "".join(
             re.escape(kept) if kept else {"%": ".*", "_": "."}.get(one_, re.escape(one_)) for kept, one_ in parts
         )
-        return merged(f"regexp_full_match({sql}, {st.text('(?s)' + made)})", st.BOOLEAN, name, [one])
-    return merged(f"({sql} LIKE {st.text(like)})", st.BOOLEAN, name, [one])
+        return merged(f"regexp_full_match({sql}, {st.text('(?s)' + regex)})", st.BOOLEAN, name, [one])
+    return merged(f"({sql} LIKE {st.text(shape)})", st.BOOLEAN, name, [one])
 
 
 def _checked_pattern(pattern: str, escape: str) -> None:
@@ -407,18 +411,18 @@ def _item(node: exp.Bracket, scope: Scope) -> Expr:
 
 def _subquery(node: exp.Expression, scope: Scope) -> Expr:
     query = node.this if isinstance(node, exp.Subquery) else node
-    sql, columns = scope.query(query, scope)
+    sql, columns = scope.ask(query)
     if len(columns) != 1:
         raise refuse("a query that stands for a value has one column")
     return Expr(f"({sql})", columns[0][1], "scalarsubquery()")
 
 
 def _exists(node: exp.Exists, scope: Scope) -> Expr:
-    sql, _ = scope.query(node.this, scope)
+    sql, _ = scope.ask(node.this)
     return Expr(f"EXISTS ({sql})", st.BOOLEAN, "exists()")
 
 
-NODES |= {
+_RULES: dict[type, Callable[[Any, Scope], Expr]] = {
     exp.Column: column_node, exp.Identifier: identifier_node, exp.Dot: dot_node, exp.Literal: literal_node, 
     exp.Neg: neg_node,
     exp.Boolean: boolean_node, exp.Null: null_node, exp.RawString: raw_node, exp.HexString: hex_node, 
@@ -440,6 +444,7 @@ NODES |= {
     exp.Window: window_node, exp.Filter: window_node, exp.WithinGroup: window_node, exp.IgnoreNulls: window_node,
     exp.RespectNulls: window_node,
 }  # fmt: skip
+NODES |= _RULES
 
 ARGUMENTS |= {
     exp.Column: ("table", "db", "catalog"), exp.Identifier: ("quoted",), exp.Literal: ("is_string",),

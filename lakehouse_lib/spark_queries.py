@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, cast
 
 from sqlglot import exp
 
@@ -46,7 +47,7 @@ class Queries:
         """A name that nothing else has."""
         return f"{letter}{next(self._numbers)}"
 
-    def query(self, node: exp.Expression, parent: Scope | None, ctes: dict) -> tuple[str, Columns]:
+    def query(self, node: exp.Expr, parent: Scope | None, ctes: dict[str, Any]) -> tuple[str, Columns]:
         """A query and its columns.
 
         Raises
@@ -64,10 +65,10 @@ class Queries:
             return spark_sources.values(self, node, Scope(parent=parent, query=partial(self._inner, ctes=ctes)))
         raise refuse(f"{node.sql('spark')[:60]!r} is no query that is answered here")
 
-    def _inner(self, node: exp.Expression, scope: Scope, ctes: dict) -> tuple[str, Columns]:
+    def _inner(self, node: exp.Expr, scope: Scope, ctes: dict[str, Any]) -> tuple[str, Columns]:
         return self.query(node, scope, ctes)
 
-    def _around(self, node: exp.Subquery, parent: Scope | None, ctes: dict) -> tuple[str, Columns]:
+    def _around(self, node: exp.Subquery, parent: Scope | None, ctes: dict[str, Any]) -> tuple[str, Columns]:
         """A query in parentheses, with an order or a limit of its own."""
         known = {key for key, value in node.args.items() if value}
         if known - {"this", "order", "limit", "offset", "with_"}:
@@ -76,7 +77,7 @@ class Queries:
         sql, columns = self.query(node.this, parent, ctes)
         return start + self._ordered(node, sql, columns, parent), columns
 
-    def _with(self, node: exp.Expression, parent: Scope | None, ctes: dict) -> tuple[dict, str]:
+    def _with(self, node: exp.Expression, parent: Scope | None, ctes: dict[str, Any]) -> tuple[dict[str, Any], str]:
         given = node.args.get("with_")
         if not given:
             return ctes, ""
@@ -96,7 +97,7 @@ class Queries:
 
     # SELECT ------------------------------------------------------------------
 
-    def _select(self, node: exp.Select, parent: Scope | None, ctes: dict) -> tuple[str, Columns]:
+    def _select(self, node: exp.Select, parent: Scope | None, ctes: dict[str, Any]) -> tuple[str, Columns]:
         known = {key for key, value in node.args.items() if value}
         if known - _SELECT or (node.args.get("sort") and node.args.get("order")):
             raise refuse(f"{', '.join(sorted(known - _SELECT)) or 'SORT BY'} of a query is not answered here")
@@ -227,11 +228,12 @@ class Queries:
             value = expression(node, scope)
         if value.aggregate or value.window or value.type.holds("map", "interval"):
             raise refuse(f"GROUP BY {value.name} is an error in Spark")
-        if value.sql not in scope.groups:
-            scope.groups.append(value.sql)
+        groups = cast("list[str]", scope.groups)
+        if value.sql not in groups:
+            groups.append(value.sql)
         return value.sql
 
-    def _order(self, node: exp.Select, items: list[Item], scope: Scope, strict: bool) -> str:
+    def _order(self, node: exp.Expression, items: list[Item], scope: Scope, strict: bool) -> str:
         order = node.args.get("order") or node.args.get("sort")
         if not order:
             return ""
@@ -266,7 +268,7 @@ class Queries:
 
     # Sets --------------------------------------------------------------------
 
-    def _set(self, node: exp.SetOperation, parent: Scope | None, ctes: dict) -> tuple[str, Columns]:
+    def _set(self, node: exp.SetOperation, parent: Scope | None, ctes: dict[str, Any]) -> tuple[str, Columns]:
         known = {key for key, value in node.args.items() if value}
         if known - _SETS:
             raise refuse(f"{', '.join(sorted(known - _SETS))} of a query is not answered here")
@@ -280,8 +282,9 @@ class Queries:
             places = [names.index(name.lower()) for name, _ in left]
         if len(left) != len(right):
             raise refuse(f"one side has {len(left)} columns, and the other {len(right)}")
-        kinds = [st.common(kind, right[place][1]) for (_, kind), place in zip(left, places, strict=True)]
-        if None in kinds or any(kind.holds("map") for kind in kinds):
+        both = [st.common(kind, right[place][1]) for (_, kind), place in zip(left, places, strict=True)]
+        kinds = [kind for kind in both if kind is not None]
+        if len(kinds) < len(both) or any(kind.holds("map") for kind in kinds):
             raise refuse("the columns of both sides have no type in common")
         one = ", ".join(
             f"{st.cast(f'a.c{n}', k, kind)} AS c{n}" for n, ((_, k), kind) in enumerate(zip(left, kinds, strict=True))

@@ -11,7 +11,7 @@ _TOKENS = re.compile(r"\\.|\[|\(\?|[\s\S]")
 
 
 @functools.lru_cache(maxsize=256)
-def _pattern(java: str) -> re.Pattern:
+def _pattern(java: str) -> re.Pattern[str]:
     """A pattern of Java as Python has it.
 
     Raises
@@ -62,7 +62,7 @@ def _pattern(java: str) -> re.Pattern:
         raise ValueError(f"the pattern {java}: {error}") from None
 
 
-def _matches(compiled: re.Pattern, text: str) -> list[re.Match]:
+def _matches(compiled: re.Pattern[str], text: str) -> list[re.Match[str]]:
     """All matches.
 
     Raises
@@ -81,7 +81,7 @@ def rlike(text: str, pattern: str) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _replacement(java: str, groups: int) -> Callable[[re.Match], str]:
+def _replacement(java: str, groups: int) -> Callable[[re.Match[str]], str]:
     parts = re.findall(r"\\[\s\S]|\$\d+|[\s\S]", java)
     made: list[str | int] = []
     for part in parts:
@@ -141,7 +141,8 @@ def split(text: str, pattern: str, limit: int) -> list[str]:
     if not pattern:
         letters = list(text) or [""]
         return [*letters[: limit - 1], "".join(letters[limit - 1 :])] if 0 < limit <= len(text) else letters
-    made, last = [], 0
+    made: list[str] = []
+    last = 0
     for found in _matches(_pattern(pattern), text):
         if 0 < limit <= len(made) + 1:
             break

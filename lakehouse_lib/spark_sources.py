@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlglot import exp
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lakehouse_lib.spark_queries import Columns, Queries
 
 
-def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict) -> str:
+def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict[str, Any]) -> str:
     """FROM of a query as text; its sources come into the scope."""
     from_ = node.args.get("from_")
     if from_ is None:
@@ -43,7 +43,7 @@ def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict) -> str:
     return f" FROM {sql}" if sql else ""
 
 
-def relation(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict) -> tuple[str, Source]:
+def relation(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, Any]) -> tuple[str, Source]:
     """One source and its columns."""
     pivots, sample = node.args.get("pivots") or [], node.args.get("sample")
     sql, source = _base(queries, node, scope, ctes)
@@ -54,7 +54,7 @@ def relation(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict) -
     return sql, source
 
 
-def _base(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict) -> tuple[str, Source]:
+def _base(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, Any]) -> tuple[str, Source]:
     alias, own = node.args.get("alias"), queries.fresh()
     names = [part.name for part in alias.columns] if alias else []
     if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
@@ -145,9 +145,10 @@ def _function(queries: Queries, node: exp.Table, scope: Scope, own: str, names: 
 def _sampled(queries: Queries, sample: exp.TableSample, sql: str, source: Source, scope: Scope) -> tuple[str, Source]:
     known = {key: value for key, value in sample.args.items() if value}
     size, percent = known.get("size"), known.get("percent")
-    if set(known) - {"size", "percent"} or not isinstance(size or percent, exp.Literal):
+    amount = size or percent
+    if set(known) - {"size", "percent"} or not isinstance(amount, exp.Literal):
         raise refuse(f"{sample.sql('spark')[:60]!r} is not answered here")
-    number = float((size or percent).name)
+    number = float(amount.name)
     end = f" LIMIT {int(number)}" if size else f" WHERE random() < {number / 100!r}"
     own = queries.fresh()
     listed = ", ".join(f"{c.sql} AS c{n}" for n, c in enumerate(source.columns))
@@ -163,7 +164,7 @@ _KINDS = {("", ""): "JOIN", ("", "INNER"): "JOIN", ("", "CROSS"): "CROSS JOIN", 
           ("LEFT", "ANTI"): "ANTI JOIN", ("", "SEMI"): "SEMI JOIN", ("", "ANTI"): "ANTI JOIN"}  # fmt: skip
 
 
-def _join(queries: Queries, join: exp.Join, scope: Scope, ctes: dict) -> str:
+def _join(queries: Queries, join: exp.Join, scope: Scope, ctes: dict[str, Any]) -> str:
     known = {key for key, value in join.args.items() if value}
     side, kind = (join.args.get("side") or "").upper(), (join.args.get("kind") or "").upper()
     natural = (join.args.get("method") or "").upper()
@@ -208,16 +209,16 @@ def _shared(scope: Scope, source: Source, names: list[str], word: str) -> str:
             raise refuse(f"USING ({name}): it is not there once on both sides")
         a, b = (Expr(c.sql, c.type, c.name) for c in (mine[0], other[0]))
         conditions.append(compared("=", a, b).sql)
-        wide = st.common(a.type, b.type)
         if word == "FULL JOIN":
+            wide = cast("Type", st.common(a.type, b.type))  # they have been compared
             made.append(Column(mine[0].name, wide, f"coalesce({a.to(wide)}, {b.to(wide)})"))
         else:
             one = b if word == "RIGHT JOIN" else a
             made.append(Column(mine[0].name, one.type, one.sql))
     if word not in ("SEMI JOIN", "ANTI JOIN"):
         words = {name.lower() for name in names}
-        for one in (*left, source):
-            one.columns = [replace(c, hidden=c.hidden or c.name.lower() in words) for c in one.columns]
+        for side in (*left, source):
+            side.columns = [replace(c, hidden=c.hidden or c.name.lower() in words) for c in side.columns]
         scope.sources = [Source("", made), *left, source]
     return " AND ".join(conditions)
 
@@ -240,7 +241,7 @@ def generated(
         raise refuse("two functions that give rows in one SELECT list are an error in Spark")
     names = [node.alias] if isinstance(node, exp.Alias) else [one.name for one in node.expressions] if isinstance(
         node, exp.Aliases) else []  # fmt: skip
-    rows = _rows(generator(node), scope, False, names)
+    rows = _rows(cast("exp.Expression", generator(node)), scope, False, names)
     sql, made = _unnested(queries, rows, scope, source)
     own = queries.fresh("g")
     scope.sources.append(Source(own, [replace(one, hidden=True) for one in made]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import functools
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import ROUND_HALF_UP, Decimal
 from zoneinfo import ZoneInfo, available_timezones
@@ -51,9 +52,9 @@ def timestamp(text: str) -> datetime | None:
     at = _ZONE.fullmatch(rest) if rest else None
     if (rest and not at) or (rest and found[4] is None):
         return None
-    numbers = [int(found[n] or (1 if n < 4 else 0)) for n in range(1, 7)]
+    year, month, day, hour, minute, second = (int(found[n] or (1 if n < 4 else 0)) for n in range(1, 7))
     try:
-        made = datetime(*numbers, int((found[7] or "").ljust(6, "0")[:6]))
+        made = datetime(year, month, day, hour, minute, second, int((found[7] or "").ljust(6, "0")[:6]))
         return made if at is None else made.replace(tzinfo=zone(at[1])).astimezone(UTC).replace(tzinfo=None)
     except (ValueError, OverflowError):
         return None
@@ -78,7 +79,7 @@ def months_between(end: datetime, start: datetime, rounded: bool) -> float:
     months = (end.year - start.year) * 12 + end.month - start.month
     if end.day == start.day or (_last(end) and _last(start)):
         return float(months)
-    seconds = lambda at: at.hour * 3600 + at.minute * 60 + at.second  # noqa: E731
+    seconds: Callable[[datetime], int] = lambda at: at.hour * 3600 + at.minute * 60 + at.second  # noqa: E731
     apart = (end.day - start.day) * 86400 + seconds(end) - seconds(start)
     made = months + apart / (31 * 86400)
     return float(Decimal(repr(made)).quantize(Decimal("1e-8"), ROUND_HALF_UP)) if rounded else made
@@ -151,7 +152,7 @@ def _written(at: datetime, letters: str, pattern: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _reader(pattern: str) -> tuple[re.Pattern, list[str]]:
+def _reader(pattern: str) -> tuple[re.Pattern[str], list[str]]:
     made, names = "", []
     texts = {"MMM": "|".join(name[:3] for name in MONTHS), "MMMM": "|".join(MONTHS), "a": "AM|PM",
              "E": "|".join(name[:3] for name in DAYS), "EEE": "|".join(name[:3] for name in DAYS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlglot import exp
 
@@ -16,7 +17,7 @@ class Type:
     """A type; ``inner`` are precision and scale, element, key and value, or (name, type) of fields."""
 
     kind: str
-    inner: tuple = ()
+    inner: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
         if self.kind == "struct":
@@ -141,9 +142,9 @@ def common(one: Type, other: Type) -> Type | None:
         inner = [common(a, b) for a, b in zip(one.inner, other.inner, strict=True)]
         return None if None in inner else Type(one.kind, tuple(inner))
     if kinds == {"struct"} and len(one.inner) == len(other.inner):
-        inner = [(a[0], common(a[1], b[1])) for a, b in zip(one.inner, other.inner, strict=True)]
+        fields = [(a[0], common(a[1], b[1])) for a, b in zip(one.inner, other.inner, strict=True)]
         same = all(a[0].lower() == b[0].lower() for a, b in zip(one.inner, other.inner, strict=True))
-        return None if not same or any(kind is None for _, kind in inner) else Type("struct", tuple(inner))
+        return None if not same or any(kind is None for _, kind in fields) else Type("struct", tuple(fields))
     return None
 
 

@@ -17,14 +17,14 @@ import duckdb
 from lakehouse_lib import spark_json, spark_regex, spark_times
 
 _WIDE = Context(prec=120)
-FUNCTIONS: dict[str, tuple[Callable, list[str], str]] = {}
+FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str], str]] = {}
 """By name: the function, the types that it takes and the one that it gives."""
 
 
-def _known(name: str, takes: str, gives: str) -> Callable[[Callable], Callable]:
+def _known(name: str, takes: str, gives: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a function known; nothing of nothing is nothing."""
 
-    def note(function: Callable) -> Callable:
+    def note(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def none_of_none(*given: Any) -> Any:
             return None if any(one is None for one in given) else function(*given)
@@ -38,7 +38,7 @@ def _known(name: str, takes: str, gives: str) -> Callable[[Callable], Callable]:
 def register(connection: duckdb.DuckDBPyConnection) -> None:
     """Make them known to a connection."""
     for name, (function, takes, gives) in FUNCTIONS.items():
-        connection.create_function(name, function, takes, gives, null_handling="special")
+        connection.create_function(name, function, takes, gives, null_handling="special")  # type: ignore[call-overload]
 
 
 # Texts -----------------------------------------------------------------------
@@ -145,7 +145,7 @@ def printf(pattern: str, values: list[str | None], kinds: str) -> str:
     """As Java's String.format; ``kinds`` has a letter for each value: d, f or s."""
     place = 0
 
-    def one(found: re.Match) -> str:
+    def one(found: re.Match[str]) -> str:
         nonlocal place
         index, flags, width, precision, letter = found.groups()
         if letter in "%n" and not flags and not width:

@@ -35,6 +35,7 @@ from lakehouse_lib.errors import LedgerError, TableError
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
+    from deltalake.transaction import RemoveAction
     from pyspark.sql import DataFrame
 
 APP_ID = "archive"
@@ -77,7 +78,7 @@ def due(settings: Settings, table: Table, today: date | None = None) -> Due | No
     backfill stays as long as any load.
     """
     found = _past(settings, table, today)
-    return found and _due(table, found, {_day(table, file) for file in found.old})
+    return None if found is None else _due(table, found, {_day(table, file) for file in found.old})
 
 
 def aged(settings: Settings, table: Table, today: date | None = None) -> Due | None:
@@ -147,7 +148,7 @@ def _held_in_time(table: Table, file: dict[str, Any], before: date, kept: timede
         passed = max(passed or date.min, landed.date())
     if passed is None or written is None or file.get("max._run_id") == (run_id or None):
         return False
-    return written.replace(tzinfo=UTC) < datetime.combine(passed + kept, datetime.min.time(), UTC)
+    return bool(written.replace(tzinfo=UTC) < datetime.combine(passed + kept, datetime.min.time(), UTC))
 
 
 def _came_back(settings: Settings, table: Table, opened: DeltaTable) -> set[str]:
@@ -204,7 +205,9 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
         The table has rows in the archive, and their folder is gone.
     """
     opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
-    last = (opened.transaction_version(APP_ID) or 0) if opened else 0
+    if opened is None:
+        return []
+    last = opened.transaction_version(APP_ID) or 0
     return [_manifest(table, _folder(settings, table, opened, number))
             for number in range(1, last + 1) if _is_away(opened, number)]  # fmt: skip
 
@@ -280,7 +283,7 @@ def _write(
     filesystem, root = delta.filesystem(folder)
     filesystem.create_dir(root, recursive=True)
     dataset = delta.dataset(opened)
-    files = []
+    files: list[dict[str, Any]] = []
     for day in days:
         part_of = pc.field(table.partition_by)
         of_day = part_of.is_null() if day == NO_DAY else part_of == pa.scalar(date.fromisoformat(day))
@@ -339,7 +342,7 @@ def _put_back(settings: Settings, table: Table, batch: Batch) -> None:
     """Add the batch's rows as files that say that they change no data: nobody reads them as new."""
     source, root = delta.filesystem(batch.folder)
     target, home = delta.filesystem(delta.table_path(settings, table))
-    actions = []
+    actions: list[AddAction | RemoveAction] = []
     for file in batch.files:
         rows = ds.dataset(f"{root}/{file['path']}", filesystem=source).to_table()
         value = None if file["day"] == NO_DAY else file["day"]

@@ -333,7 +333,8 @@ def explain(flags: Column, checks: dict[str, str]) -> Column:
             F.concat(name, F.lit(" holds a value of the wrong type or out of bounds"))
         )
         known = reduce(lambda chain, item: chain.when(flag == item[0], F.lit(item[1])), sentences.items(), F)
-        return known.otherwise(other)
+        said: Column = known.otherwise(other)
+        return said
 
     return F.array_join(F.transform(flags, sentence), "; ")
 

@@ -6,6 +6,7 @@ source table are after the changes is told by `versions`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ CHANGES_OF_A_MESSAGE = 100_000
 def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
     """Columns of cdc_changes_bronze; a message with several rows becomes several changes."""
     fields = Fields(_each_change(records), "cdc_changes", settings, bounds)
-    get = lambda name: F.col("record")[name]  # noqa: E731 - short and local
+    get: Callable[[str], Column] = lambda name: F.col("record")[name]  # noqa: E731 - short and local
     given = {name: fields.text(name) for name in FIELDS if name not in ("change_timestamp", "timestamp", *_OBJECTS)}
     objects = {name: fields.object(name) for name in _OBJECTS}
     at, key = fields.time("change_timestamp"), fields.text("primary_key")
@@ -133,7 +134,7 @@ def _position(sequence: Column) -> Column:
     text = F.concat(F.lpad(F.length(whole).cast("string"), 3, "0"), whole)
     text = F.when(fraction == "", text).otherwise(F.concat(text, F.lit("!"), fraction))
     lsn = r"^([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})$"
-    half = lambda n: F.lpad(F.lower(F.regexp_extract(sequence, lsn, n)), 8, "0")  # noqa: E731
+    half: Callable[[int], Column] = lambda n: F.lpad(F.lower(F.regexp_extract(sequence, lsn, n)), 8, "0")  # noqa: E731
     return (
         F.when(sequence.rlike(number), text).when(sequence.rlike(lsn), F.concat(half(1), half(2))).otherwise(sequence)
     )
@@ -142,7 +143,7 @@ def _position(sequence: Column) -> Column:
 def _coded(text: Column) -> Column:
     """`envelopes.coded` for the text that an expression gives."""
     values = F.try_parse_json(text).cast("map<string,variant>")
-    letter = lambda kind: (  # noqa: E731
+    letter: Callable[[Column], Column] = lambda kind: (  # noqa: E731
         F.when(kind == "STRING", "s").when(kind == "BOOLEAN", "b").when(kind.rlike("^(OBJECT|ARRAY)"), "j")
     ).otherwise("n")
     return F.transform_values(
@@ -172,7 +173,9 @@ def key_of(keys: list[str], *rows: str) -> Column:
     given = F.from_json("primary_key", MAP)
     # One key column may also come bare: "primary_key": "17".
     bare = F.when(given.isNull(), F.col("primary_key")) if len(keys) == 1 else F.lit(None)
-    values = lambda row, k: (plain(F.col(row)[k]), plain(_in_any_case(F.col(row), k)))  # noqa: E731
+    values: Callable[[str, str], tuple[Column, Column]] = lambda row, k: (  # noqa: E731
+        plain(F.col(row)[k]), plain(_in_any_case(F.col(row), k))
+    )  # fmt: skip
     first, *others = rows
     parts = [
         F.coalesce(*values(first, k), given[k], bare.cast("string"), *(v for row in others for v in values(row, k)))

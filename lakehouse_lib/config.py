@@ -14,7 +14,7 @@ import secrets
 import shlex
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -35,9 +35,9 @@ class _Part(BaseModel):
 class FeedSettings(_Part):
     """How one feed's files are found and read."""
 
-    path: str = Field("", description="folder or URL of the feed; '' = <landing_path>/<feed>")
-    format: Literal["", "json", "csv", "parquet"] = Field("", description="'' = by each file's name")
-    timezone: str = Field("UTC", description="zone of timestamps without an offset")
+    path: str = Field(default="", description="folder or URL of the feed; '' = <landing_path>/<feed>")
+    format: Literal["", "json", "csv", "parquet"] = Field(default="", description="'' = by each file's name")
+    timezone: str = Field(default="UTC", description="zone of timestamps without an offset")
     select: dict[str, str] = Field(default_factory=dict, description="our column: Spark SQL expression over the record")
 
 
@@ -52,10 +52,10 @@ class Replica(_Part):
 class CdcSettings(_Part):
     """Which source tables of the CDC feed become which tables."""
 
-    users_table: str = Field("users", description="source table behind users_silver")
-    users_key: str = Field("user_id", description="its key column")
+    users_table: str = Field(default="users", description="source table behind users_silver")
+    users_key: str = Field(default="user_id", description="its key column")
     absent: Literal["unchanged", "null"] = Field(
-        "unchanged", description="what a flat update means by a column that its after_values leave out"
+        default="unchanged", description="what a flat update means by a column that its after_values leave out"
     )
     replicas: list[Replica] = Field(default_factory=list)
 
@@ -68,28 +68,28 @@ class CdcSettings(_Part):
 class SampleSettings(_Part):
     """The sample input; shares are fractions of the records of their feed."""
 
-    rows: int = Field(0, ge=0, description="events that `lakehouse run --sample` writes; 0 = none")
-    days: int = Field(14, ge=1, le=3650)
+    rows: int = Field(default=0, ge=0, description="events that `lakehouse run --sample` writes; 0 = none")
+    days: int = Field(default=14, ge=1, le=3650)
     seed: int = 42
-    users: int = Field(0, ge=0, description="0 = one for each 100 rows")
-    end: date | None = Field(None, description="day after the last one; None = today (UTC)")
-    share_duplicates: float = Field(0.01, ge=0, le=1)
-    share_late: float = Field(0.02, ge=0, le=1, description="delivered one to three days late")
-    share_malformed: float = Field(0.001, ge=0, le=1)
-    share_wrong_type: float = Field(0.001, ge=0, le=1)
-    share_missing: float = Field(0.001, ge=0, le=1, description="a required field is absent")
-    share_out_of_range: float = Field(0.0005, ge=0, le=1, description="impossible timestamps")
-    share_new_fields: float = Field(0.01, ge=0, le=1, description="fields the contract lacks")
-    share_redelivered: float = Field(0.01, ge=0, le=1, description="CDC changes sent again")
+    users: int = Field(default=0, ge=0, description="0 = one for each 100 rows")
+    end: date | None = Field(default=None, description="day after the last one; None = today (UTC)")
+    share_duplicates: float = Field(default=0.01, ge=0, le=1)
+    share_late: float = Field(default=0.02, ge=0, le=1, description="delivered one to three days late")
+    share_malformed: float = Field(default=0.001, ge=0, le=1)
+    share_wrong_type: float = Field(default=0.001, ge=0, le=1)
+    share_missing: float = Field(default=0.001, ge=0, le=1, description="a required field is absent")
+    share_out_of_range: float = Field(default=0.0005, ge=0, le=1, description="impossible timestamps")
+    share_new_fields: float = Field(default=0.01, ge=0, le=1, description="fields the contract lacks")
+    share_redelivered: float = Field(default=0.01, ge=0, le=1, description="CDC changes sent again")
 
 
 class SegmentSettings(_Part):
     """Bounds of the user segments; see `gold.user_segments`."""
 
-    vip_value: float = Field(500.0, gt=0, description="value of the last 90 days")
-    active_days: int = Field(7, ge=1, description="seen within so many days: Active")
-    active_events: int = Field(20, ge=1, description="and with so many events")
-    inactive_days: int = Field(30, ge=1, description="not seen for more days: Inactive")
+    vip_value: float = Field(default=500.0, gt=0, description="value of the last 90 days")
+    active_days: int = Field(default=7, ge=1, description="seen within so many days: Active")
+    active_events: int = Field(default=20, ge=1, description="and with so many events")
+    inactive_days: int = Field(default=30, ge=1, description="not seen for more days: Inactive")
 
 
 def _plain(name: str) -> AliasChoices:
@@ -230,7 +230,7 @@ class Settings(BaseSettings):
 
     def feed(self, name: str) -> FeedSettings:
         """Settings of a feed, given or default."""
-        return self.feeds.get(name, FeedSettings())
+        return self.feeds.get(cast("Feed", name), FeedSettings())
 
     def feed_path(self, name: str) -> str:
         """Folder of a feed's landing files."""
@@ -425,7 +425,7 @@ def _read_file(file: str | Path | None) -> dict[str, Any]:
     return {key: value for key, value in content.items() if value not in ("", None)}
 
 
-def _fields_at(location: tuple) -> dict[str, Any]:
+def _fields_at(location: tuple[Any, ...]) -> dict[str, Any]:
     """The fields that are known where an error was found."""
     model: Any = Settings
     for step in location:

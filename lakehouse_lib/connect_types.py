@@ -44,7 +44,7 @@ def is_unavailable(value: Any) -> bool:
         return len(value) == len(_UNKNOWN_NUMBERS) and (
             all(one is True for one in value) or list(map(_as_number, value)) == _UNKNOWN_NUMBERS
         )
-    return value == _IN_A_MAP
+    return bool(value == _IN_A_MAP)
 
 
 def _as_number(value: Any) -> float | None:

@@ -151,10 +151,11 @@ def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]
     if opened is None:
         return []
     # Not filtered while it is scanned: what delta-rs merges holds text as string_view, which Arrow does not compare.
-    return dataset(opened).to_table().filter(_equal(equal)).to_pylist()
+    rows: list[dict[str, Any]] = dataset(opened).to_table().filter(_equal(equal)).to_pylist()
+    return rows
 
 
-def ops_tuples(settings: Settings, name: str, columns: list[str], **equal: Any) -> Iterator[tuple]:
+def ops_tuples(settings: Settings, name: str, columns: list[str], **equal: Any) -> Iterator[tuple[Any, ...]]:
     """Some columns of the rows of a table under ``ops/``, as `read_ops` selects them; none where it lacks one."""
     opened = open_table(f"{settings.layer_path('ops')}/{name}")
     if opened is None or not {*columns} <= {field.name for field in opened.schema().fields}:
@@ -239,7 +240,7 @@ def changes(path: str, after: int, upto: int) -> Changes:
             found.complete = False
             found.any = True
             continue
-        info = next((a["commitInfo"] for a in written if "commitInfo" in a), {})
+        info: dict[str, Any] = next((a["commitInfo"] for a in written if "commitInfo" in a), {})
         adds = [a["add"] for a in written if "add" in a and a["add"]["dataChange"]]
         removes = [a["remove"] for a in written if "remove" in a and a["remove"]["dataChange"]]
         found.commits.append(info | {"version": version, "adds": adds})
@@ -306,9 +307,10 @@ def was_said(opened: DeltaTable, after: int, key: str, value: str) -> bool:
 def says(info: dict[str, Any]) -> dict[str, Any]:
     """What the pipeline wrote into a commit of its own."""
     try:
-        return json.loads(info.get("userMetadata") or "{}")
+        told: dict[str, Any] = json.loads(info.get("userMetadata") or "{}")
     except json.JSONDecodeError:
         return {}
+    return told
 
 
 def read(spark: SparkSession, settings: Settings, table: Table, version: int | None = None) -> DataFrame:
@@ -332,7 +334,7 @@ def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: i
     return feed.where("_change_type = 'insert'").drop("_change_type", "_commit_version", "_commit_timestamp")
 
 
-def append(df: DataFrame, settings: Settings, table: Table, consumed: Iterable[Consumed], info: dict) -> None:
+def append(df: DataFrame, settings: Settings, table: Table, consumed: Iterable[Consumed], info: dict[str, Any]) -> None:
     """Add rows, and remember in the same commit how far the sources were read."""
     _write(df, settings, table, "append", {}, consumed, info)
 
@@ -342,7 +344,7 @@ def overwrite(
     settings: Settings,
     table: Table,
     consumed: Iterable[Consumed],
-    info: dict,
+    info: dict[str, Any],
     days: Iterable[date] | None = None,
     reschema: bool = False,
 ) -> None:
@@ -362,7 +364,7 @@ def merge(
     settings: Settings,
     table: Table,
     consumed: Iterable[Consumed],
-    info: dict,
+    info: dict[str, Any],
     partitions: Iterable[date] | None = None,
 ) -> None:
     """Apply rows marked by ``_action`` (insert, update, delete) by the table's key, in one commit.
@@ -386,7 +388,7 @@ def swap(
     settings: Settings,
     table: Table,
     consumed: Iterable[Consumed],
-    info: dict,
+    info: dict[str, Any],
 ) -> None:
     """Delete rows of a bronze table and add others, in one commit.
 
@@ -412,9 +414,10 @@ def _merge(
     matched: str,
     names: list[str],
     consumed: Iterable[Consumed],
-    info: dict,
+    info: dict[str, Any],
 ) -> None:
-    first, *others = list(consumed) or [None]
+    marks = list(consumed)
+    first = marks[0] if marks else None
     view = f"changes_{threading.get_ident()}_{random.getrandbits(32):x}"
     columns, values = (", ".join(f"{p}`{name}`" for name in names) for p in ("", "s."))
     statement = (
@@ -439,11 +442,15 @@ def _merge(
         _retried(run, table.name)
     finally:
         spark.catalog.dropTempView(view)
-    mark(settings, table, others)
+    mark(settings, table, marks[1:])
 
 
 def mark(
-    settings: Settings, table: Table, consumed: Iterable[Consumed], info: dict | None = None, once: bool = False
+    settings: Settings,
+    table: Table,
+    consumed: Iterable[Consumed],
+    info: dict[str, Any] | None = None,
+    once: bool = False,
 ) -> None:
     """Remember how far sources were read, and what became of their records, where no data has to be written.
 
@@ -472,7 +479,7 @@ def mark(
     _retried(run, table.name)
 
 
-def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict) -> None:
+def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict[str, Any]) -> None:
     """Delete the rows of some landing files from a bronze table."""
     listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
 
@@ -489,7 +496,7 @@ def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict
     _retried(run, table.name)
 
 
-def restore(settings: Settings, table: Table, version: int, consumed: Iterable[Consumed], info: dict) -> None:
+def restore(settings: Settings, table: Table, version: int, consumed: Iterable[Consumed], info: dict[str, Any]) -> None:
     """Take a table back to a version; what it remembers of its sources goes back in the same commit."""
 
     def run() -> None:
@@ -534,8 +541,10 @@ def upsert_ops(
         early = found is not None and not {*rows.column_names} <= {field.name for field in found.schema().fields}
         if found is None or (early and where != "false"):
             # Not there yet, or of an early version of this library whose rows cannot be updated.
-            mode = "error" if found is None else "overwrite"
-            write_deltalake(path, rows, mode=mode, schema_mode=None if found is None else "overwrite")
+            if found is None:
+                write_deltalake(path, rows, mode="error")
+            else:
+                write_deltalake(path, rows, mode="overwrite", schema_mode="overwrite")
             return
         same = " AND ".join(f"t.{column} = s.{column}" for column in key)
         merge = found.merge(rows, same, source_alias="s", target_alias="t", merge_schema=early)
@@ -553,9 +562,10 @@ def _write(
     mode: str,
     options: dict[str, str],
     consumed: Iterable[Consumed],
-    info: dict,
+    info: dict[str, Any],
 ) -> None:
-    first, *others = list(consumed) or [None]
+    marks = list(consumed)
+    first = marks[0] if marks else None
     if first:
         options |= {"txnAppId": first.app_id, "txnVersion": str(first.version)}
     path = table_path(settings, table)
@@ -565,7 +575,7 @@ def _write(
         writer.options(userMetadata=json.dumps(info), **options).save(path)
 
     _retried(run, table.name)
-    mark(settings, table, others)
+    mark(settings, table, marks[1:])
 
 
 def _swap_parquet(df: DataFrame, path: Path) -> None:

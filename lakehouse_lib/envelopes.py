@@ -55,7 +55,12 @@ OPERATIONS = {
     **dict.fromkeys(("t", "truncate", "table-truncate"), "TRUNCATE"),
 }  # fmt: skip
 _AFTER_ALL = 2**62
-_STRICT = {"catch_duplicate_keys": True, "allow_inf_nan": False, "float_mode": "lossless-float", "cache_mode": "keys"}
+_STRICT: dict[str, Any] = {
+    "catch_duplicate_keys": True,
+    "allow_inf_nan": False,
+    "float_mode": "lossless-float",
+    "cache_mode": "keys",
+}
 
 
 def flat(message: dict[str, Any] | None, path: str = "") -> dict[str, Any]:
@@ -127,7 +132,8 @@ def _debezium(message: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
     source = _object(message.get("source")) or {}
     rows = {field["field"]: field for field in schema.get("fields") or () if "field" in field}
     before, after = (_row(message.get(name), rows.get(name)) for name in ("before", "after"))
-    key, unset = None, {}
+    key = None
+    unset: dict[str, Any] = {}
     if _text(source.get("connector")) == "mongodb" or "collection" in source:
         before, after = plain(before), plain(after)
         key = plain(_object(message.get("filter")))
@@ -227,7 +233,7 @@ _UNWRAPPED = re.compile(
 """Fields that the transformation puts beside a row; other names with two underscores are the source's own."""
 
 
-def _of_topic(path: str) -> list[str | None]:
+def _of_topic(path: str) -> list[Any]:
     """Database and table by a folder that is named like the topic: ``server.database.table``."""
     folders = [one for one in path.split("/")[:-1] if "=" not in one and not one.isdigit()]
     parts = folders[-1].split(".") if folders else []
@@ -250,7 +256,8 @@ def _maxwell(message: dict[str, Any]) -> dict[str, Any]:
     last, offset = int(str(message.get("commit")).lower() == "true"), message.get("xoffset")
     if ":" in str(message.get("position")):
         row = _AFTER_ALL if last and offset is None else offset
-        place = positions.binlog(*str(message["position"]).rsplit(":", 1), row)
+        file, position = str(message["position"]).rsplit(":", 1)
+        place = positions.binlog(file, position, row)
     elif message.get("xid") is not None:
         # Ids of transactions can restart, so the time leads.
         place = positions.of("transactions", message.get("ts"), message["xid"], last, offset or 0)

@@ -44,7 +44,7 @@ def _number(inner: Any) -> Any:
 def _date(inner: Any) -> Any:
     if isinstance(inner, str):
         return inner
-    millis = inner.get("$numberLong") if isinstance(inner, dict) else inner
+    millis: Any = inner.get("$numberLong") if isinstance(inner, dict) else inner
     try:
         at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(millis))
     except (TypeError, ValueError, OverflowError):

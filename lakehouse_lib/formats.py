@@ -174,7 +174,8 @@ def _document(data: bytes) -> list[bytes] | str:
         if text[0] == "{":
             _, end = decoder.raw_decode(text)
             return [data] if end == len(text) else "more text follows its object"
-        found, place = [], 1
+        found: list[bytes] = []
+        place = 1
         while (place := _skip_space(text, place)) < len(text):
             if text[place] == "]" and not found:
                 break
@@ -267,7 +268,8 @@ def _csv_records(lines: Iterator[str], delimiter: str, end: str) -> Iterator[tup
             if size > MAX_LINE:
                 raise Unreadable(f"a quote is not closed within {MAX_LINE >> 20} MB; its record begins {line[:60]!r}")
         if state == "broken" and sum(part.count('"') for part in taken) % 2:
-            ahead = list(takewhile(lambda part: part is not None, (following() for _ in range(NEAR))))
+            parts = takewhile(lambda part: part is not None, (following() for _ in range(NEAR)))
+            ahead = [part for part in parts if part is not None]
             close = next((n for n, part in enumerate(ahead, 1) if part.count('"') % 2), 0)
             taken += ahead[:close]
             waiting.extendleft(reversed(ahead[close:]))

@@ -49,11 +49,11 @@ def hourly_metrics(inputs: Inputs) -> Days:
     """hourly_metrics_gold, for the days that new events, clicks or rejections touch."""
     rejected = inputs.table.sources[2:]
     sessions = inputs.all("clickstream_silver")
-    days = None
+    days: set[date] | None = None
     if not inputs.full:
-        days = inputs.days("app_events_silver") | _click_days(inputs)
+        days = inputs.changed_days("app_events_silver") | _click_days(inputs)
         for name in rejected:
-            days |= inputs.days(name)
+            days |= inputs.changed_days(name)
     if days:
         ends = F.col("session_end_time").cast("date")
         first, last = F.lit(min(days)), F.lit(max(days))
@@ -70,7 +70,7 @@ def hourly_metrics(inputs: Inputs) -> Days:
 
 def _click_days(inputs: Inputs) -> set[date]:
     """Days of the clicks of changed sessions, as they are and as they were."""
-    touched = inputs.days("clickstream_silver")
+    touched = inputs.changed_days("clickstream_silver")
     found = set(touched)
     if touched:
         versions = (inputs.all("clickstream_silver"), inputs.before("clickstream_silver"))
@@ -131,7 +131,7 @@ def daily_summary(inputs: Inputs) -> Difference:
     """daily_summary_gold from the first touched day on: users of 30 days look back, new users on."""
     since = None
     if not inputs.full:
-        touched = inputs.days("app_events_silver") | inputs.days("clickstream_silver")
+        touched = inputs.changed_days("app_events_silver") | inputs.changed_days("clickstream_silver")
         since = min(touched) if touched else None
     made = daily(inputs.all("app_events_silver"), inputs.all("clickstream_silver"), since)
     old = live_rows(inputs)
@@ -149,9 +149,9 @@ def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> 
         .distinct()
     )
     firsts = user_days.groupBy("user_id").agg(F.min("day").alias("day"))
-    after = F.lit(since) if since else None
     recent = user_days
     if since:
+        after = F.lit(since)
         events, sessions = (
             events.where(F.col("event_date") >= after),
             sessions.where(F.col("session_date") >= after),

@@ -205,7 +205,8 @@ def opened(settings: Settings, feed: str, file: LandingFile) -> BinaryIO:
     if "://" not in folder:
         return open(file.local or os.path.join(folder, file.path), "rb")
     filesystem, root = delta.filesystem(folder)
-    return filesystem.open_input_file(f"{root}/{file.path}")
+    found: BinaryIO = filesystem.open_input_file(f"{root}/{file.path}")
+    return found
 
 
 # What is done ----------------------------------------------------------------

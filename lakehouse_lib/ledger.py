@@ -59,7 +59,7 @@ def account(settings: Settings, table: Table, opened: DeltaTable, last: Accounte
         Records do not add up, or the table holds other rows than were meant.
     """
     found: list[Entry] = []
-    table_id = opened.metadata().id
+    table_id = str(opened.metadata().id)
     after, rows = last.get(table_id, (-1, 0))
     if rows is None:
         rows = _rows_at(opened, after, opened.count())
@@ -97,7 +97,7 @@ def _moved_by(says: dict[str, Any]) -> str:
 
 
 def _counted(
-    settings: Settings, table: Table, commit: dict, says: dict, taken_back: set[str]
+    settings: Settings, table: Table, commit: dict[str, Any], says: dict[str, Any], taken_back: set[str]
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Counts and reasons of one commit, held against what was written."""
     if "reasons" in says:  # a replay, a restore, or files taken back: it knows what it moved
@@ -119,19 +119,21 @@ def _counted(
     return counts, reasons
 
 
-def _count_load(settings: Settings, table: Table, commit: dict, says: dict, taken_back: set[str]) -> tuple[dict, dict]:
+def _count_load(
+    settings: Settings, table: Table, commit: dict[str, Any], says: dict[str, Any], taken_back: set[str]
+) -> tuple[dict[str, int], dict[str, int]]:
     """Count what a load wrote, in its data files, and hold it against the records that its landing files hold.
 
     A landing file of which other records arrived is set aside: its rows are taken out again.
     """
     path = delta.table_path(settings, table)
     arrived: Counter[str] = Counter()
-    counts, reasons = dict.fromkeys(COUNTS, 0), Counter()
-    per_file: dict[str, tuple[Counter, Counter]] = {}
+    counts, reasons = dict.fromkeys(COUNTS, 0), Counter[str]()
+    per_file: dict[str, tuple[Counter[str], Counter[str]]] = {}
     for data in _written(path, table, commit):
         for name, own, flags in _by_file(table, data):
             arrived[name] += own.pop("records")
-            seen = per_file.setdefault(name, (Counter(), Counter()))
+            seen = per_file.setdefault(name, (Counter[str](), Counter[str]()))
             seen[0].update(own)
             seen[1].update(flags)
     for own, flags in per_file.values():
@@ -140,7 +142,8 @@ def _count_load(settings: Settings, table: Table, commit: dict, says: dict, take
     expected = {f["path"]: f["records"] for f in says["files"] if f["state"] == "loaded"}
     wrong = {p: n for p in {*expected, *arrived} - taken_back if (n := arrived[p]) != expected.get(p, 0)}
     if wrong:
-        _take_back(settings, table, says["run_id"], {p: per_file.get(p, (Counter(), Counter())) for p in wrong}, {
+        counted = {p: per_file.get(p, (Counter[str](), Counter[str]())) for p in wrong}
+        _take_back(settings, table, says["run_id"], counted, {
             p: f"it holds {expected.get(p, 0)} records, and {n} arrived in the table" for p, n in wrong.items()
         })  # fmt: skip
     repeated = sum(f["records"] for f in says["files"] if f["state"] == "duplicate")
@@ -150,7 +153,7 @@ def _count_load(settings: Settings, table: Table, commit: dict, says: dict, take
     return counts, dict(reasons)
 
 
-def _written(path: str, table: Table, commit: dict) -> Iterator[pa.Table]:
+def _written(path: str, table: Table, commit: dict[str, Any]) -> Iterator[pa.Table]:
     """The columns that tell where rows come from and what is wrong with them, of each file of a commit."""
     filesystem, root = delta.filesystem(path)
     names = ["_quality_flags", "_source_file", *(["_source_line"] if "_source_line" in table.names else [])]
@@ -159,10 +162,10 @@ def _written(path: str, table: Table, commit: dict) -> Iterator[pa.Table]:
                             partitioning=None)  # fmt: skip
 
 
-def _by_file(table: Table, data: pa.Table) -> Iterator[tuple[str, Counter, Counter]]:
+def _by_file(table: Table, data: pa.Table) -> Iterator[tuple[str, Counter[str], Counter[str]]]:
     """For each landing file: what became of its records, how many they were, and the flags that were set."""
     flags = data["_quality_flags"].combine_chunks()
-    kinds: dict[str, Counter] = {}
+    kinds: dict[str, Counter[str]] = {}
     parents = data["_source_file"].take(pc.list_parent_indices(flags))
     flagged = pa.table([parents, pc.list_flatten(flags)], ["file", "flag"]).group_by(["file", "flag"])
     for row in flagged.aggregate([([], "count_all")]).to_pylist():
@@ -179,10 +182,14 @@ def _by_file(table: Table, data: pa.Table) -> Iterator[tuple[str, Counter, Count
 
 
 def _take_back(
-    settings: Settings, table: Table, run_id: str, counted: dict[str, tuple[Counter, Counter]], why: dict[str, str]
+    settings: Settings,
+    table: Table,
+    run_id: str,
+    counted: dict[str, tuple[Counter[str], Counter[str]]],
+    why: dict[str, str],
 ) -> None:
     """Take the rows of landing files out of a bronze table; the files are set aside."""
-    own, flags = Counter(), Counter()
+    own, flags = Counter[str](), Counter[str]()
     for counts, reasons in counted.values():
         own.update(counts)
         flags.update(reasons)
@@ -192,7 +199,7 @@ def _take_back(
     delta.take_back(settings, table, why, info)
 
 
-def _compare(table: Table, commit: dict, expected: dict[str, int]) -> None:
+def _compare(table: Table, commit: dict[str, Any], expected: dict[str, int]) -> None:
     """Hold what Delta says it wrote against what was meant to be written."""
     metrics = commit.get("operationMetrics") or {}
     if commit.get("operation") == "MERGE":
@@ -209,7 +216,13 @@ def _compare(table: Table, commit: dict, expected: dict[str, int]) -> None:
 
 
 def _row(
-    table: Table, table_id: str, commit: dict, says: dict, counts: dict, reasons: dict, change: int
+    table: Table,
+    table_id: str,
+    commit: dict[str, Any],
+    says: dict[str, Any],
+    counts: dict[str, int],
+    reasons: dict[str, int],
+    change: int,
 ) -> dict[str, Any]:
     return {"run_id": says.get("run_id", ""), "target": table.name, "table_id": table_id,
             "version": commit["version"], **counts, "reasons": json.dumps(reasons, sort_keys=True),

@@ -181,14 +181,15 @@ def _read(
         for start in range(0, len(fresh), AT_ONCE):
             for file in pool.map(lambda file: _with_digest(settings, feed, file), fresh[start : start + AT_ONCE]):
                 before = known.get(file.path)
-                in_table = before is not None and before.state in OF_THE_TABLE
+                if before is not None and before.state not in OF_THE_TABLE:
+                    before = None
                 if file.state:
                     told.append(file)
-                elif in_table and file.digest != before.digest and before.size != -1:
+                elif before and file.digest != before.digest and before.size != -1:
                     told.append(replace(before, reason=landing.changed_sentence(feed, before, file)))
-                elif in_table and (not whole or before.state == "withdrawn"):
+                elif before and (not whole or before.state == "withdrawn"):
                     told.append(replace(before, modified=file.modified, reason=""))  # only its time is another
-                elif in_table and before.state == "duplicate" and _content(file) in withdrawn:
+                elif before and before.state == "duplicate" and _content(file) in withdrawn:
                     told.append(before)
                 elif _content(file) in held:
                     load.duplicates.append(file)
@@ -309,10 +310,13 @@ def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: st
 def transformation(table: Table) -> Callable[..., Any]:
     """The function that makes a table."""
     module, _, name = table.transform.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    made: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return made
 
 
-def _check_mapping(settings: Settings, feed: str, rows, records, files: list[LandingFile]) -> None:
+def _check_mapping(
+    settings: Settings, feed: str, rows: DataFrame, records: DataFrame, files: list[LandingFile]
+) -> None:
     """Refuse a load in which a required field is missing everywhere: the mapping is wrong."""
     required = bronze.REQUIRED.get(feed, [])
     if sum(file.records for file in files) < 10 or not required:
@@ -324,10 +328,12 @@ def _check_mapping(settings: Settings, feed: str, rows, records, files: list[Lan
     from pyspark.sql import functions as F
 
     head = rows.limit(200).agg(*(F.count(name).alias(name) for name in required)).first()
+    assert head is not None
     suspects = [name for name in required if not head[name]]
     if not suspects:
         return
     every = rows.agg(*(F.count(name).alias(name) for name in suspects)).first()
+    assert every is not None
     missing = [name for name in suspects if not every[name]]
     if missing:
         known = records.limit(200).select(F.explode(F.map_keys("record"))).distinct().collect()

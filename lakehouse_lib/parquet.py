@@ -66,7 +66,7 @@ def _not_json(texts: dict[str, pa.StringArray]) -> dict[int, list[str]]:
 
 def _is_text(column: pa.Array) -> bool:
     kind = column.type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _valid(column: pa.Array, problems: dict[int, str]) -> pa.Array:
@@ -162,6 +162,8 @@ def _value(value: Any) -> Any:
 
 class _Digits(int):
     """A decimal number, written as it is."""
+
+    text: str
 
     def __new__(cls, text: str) -> _Digits:
         made = super().__new__(cls, 0)

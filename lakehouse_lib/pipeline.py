@@ -8,9 +8,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
@@ -34,6 +35,9 @@ from lakehouse_lib.errors import ConfigError, LakehouseError, LandingError, Lock
 from lakehouse_lib.ops import COUNTS
 from lakehouse_lib.refresh import Inputs
 from lakehouse_lib.tables import Table
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +244,7 @@ def run(
         finished: dict[str, Step] = {}
         settled, checked = ledger.last_accounted(settings), quality.latest(settings)
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            running = {}
+            running: dict[Future[Step], str] = {}
             while waiting or running:
                 for name, table in list(waiting.items()):
                     if all(other in finished for other in tables.waits_for(table) if other in chosen):
@@ -337,7 +341,7 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     full = settings.full or not settings.enable_delta
     # A run that was killed after its commit has not told how far it read the sources but the first.
     full = full or any(state.lost_track or state.after is None for state in states.values())
-    full = full or not delta.open_table(delta.table_path(settings, table)).file_uris()
+    full = full or not cast("DeltaTable", delta.open_table(delta.table_path(settings, table))).file_uris()
     with session.opened(settings) as spark:
         inputs = Inputs(spark, settings, table, run_id, states, full)
         outcome = loading.transformation(table)(inputs)

@@ -37,7 +37,12 @@ PROBLEMS = {
 ROWS, BYTES = 20_000, 16 << 20
 """Size of a batch: records and bytes, whichever is reached first."""
 
-_STRICT = {"catch_duplicate_keys": True, "allow_inf_nan": False, "float_mode": "lossless-float", "cache_mode": "keys"}
+_STRICT: dict[str, Any] = {
+    "catch_duplicate_keys": True,
+    "allow_inf_nan": False,
+    "float_mode": "lossless-float",
+    "cache_mode": "keys",
+}
 
 
 Shape = Callable[[dict[str, Any] | None, str], dict[str, Any]]
@@ -179,7 +184,7 @@ def maps(offsets: pa.Array, keys: Iterable[int], names: list[str], values: pa.Ar
     return pa.MapArray.from_arrays(offsets, pc.take(pa.array(names, pa.string()), places), values)
 
 
-def _strings(texts: list[str] | list[bytes], nulls: Iterable[int]) -> pa.StringArray:
+def _strings(texts: list[Any], nulls: Iterable[int]) -> pa.StringArray:
     """Text as Arrow; joined first, because Arrow takes single Python strings slowly."""
     if not texts:
         return pa.array([], pa.string())

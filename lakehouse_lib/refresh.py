@@ -6,11 +6,11 @@ commit that also remembers how far the sources were read and what became of ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyspark.sql import Window
 from pyspark.sql import functions as F
@@ -22,7 +22,7 @@ from lakehouse_lib.session import settle
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, Row, SparkSession
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,10 @@ class Inputs:
     def days(self, source: str) -> set[date] | None:
         """Days of a source that changed since it was last read, and those to compute again that it or the table
         has; None for all (full refresh)."""
-        if self.full:
-            return None
+        return None if self.full else self.changed_days(source)
+
+    def changed_days(self, source: str) -> set[date]:
+        """`days` of a refresh that is not full."""
         days: set[date] = set()
         state = self.states[source]
         if state.changes:
@@ -192,7 +194,7 @@ def first_of(df: DataFrame, keys: list[str], order: list[str], prefer: str | Non
     return ranked.withColumn("_replaces", replaces)
 
 
-def content_hash(df: DataFrame, names: Iterable[str]):
+def content_hash(df: DataFrame, names: Iterable[str]) -> Column:
     """64-bit hash of some columns in which a null differs from no value."""
     names = sorted(names)
     nulls = F.concat(*(F.col(f"`{name}`").isNull().cast("int").cast("string") for name in names))
@@ -201,7 +203,12 @@ def content_hash(df: DataFrame, names: Iterable[str]):
 
 def write(inputs: Inputs, outcome: Append | Upsert | Days | Difference) -> dict[str, int]:
     """Write an outcome in one commit; returns the ledger counts."""
-    writers = {Append: _append, Upsert: _upsert, Days: _days, Difference: _difference}
+    writers: dict[type, Callable[[Inputs, Any], dict[str, int]]] = {
+        Append: _append,
+        Upsert: _upsert,
+        Days: _days,
+        Difference: _difference,
+    }
     return writers[type(outcome)](inputs, outcome)
 
 
@@ -250,6 +257,7 @@ def _upsert(inputs: Inputs, outcome: Upsert) -> dict[str, int]:
         F.count_if(~won).alias("duplicate"),
         F.collect_set(F.when(won & replaces, F.col("_part"))).alias("parts"),
     ).first()
+    assert tally is not None
     counts = _counts(**{name: tally[name] for name in COUNTS[:4]})
     winners = ranked.where(won).select(*names, replaces.alias("_replaces"))
     rows = winners.drop("_replaces")
@@ -343,7 +351,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
     return counts
 
 
-def _replace(inputs: Inputs, rows: DataFrame, counts: dict, count: int) -> None:
+def _replace(inputs: Inputs, rows: DataFrame, counts: dict[str, Any], count: int) -> None:
     """Write a table whole; a table that is empty and stays so is only marked."""
     archive.restore(inputs.settings, inputs.table)
     opened = delta.open_table(delta.table_path(inputs.settings, inputs.table)) \
@@ -364,4 +372,4 @@ def _counts(**given: int) -> dict[str, int]:
 
 
 def _tally(outcome: Difference) -> dict[str, Any] | None:
-    return None if outcome.tally is None else _counts(**outcome.tally.first().asDict())
+    return None if outcome.tally is None else _counts(**cast("Row", outcome.tally.first()).asDict())

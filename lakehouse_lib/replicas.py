@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyspark.sql import Column
@@ -114,8 +114,8 @@ def current_rows(rows: DataFrame, columns: Mapping[str, Own], keys: list[str]) -
 
 def as_json(row: Column) -> Column:
     """A row as `envelopes.coded`, as JSON."""
-    quoted = lambda text: F.regexp_extract(F.to_json(F.array(text)), r"(?s)^\[(.*)\]$", 1)  # noqa: E731
-    value = lambda coded: F.when(coded.isNull(), "null").when(coded.startswith("s"), quoted(cdc.plain(coded))).otherwise(  # noqa: E731, E501
+    quoted: Callable[[Column], Column] = lambda text: F.regexp_extract(F.to_json(F.array(text)), r"(?s)^\[(.*)\]$", 1)  # noqa: E731
+    value: Callable[[Column], Column] = lambda coded: F.when(coded.isNull(), "null").when(coded.startswith("s"), quoted(cdc.plain(coded))).otherwise(  # noqa: E731, E501
         cdc.plain(coded))  # fmt: skip
     pairs = F.transform(F.map_entries(row), lambda one: F.concat(quoted(one["key"]), F.lit(":"), value(one["value"])))
     return F.when(row.isNotNull(), F.concat(F.lit("{"), F.array_join(pairs, ","), F.lit("}")))
@@ -162,7 +162,7 @@ def _seen(changes: DataFrame, keys: list[str]) -> dict[str, Seen]:
     own = F.array(*(F.lit(key.lower()) for key in keys))
     key_before = F.map_filter("_before", lambda name, _: F.array_contains(own, F.lower(name)))
     # A key that is in none of the rows stands in the message's primary key, as text.
-    guessed = lambda text: F.when(text.rlike(r"^-?(0|[1-9]\d*)$"), "n").otherwise("s")  # noqa: E731
+    guessed: Callable[[Column], Column] = lambda text: F.when(text.rlike(r"^-?(0|[1-9]\d*)$"), "n").otherwise("s")  # noqa: E731
     given = F.transform_values(F.from_json("_key", cdc.MAP), lambda _, text: F.concat(guessed(text), text))
     deleted = F.when(F.size(key_before) > 0, key_before).otherwise(given)
     row = F.when(F.col("operation_type") == "DELETE", deleted).otherwise(F.col("_after"))
@@ -171,7 +171,9 @@ def _seen(changes: DataFrame, keys: list[str]) -> dict[str, Seen]:
     number = F.when(text.rlike(r"^-?\d+$"), "int").when(text.rlike(r"^-?\d+\.\d+$"), "fraction").otherwise("double")
     kind = F.when(letter == "n", number).when(letter == "b", "boolean").when(letter.isNotNull(), "string")
     is_number = declared.isNull() & (letter == "n")
-    digits = lambda pattern: F.max(F.when(is_number, F.length(F.regexp_extract(text, pattern, 1))))  # noqa: E731
+    digits: Callable[[str], Column] = lambda pattern: F.max(  # noqa: E731
+        F.when(is_number, F.length(F.regexp_extract(text, pattern, 1)))
+    )
     mantissa = F.regexp_extract(text, r"^-?0*([\d.]*)", 1)
     found = each.groupBy(F.lower("_name").alias("name")).agg(
         F.min("_name").alias("source"),

@@ -6,6 +6,7 @@ others are plain DataFrame → DataFrame.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from lakehouse_lib.session import settle
 from lakehouse_lib.tables import Table
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 ATTRIBUTES = ("email", "name", "country", "plan", "signup_date")
 
@@ -204,7 +205,7 @@ def users_history(inputs: Inputs) -> Difference:
 
 def user_versions(rows: DataFrame, key: str) -> DataFrame:
     """Versions of users with attributes in columns, the rest of them as JSON."""
-    value = lambda name: cdc.plain(F.col("_row")[name])  # noqa: E731
+    value: Callable[[str], Column] = lambda name: cdc.plain(F.col("_row")[name])  # noqa: E731
     taken = F.array(*(F.lit(name) for name in (key, *ATTRIBUTES)))
     rest = F.map_filter("_row", lambda name, _: ~F.array_contains(taken, name))
     rest = F.map_from_entries(F.array_sort(F.map_entries(rest)))
@@ -287,8 +288,8 @@ def user_dimension(history: DataFrame, events: DataFrame, sessions: DataFrame, a
     newest = activity.agg(F.max("last_seen_date").alias("_newest"))
     joined = known.join(activity, "user_id", "full_outer").crossJoin(F.broadcast(newest))
     active = F.col("last_seen_date") > F.date_sub("_newest", active_days)
-    zero = lambda name: F.coalesce(name, F.lit(0).cast("bigint")).alias(name)  # noqa: E731
-    no = lambda column: F.coalesce(column, F.lit(False))  # noqa: E731
+    zero: Callable[[str], Column] = lambda name: F.coalesce(name, F.lit(0).cast("bigint")).alias(name)  # noqa: E731
+    no: Callable[[Column], Column] = lambda column: F.coalesce(column, F.lit(False))  # noqa: E731
     return joined.select(
         "user_id", *ATTRIBUTES, "attributes",
         no(F.col("is_known")).alias("is_known"), no(F.col("is_deleted")).alias("is_deleted"),

@@ -54,7 +54,7 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         if not self._count:  # Spark reads no folder without a file
-            _, self._shared = self._new()
+            self._shared = self._new()[1]
         if self._shared:
             self._shared.close()
 

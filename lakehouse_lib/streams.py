@@ -104,10 +104,11 @@ def _encoding(start: bytes) -> str:
         if start.startswith(mark):
             return name
     zeros = tuple(byte == 0 for byte in start)
-    return {
+    names: dict[tuple[bool, ...], str] = {
         (False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be",
         (False, True, True, True): "utf-32-le", (True, True, True, False): "utf-32-be",
-    }.get(zeros, "")  # fmt: skip
+    }  # fmt: skip
+    return names.get(zeros, "")
 
 
 def lines(chunks: Iterable[bytes], end: bytes = b"\n") -> Iterator[bytes]:

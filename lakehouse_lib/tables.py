@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -200,7 +201,7 @@ _GOOD = f"size(array_except(_quality_flags, array({', '.join(map(repr, CONTROLS)
 """Whether a record is no reject: a message that changes no row is none."""
 
 
-def _bronze(name: str, feed: str, date: str, declared: str, **more) -> Table:
+def _bronze(name: str, feed: str, date: str, declared: str, **more: Any) -> Table:
     return Table(
         name=name, layer="bronze", grain="a record as it was received",
         declared=declared, key=(), sources=(),

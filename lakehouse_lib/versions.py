@@ -17,7 +17,7 @@ line of the file decide. Rows are rebuilt from all changes of the keys that new 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,7 @@ def of(inputs: Inputs, source_table: str, keys: list[str], whole: bool = False) 
         F.collect_set("source_database").alias("databases"), F.collect_set(move).alias("moves"),
         F.max(partial).alias("partial"), F.max(F.col("_is_new") & F.expr(_TRUNCATES)).alias("truncated"),
     ).first()  # fmt: skip
+    assert about is not None
     _check_one_table(source_table, sorted(about["databases"]))
     grouped = _grouped(changes, _roots(about["moves"]))
     touched = None
@@ -118,7 +119,7 @@ def _of_table(changes: DataFrame, source_table: str, keys: list[str], absent: st
         else F.transform(unchanged, lambda name: F.when(name == ABSENT, OTHERS).otherwise(name))
     )
     partial = F.size(unchanged) > 0
-    step = lambda number, key, prior, op: F.struct(  # noqa: E731
+    step: Callable[[int, Column, Column, Column], Column] = lambda number, key, prior, op: F.struct(  # noqa: E731
         F.lit(number).alias("_step"), key.alias("_key"), prior.alias("_prior"), op.alias("operation_type")
     )
     nothing = F.lit(None).cast("string")
@@ -185,7 +186,7 @@ def _each_once(changes: DataFrame) -> DataFrame:
 
 def _counted(unique: DataFrame) -> DataFrame:
     lost = F.col("_key").isNull() & ~F.expr(_TRUNCATES)
-    total = lambda column: F.coalesce(F.sum(column), F.lit(0))  # noqa: E731
+    total: Callable[[Column | str], Column] = lambda column: F.coalesce(F.sum(column), F.lit(0))  # noqa: E731
     return unique.where("_step = 1").agg(
         total("_copies").alias("records_read"), total(F.when(lost, F.col("_copies"))).alias("quarantined"),
         F.count_if((F.col("_copies") > 0) & ~F.col("_known") & ~lost).alias("accepted"),
@@ -246,14 +247,14 @@ def _applied(state: Column, change: Column) -> Column:
     rows, operation = state["rows"], change["operation_type"]
     key, prior = change["_key"], change["_prior"]
     before = rows[F.coalesce(prior, key)]
-    named = lambda name: F.array_contains(change["_unchanged"], name)  # noqa: E731
+    named: Callable[[Column | str], Column] = lambda name: F.array_contains(change["_unchanged"], name)  # noqa: E731
     stays = F.when(named(OTHERS), before).otherwise(F.map_filter(before, lambda name, _: named(name)))
     sent = F.map_filter(change["_before"], lambda name, _: named(OTHERS) | named(name))
     partial = _overlaid(_overlaid(sent, stays), change["_after"])
     made = F.when(~operation.isin(*GONE), F.when(F.size(change["_unchanged"]) > 0, partial).otherwise(change["_after"]))
     others = F.map_filter(rows, lambda name, _: (name != key) & ~name.eqNullSafe(prior))
     now = F.when(made.isNull(), others).otherwise(F.map_concat(others, F.create_map(key, made)))
-    told = lambda k, op, row: F.struct(  # noqa: E731
+    told: Callable[[Column, Column, Column], Column] = lambda k, op, row: F.struct(  # noqa: E731
         k.alias("_key"), op.alias("operation_type"), row.alias("_row"),
         *(change[name].alias(name) for name in ("_n", "_moment", *_KEPT[1:])),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,7 +153,7 @@ def daily(settings: Settings, table: Table) -> pd.DataFrame:
     columns = {"num_records": "rows"} | {
         f"null_count.{name}": f"null:{name}" for name in table.business if f"null_count.{name}" in files
     }
-    found = files.dropna(subset=[day]).groupby(day)[list(columns)].sum().rename(columns=columns)
+    found: pd.DataFrame = files.dropna(subset=[day]).groupby(day)[list(columns)].sum().rename(columns=columns)
     if found.empty:
         return found
     found.index = pd.DatetimeIndex(pd.to_datetime(found.index))
@@ -193,7 +194,7 @@ def find(settings: Settings, table: Table, now: datetime | None = None) -> list[
     found: list[Anomaly] = []
     if len(days):
         found += incidents(table.name, "rows per day", expected_counts(days.rows))
-        for column in (name for name in days if name.startswith("null:")):
+        for column in (name for name in map(str, days) if name.startswith("null:")):
             judged = odd_shares(days[column], days.rows)
             found += incidents(table.name, f"nulls in {column.removeprefix('null:')}", judged, "nulls")
     hours = hourly(settings, table)
@@ -212,6 +213,7 @@ def incidents(table: str, metric: str, judged: pd.DataFrame, kind: str = "") -> 
     """The odd periods of `expected_counts` or `odd_shares`; neighbours of one kind are one."""
     found: list[Anomaly] = []
     step = judged.index[1] - judged.index[0] if len(judged) > 1 else pd.Timedelta(days=1)
+    at: Any
     for at, row in judged[judged.odd].iterrows():
         what = kind or ("stall" if row.value == 0 else "drop" if row.value < row.expected else "spike")
         last = found[-1] if found else None
@@ -236,9 +238,9 @@ def text(settings: Settings, table: Table) -> str:
     return "\n".join(one.message for one in found) or f"{table.name}: nothing unusual"
 
 
-def _stable(counts):
+def _stable(counts: Any) -> Any:
     return 2 * np.sqrt(np.maximum(counts, 0) + 0.375)
 
 
-def _counted(stable):
+def _counted(stable: Any) -> Any:
     return np.maximum(0, (np.maximum(stable, 0) / 2) ** 2 - 0.375)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response, Security
@@ -36,6 +36,8 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError, NotMadeError, UnknownTableError
 
 if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
     from lakehouse_lib.health import Report
 
 log = logging.getLogger(__name__)
@@ -152,7 +154,7 @@ def _middleware(app: FastAPI, state: _State, settings: Settings, token: str, loc
         return None
 
     @app.middleware("http")
-    async def around(request: Request, call_next: Callable) -> Response:
+    async def around(request: Request, call_next: Callable[..., Any]) -> Response:
         request.state.id, began = uuid.uuid4().hex, time.perf_counter()
         try:
             answer = refused(request) or await call_next(request)
@@ -338,7 +340,7 @@ def _catalog(settings: Settings, sql: str) -> list[dict[str, Any]] | None:
     ]
 
 
-def _problems(*codes: int) -> dict[int | str, dict]:
+def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
     """Statuses that a request may be refused with, beside that of a missing token."""
     return {code: {"model": answers.Problem} for code in (400, 401, *codes)}
 
@@ -359,7 +361,9 @@ def _metrics(settings: Settings, state: _State) -> bytes:
         if table.name not in made.rows:
             continue
         rows.labels(table.name, table.layer).set(made.rows[table.name])
-        happened, loaded = probes.newest(settings, table, delta.open_table(delta.table_path(settings, table)))
+        happened, loaded = probes.newest(
+            settings, table, cast("DeltaTable", delta.open_table(delta.table_path(settings, table)))
+        )
         for gauge, at in ((event, happened), (load, loaded)):
             if at is not None:
                 gauge.labels(table.name).set((now - at).total_seconds())

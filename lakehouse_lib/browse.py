@@ -46,7 +46,7 @@ def code(text: str) -> HTML:
     return HTML(f'<pre style="font-size:12px;line-height:1.4;white-space:pre-wrap">{html.escape(text)}</pre>')
 
 
-def _text(name: str, value: Any) -> str:
+def _text(name: Any, value: Any) -> str:
     if name in VERDICTS and value in BADGES:
         return f'<span style="color:#fff;background:{BADGES[value]};border-radius:3px;padding:1px 7px">{value}</span>'
     if value is None or value is pd.NaT or (isinstance(value, float) and pd.isna(value)):

@@ -7,6 +7,7 @@ true after every run. Owners and tags that people change are kept in ``ops/catal
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,9 @@ class Entry:
 def entries(settings: Settings) -> dict[str, Entry]:
     """All tables by name, sources before targets, as they are now."""
     declared = tables.declared(settings)
-    verdicts = dict(quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False))
+    verdicts: dict[str, str] = dict(
+        quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False)
+    )
     edits = _edits(settings)
     return {name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []))
             for name, table in declared.items()}  # fmt: skip
@@ -133,7 +136,7 @@ def matching(among: dict[str, Entry], text: str) -> list[Entry]:
     return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
 
 
-def edit(settings: Settings, name: str, owner: str = "", add: list[str] = (), remove: list[str] = ()) -> Entry:
+def edit(settings: Settings, name: str, owner: str = "", add: Sequence[str] = (), remove: Sequence[str] = ()) -> Entry:
     """Change owner or tags of a table; the change survives reruns. Returns the entry as it is then.
 
     Raises
@@ -175,7 +178,9 @@ def views(spark: SparkSession, settings: Settings) -> list[str]:
     return [table.name for table in made]
 
 
-def _entry(settings: Settings, table: Table, declared: dict[str, Table], verdict: str, edits: list[dict]) -> Entry:
+def _entry(
+    settings: Settings, table: Table, declared: dict[str, Table], verdict: str, edits: list[dict[str, Any]]
+) -> Entry:
     path = delta.table_path(settings, table)
     opened = delta.open_table(path) if settings.enable_delta else None
     owner, tags = table.owner, list(table.tags)
@@ -213,8 +218,8 @@ def _sample_query(table: Table) -> str:
     return f"SELECT {table.partition_by}, count(*) AS rows FROM {table.name} GROUP BY 1 ORDER BY 1 DESC LIMIT 10"
 
 
-def _edits(settings: Settings) -> dict[str, list[dict]]:
-    found: dict[str, list[dict]] = {}
+def _edits(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(delta.read_ops(settings, "catalog_edits"), key=lambda row: row["edited_at"]):
         found.setdefault(row["table_name"], []).append(row)
     return found

@@ -134,18 +134,19 @@ class _On:
     def rows(self, says: str, fails: str, types: Mapping[str, str] | None = None, **more: Any) -> Rule:
         """A rule about each row; ``types`` are those of columns that are prepared."""
         if types:
-            return replace(self, types=self.types | types).rows(says, fails, prepared_types=types, **more)
+            return replace(self, types={**self.types, **types}).rows(says, fails, prepared_types=types, **more)
         tolerance = self.tolerance
 
         def value(parts: Mapping[str, Any]) -> float:
-            return parts["failing"] / max(1, parts["rows"]) if tolerance else parts["failing"]
+            failing: float = parts["failing"]
+            return failing / max(1, parts["rows"]) if tolerance else failing
 
         parts = {"rows": self.counted(), "failing": self.counted(fails)}
         return Rule(says, parts, value, high=tolerance, fails=fails, additive=not more.get("prepared"),
                     unit="of the rows" if tolerance else "rows", **more)  # fmt: skip
 
 
-def not_null(on: _On, column: str = "", columns: list[str] = ()) -> Rule:
+def not_null(on: _On, column: str = "", columns: list[str] = []) -> Rule:
     """The column, or each of the columns, has a value."""
     names = _columns(column, columns)
     return on.rows(f"lack {' or '.join(names)}", " OR ".join(f"{_quoted(name)} IS NULL" for name in names))
@@ -173,7 +174,7 @@ def range_(on: _On, column: str, min: float | str | None = None, max: float | st
     return on.rows(f"have {column} {_outside(min, max)}", " OR ".join(broken))
 
 
-def allowed_values(on: _On, column: str, values: list) -> Rule:
+def allowed_values(on: _On, column: str, values: list) -> Rule:  # type: ignore[type-arg]
     """Each value is one of these."""
     listed = ", ".join(_literal(value, on.types[column]) for value in values)
     return on.rows(f"have a {column} other than {_shortened(values)}", f"{_quoted(column)} NOT IN ({listed})")
@@ -215,7 +216,7 @@ def expression(on: _On, condition: str) -> Rule:
 # Kinds: all rows together ---------------------------------------------------
 
 
-def unique(on: _On, column: str = "", columns: list[str] = ()) -> Rule:
+def unique(on: _On, column: str = "", columns: list[str] = []) -> Rule:
     """No value, or combination of values, stands in two rows; nulls do not count."""
     names = _columns(column, columns)
     there = " AND ".join(f"{_quoted(name)} IS NOT NULL" for name in names)
@@ -258,7 +259,7 @@ def aggregate(on: _On, expression: str, min: float | None = None, max: float | N
     return Rule(expression, parts, lambda p: p["value"], min, max)
 
 
-def drift(on: _On, column: str, baseline: dict, max: float = 0.25) -> Rule:
+def drift(on: _On, column: str, baseline: dict, max: float = 0.25) -> Rule:  # type: ignore[type-arg]
     """The shares of the values are those of the baseline (value: share, or ``<5``-like bins).
 
     Measured by the population stability index, Σ (p − q) · ln(p / q); below 0.1 nothing moved,
@@ -293,7 +294,7 @@ def drift(on: _On, column: str, baseline: dict, max: float = 0.25) -> Rule:
     return Rule(f"drift of {column} (population stability index)", parts, index, high=max, additive=True)
 
 
-def schema(on: _On, columns: dict | list) -> Rule:
+def schema(on: _On, columns: dict | list) -> Rule:  # type: ignore[type-arg]
     """These columns are there, and of these types where types are given."""
     wanted = columns if isinstance(columns, dict) else dict.fromkeys(columns)
     wrong = [f"{name} is missing" for name in wanted if name not in on.types]
@@ -314,7 +315,9 @@ KINDS: dict[str, Callable[..., Rule]] = {
 }  # fmt: skip
 _ABOUT_COLUMNS = ("column", "columns", "numerator", "denominator", "order_by", "by")
 METADATA = ("schema", "type")
-_FITS = {"str": (str, date), "float": (float, int), "int": int, "list": (list, tuple), "dict": dict, "None": NoneType}
+_FITS: dict[str, Any] = {
+    "str": (str, date), "float": (float, int), "int": int, "list": (list, tuple), "dict": dict, "None": NoneType,
+}  # fmt: skip
 
 
 # Definitions ----------------------------------------------------------------

@@ -8,8 +8,10 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lakehouse_lib import config
 from lakehouse_lib.config import Settings
@@ -23,6 +25,9 @@ from lakehouse_lib.errors import (
     SetupError,
 )
 
+if TYPE_CHECKING:
+    from lakehouse_lib.tables import Table
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
@@ -30,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     before = dict(os.environ)  # what a command tells its kernels by variables is not for the next one
     try:
         _environment(options)
-        return options.does(options)
+        status: int = options.does(options)
+        return status
     except LakehouseError as error:
         print(f"lakehouse: {error}", file=sys.stderr)
         return error.exit_status
@@ -43,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """``--from -7d`` as ``--from=-7d``: argparse takes the day for an option of its own."""
         joined: list[str] = []
         for word in sys.argv[1:] if args is None else args:
@@ -59,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     whole = _Parser(prog="lakehouse", description="The lakehouse in the terminal.")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, does, text: str) -> argparse.ArgumentParser:
+    def command(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.add_argument("--params", metavar="FILE", help="parameters file")
         added.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="given")
@@ -160,7 +166,7 @@ def _environment(options: argparse.Namespace) -> None:
         os.environ[config.FILE_VARIABLE] = str(found.resolve())
 
 
-def _settings(**values) -> Settings:
+def _settings(**values: Any) -> Settings:
     settings = config.load(values)
     config.log_to_file(settings)
     return settings
@@ -231,7 +237,7 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
         os.environ[session.OWNER_VARIABLE] = str(os.getpid())
         given = {"tables": settings.tables, "full": settings.full,
                  "date_from": str(settings.date_from or ""), "date_to": str(settings.date_to or "")}  # fmt: skip
-        failures: list[LakehouseError] = []
+        failures = []
         starter = ThreadPoolExecutor(1)
         if not settings.spark_master.startswith("sc://"):
             # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
@@ -283,7 +289,9 @@ def _nothing_new(settings: Settings, seconds: float) -> str:
     return f"Nothing new: all tables are up to date ({seconds:.1f} s). The last notebooks: {latest}"
 
 
-def _one(settings: Settings, name: str, run_id: str, given: dict, latest: bool = True) -> list[LakehouseError]:
+def _one(
+    settings: Settings, name: str, run_id: str, given: dict[str, Any], latest: bool = True
+) -> list[LakehouseError]:
     """Execute one notebook of a run; what does not depend on it goes on after an error."""
     from lakehouse_lib import notebooks
 
@@ -377,7 +385,7 @@ def _quality(options: argparse.Namespace) -> int:
         raise QualityError(f"{len(failing)} of {len(results)} checks fail; nothing is made from their tables.")
     judged = [found for found in results if found.passed is not None]
     left = f"; {len(results) - len(judged)} had no rows to look at" if len(judged) < len(results) else ""
-    print(f"{sum(found.passed for found in judged)} of {len(judged)} checks pass{left}.")
+    print(f"{sum(bool(found.passed) for found in judged)} of {len(judged)} checks pass{left}.")
     return 0
 
 
@@ -387,6 +395,7 @@ def _quarantine(options: argparse.Namespace) -> int:
     settings = _settings()
     if options.action == "show":
         found = quarantine.summary(settings, options.table, options.reason)
+        row: Any
         for row in found.itertuples():
             print(f"{row.table_name:<22} {row.records:>9,}  {row.flags}: {row.reason}\n{'':34}{row.example[:120]}")
         if found.empty:
@@ -493,7 +502,7 @@ def _restore(options: argparse.Namespace) -> int:
     return 0
 
 
-def _named(settings: Settings, name: str) -> list:
+def _named(settings: Settings, name: str) -> list[Table]:
     """The table of that name, or all that have been made."""
     from lakehouse_lib import delta, tables
 

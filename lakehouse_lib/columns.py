@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import sqlglot
@@ -106,7 +106,8 @@ def of(
 
 
 def _plan(frame: DataFrame) -> Any:
-    return frame._plan.plan(frame.sparkSession.client)
+    plan: Any = frame._plan
+    return plan.plan(frame.sparkSession.client)
 
 
 def _records(feed: str, records: DataFrame) -> Frame:
@@ -134,8 +135,8 @@ def _settled(target: str, made: Frame) -> Lineage:
         found = {ref for ref in refs if not ref.startswith(own)}
         for ref in refs - seen:
             if ref.startswith(own) and (inner := flat.get(ref.removeprefix(own))):
-                counted = inner.fields and inner.length is not None
-                found |= beyond(inner.length if counted else inner.direct, seen | {ref})
+                counted = inner.length if inner.fields else None
+                found |= beyond(inner.direct if counted is None else counted, seen | {ref})
         return frozenset(found)
 
     direct = {path: beyond(value.direct) for path, value in flat.items()}
@@ -195,8 +196,8 @@ class _Walk:
     def _local_relation(self, body: Any) -> Frame:
         from pyspark.sql.types import _parse_datatype_json_string
 
-        text = body.schema
-        names = _parse_datatype_json_string(text).names if text.startswith("{") else re.findall(r"(\w+)[ :]", text)
+        text, parsed = body.schema, cast("Callable[[str], Any]", _parse_datatype_json_string)
+        names = parsed(text).names if text.startswith("{") else re.findall(r"(\w+)[ :]", text)
         return Frame({name: Value() for name in names})
 
     def _project(self, body: Any) -> Frame:
@@ -290,8 +291,9 @@ class _Walk:
             one.name: (given or {}).get(one.name) or self._table(one.name)
             for one in parsed.find_all(exp.Table) if one.name not in named
         }  # fmt: skip
-        schema = {name: dict.fromkeys(frame.columns, "string") for name, frame in frames.items()}
-        names = sqlglot.optimizer.qualify.qualify(parsed.copy(), schema=schema, dialect="spark").named_selects
+        schema: dict[str, object] = {name: dict.fromkeys(frame.columns, "string") for name, frame in frames.items()}
+        query: Any = sqlglot.optimizer.qualify.qualify(parsed.copy(), schema=schema, dialect="spark")
+        names = query.named_selects
         columns = {}
         for name in names:
             leaves = [node for node in sql_lineage(name, parsed, schema=schema, dialect="spark").walk()
@@ -324,7 +326,7 @@ class _Walk:
         inner = node.alias.expr if kind == "alias" else node
         made = inner.unresolved_function if inner.WhichOneof("expr_type") == "unresolved_function" else None
         function = made.function_name.removesuffix("_outer") if made else ""
-        if function in ("explode", "posexplode", "inline"):
+        if made and function in ("explode", "posexplode", "inline"):
             value = self.value(made.arguments[0], frame)
             if function == "inline":
                 parts = [(name, value.get(name)) for name in value.fields or {}]
@@ -443,7 +445,7 @@ def _name(node: Any) -> str:
     """The name that Spark gives a column that is given none."""
     kind = node.WhichOneof("expr_type")
     if kind == "alias":
-        return node.alias.name[0]
+        return str(node.alias.name[0])
     if kind == "unresolved_attribute":
         return _parts(node.unresolved_attribute.unparsed_identifier)[-1]
     return _name(node.cast.expr) if kind == "cast" else str(kind)

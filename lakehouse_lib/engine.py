@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -40,13 +41,14 @@ def live_owners(state: Path) -> list[Path]:
     return alive
 
 
-def _idle_seconds(jvm) -> float:
+def _idle_seconds(jvm: Any) -> float:
     """Seconds since the last query ended; 0 while one runs."""
     service = jvm.org.apache.spark.sql.connect.service.SparkConnectService
     active = service.listActiveExecutions()
     if active.isRight():
         return 0.0
-    return (jvm.java.lang.System.nanoTime() - active.left().toOption().get()) / 1e9
+    nanos: int = jvm.java.lang.System.nanoTime() - active.left().toOption().get()
+    return nanos / 1e9
 
 
 def main(state: Path) -> None:

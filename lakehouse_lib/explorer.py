@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ipywidgets as widgets
 import pandas as pd
@@ -16,6 +16,9 @@ import pandas as pd
 from lakehouse_lib import browse, catalog, history, lineage, plots, profiles, quality, reader, tables
 from lakehouse_lib.catalog import Entry
 from lakehouse_lib.config import Settings
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 PAGE = 20
 SHOWN = 60
@@ -113,7 +116,7 @@ class Explorer:
             self.notice.value = "<p>Not made yet: run the layers first.</p>"
             return
         if number == 1:
-            self.version.options = [(_version_label(row), int(row.version))
+            self.version.options = [(_version_label(row), int(cast("int", row.version)))
                                     for row in self._versions().sort_values("version").itertuples()]  # fmt: skip
             self.version.value = self.entry.version
             self._turn(0)
@@ -142,7 +145,7 @@ class Explorer:
         order = "" if self.order.value == "as stored" else self.order.value
         rows = reader.page(self.settings, self.entry.name, self.version.value, order, self.descending.value,
                            self.offset, PAGE)  # fmt: skip
-        shown = next(row for row in self._versions().itertuples() if row.version == self.version.value)
+        shown: Any = next(row for row in self._versions().itertuples() if row.version == self.version.value)
         total = shown.rows
         self.told.value = f"{_version_label(shown)} ({shown.at:%Y-%m-%d %H:%M} UTC)"
         self.back.disabled, self.forward.disabled = self.offset == 0, self.offset + PAGE >= total
@@ -203,10 +206,11 @@ def schema(entry: Entry, made: dict[str, lineage.Made]) -> str:
     columns["made from"] = [
         ", ".join(one.direct) or ("chosen by " + ", ".join(one.indirect) if one.indirect else "") for one in sources
     ]
-    return browse.table(columns).data
+    shown: str = browse.table(columns).data
+    return shown
 
 
-def checks(settings: Settings, entry: Entry):
+def checks(settings: Settings, entry: Entry) -> HTML:
     """The last results of the table's checks."""
     found = quality.latest(settings).get(entry.name, {}).values()
     rows = [(r.verdict, r.check_name, r.message.split(": ", 2)[-1], r.expected) for r in found]

@@ -44,7 +44,9 @@ def findings(made: Report) -> pd.DataFrame:
 
 def overview(settings: Settings, made: Report) -> pd.DataFrame:
     """Each table: verdict, rows, hours since its newest event and last load, target, last run, checks."""
-    verdicts = dict(quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False))
+    verdicts: dict[str, str] = dict(
+        quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False)
+    )
     last = probes.last_steps(settings)
     found = []
     for table in tables.declared(settings).values():

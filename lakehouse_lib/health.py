@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -37,14 +38,14 @@ class Report:
     """Worst first."""
     rows: dict[str, int]
     """Rows of each table that can be read."""
-    before: dict | None = None
+    before: dict[str, Any] | None = None
     """The report before: ``generated_at``, ``verdict``, ``findings``, ``rows``; None if there is none."""
     states: dict[str, str] = field(default_factory=dict)
     """Verdict of each table."""
     sample: bool = False
     """Whether the input is the sample that this project writes."""
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """As JSON, for `--notify` and other programs."""
         return {"generated_at": self.generated_at.isoformat(timespec="seconds"), "verdict": self.verdict,
                 "findings": [asdict(finding) for finding in self.findings]}  # fmt: skip
@@ -145,7 +146,7 @@ def tell(settings: Settings, run_id: str, before: str, failure: Exception | None
               file=sys.stderr)  # fmt: skip
 
 
-def _last_report(settings: Settings) -> dict | None:
+def _last_report(settings: Settings) -> dict[str, Any] | None:
     rows = sorted(delta.read_ops(settings, "health_reports"), key=lambda row: row["generated_at"])
     if not rows:
         return None

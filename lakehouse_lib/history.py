@@ -81,7 +81,7 @@ def versions(settings: Settings, table: Table) -> pd.DataFrame:
 def last_load(settings: Settings) -> tuple[Table, int] | None:
     """The bronze table that was loaded last, and its version since then; None where no load can be compared with
     what was before it."""
-    bronze = {}
+    bronze: dict[str, Table] = {}
     for table in tables.declared(settings).values():
         opened = delta.open_table(delta.table_path(settings, table)) if table.layer == "bronze" else None
         bronze |= {str(opened.metadata().id): table} if opened else {}
@@ -113,9 +113,9 @@ def diff(settings: Settings, table: Table, one: int, other: int) -> Difference:
     others = [name for name in names if name not in table.key] if table.key else []
     connection.execute(f"CREATE TEMP TABLE found AS {_by_key(table.key, others) if table.key else _by_row(names)}")
     counts = dict(connection.execute("SELECT what, count(*) FROM found GROUP BY what").fetchall())
-    columns = {}
+    columns: dict[str, int] = {}
     for number, name in enumerate(others):
-        (count,) = connection.execute(f"SELECT count(*) FROM found WHERE what = 'changed' AND _d{number}").fetchone()
+        ((count,),) = connection.execute(f"SELECT count(*) FROM found WHERE what = 'changed' AND _d{number}").fetchall()
         columns |= {name: count} if count else {}
     listed = ", ".join(map(_quoted, names))
     order = ", ".join(map(_quoted, table.key or names))
@@ -124,8 +124,8 @@ def diff(settings: Settings, table: Table, one: int, other: int) -> Difference:
         QUALIFY row_number() OVER (PARTITION BY what ORDER BY {order}) <= {EXAMPLES} ORDER BY what, {order}
     """).df()
     examples = examples.astype(object).where(examples.notna(), None)  # a missing number is no NaN
-    return Difference(table.name, one, other, *(counts.get(what, 0) for what in ("added", "removed", "changed")),
-                      columns, examples)  # fmt: skip
+    added, removed, changed = (counts.get(what, 0) for what in ("added", "removed", "changed"))
+    return Difference(table.name, one, other, added, removed, changed, columns, examples)
 
 
 def _by_key(key: tuple[str, ...], others: list[str]) -> str:
@@ -235,7 +235,7 @@ def _undone(
     settings: Settings, table: Table, opened: DeltaTable, version: int
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Sums of the ledger's counts and reasons for the versions after one."""
-    counts, reasons = dict.fromkeys(COUNTS, 0), Counter()
+    counts, reasons = dict.fromkeys(COUNTS, 0), Counter[str]()
     for row in delta.read_ops(settings, "ledger", target=table.name, table_id=str(opened.metadata().id)):
         if row["version"] > version:
             counts = {name: counts[name] + row[name] for name in COUNTS}

@@ -11,10 +11,10 @@ import signal
 import sys
 import threading
 from multiprocessing import forkserver
-from typing import Any
+from typing import Any, cast
 
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 _IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "pyspark.sql.connect.session"]
 _IMPORTED += [f"lakehouse_lib.{name}" for name in ("figures", "pipeline", "plots", "profiles")]
@@ -47,7 +47,7 @@ class Manager(AsyncKernelManager):
 class _Forked(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         self.cwd = kwargs.get("cwd") or os.getcwd()
-        self.process = _Process(cmd[cmd.index("-f") :], kwargs["env"], self.cwd)
+        self.process: Any = _Process(cmd[cmd.index("-f") :], kwargs["env"], self.cwd)
         self.pid = self.pgid = self.process.pid
         return self.connection_info
 
@@ -61,7 +61,7 @@ class _Process:
         # As a daemon it ends with the process that asked for it.
         self._process = _server.Process(target=_kernel, args=(arguments, environment, folder), daemon=True)
         self._process.start()
-        self.pid = self._process.pid
+        self.pid = cast("int", self._process.pid)
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -98,5 +98,7 @@ def _kernel(arguments: list[str], environment: dict[str, str], folder: str) -> N
 
 def _end_with_the_run() -> None:
     """A run that was killed ends no kernel, and its kernels no longer tell anybody anything."""
-    multiprocessing.parent_process().join()
+    run = multiprocessing.parent_process()
+    assert run is not None
+    run.join()
     os._exit(1)

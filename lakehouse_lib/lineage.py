@@ -10,6 +10,7 @@ import html
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import Settings
@@ -35,7 +36,7 @@ def columns(settings: Settings) -> dict[str, Made]:
 
     Paths into structs are columns too: ``clickstream_silver._clicks.click_id``.
     """
-    newest: dict[tuple[str, str], dict] = {}
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
     for row in sorted(delta.read_ops(settings, "lineage"), key=lambda row: row["recorded_at"]):
         if row.get("columns"):
             newest[row["target"], row["source"]] = row

@@ -10,10 +10,11 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyspark
@@ -73,8 +74,9 @@ def ended(settings: Settings, table: Table, run_id: str, step: Step, checked: La
         declared = tables.declared(settings)
         sources = []
         for name, where in _inputs(settings, table).items():
-            about = {"version": facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(versions[name]))} \
-                if name in versions else {}  # fmt: skip
+            about: dict[str, Any] = {}
+            if name in versions:
+                about["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(versions[name]))
             found = _assertions(checked, name)
             if name in declared:
                 about |= {"schema": _schema(declared[name])}
@@ -89,12 +91,10 @@ def ended(settings: Settings, table: Table, run_id: str, step: Step, checked: La
         source = InputDataset(*where, inputFacets=_assertions({table.name: {c.check_name: c for c in step.checks}},
                                                               table.name))  # fmt: skip
         for state in (RunState.START, RunState.COMPLETE):
-            _emit(
-                settings, run_id, lambda state=state: _event(settings, table, run_id, state, {}, [source], [], "checks")
-            )
+            _emit(settings, run_id, partial(_event, settings, table, run_id, state, {}, [source], [], "checks"))
 
 
-def described(settings: Settings, names: list[str], columns: dict[str, Made]) -> list[dict]:
+def described(settings: Settings, names: list[str], columns: dict[str, Made]) -> list[dict[str, Any]]:
     """The jobs that make some tables, as OpenLineage's job events; datasets go by their names in the
     catalog, which the events of runs have as symlinks, and not by their places."""
     events = []
@@ -120,6 +120,7 @@ def _catalogued(settings: Settings, name: str) -> str:
 
 
 def _emit(settings: Settings, run_id: str, event: Callable[[], RunEvent]) -> None:
+    transport: HttpTransport | FileTransport
     try:
         if settings.openlineage_url:
             key = os.environ.get("OPENLINEAGE_API_KEY", "")
@@ -136,7 +137,7 @@ def _emit(settings: Settings, run_id: str, event: Callable[[], RunEvent]) -> Non
 
 
 def _event(
-    settings: Settings, table: Table, run_id: str, state: RunState, more: dict, inputs: list[InputDataset],
+    settings: Settings, table: Table, run_id: str, state: RunState, more: dict[str, Any], inputs: list[InputDataset],
     outputs: list[OutputDataset], part: str = "",
 ) -> RunEvent:  # fmt: skip
     parent = facets.parent_run.ParentRunFacet(
@@ -182,7 +183,7 @@ def _output(settings: Settings, table: Table, step: Step) -> OutputDataset:
     return OutputDataset(*_dataset(path), facets=about, outputFacets={"outputStatistics": written})
 
 
-def _about(table: Table) -> dict:
+def _about(table: Table) -> dict[str, Any]:
     """What the declaration says of a table."""
     owners = [facets.ownership_dataset.Owner(f"team:{table.owner}", "OWNER")]
     return {"schema": _schema(table), "ownership": facets.ownership_dataset.OwnershipDatasetFacet(owners),
@@ -191,7 +192,7 @@ def _about(table: Table) -> dict:
 
 def _columns(
     where: dict[str, tuple[str, str]], table: Table, direct: dict[str, list[str]], indirect: dict[str, list[str]],
-    by: list[str] = (),
+    by: Sequence[str] = (),
 ) -> facets.column_lineage_dataset.ColumnLineageDatasetFacet:  # fmt: skip
     """Which columns of the sources (`where` they are) each column is made from, and ``by`` which rows are chosen."""
     kinds = facets.column_lineage_dataset
@@ -214,7 +215,7 @@ def _schema(table: Table) -> facets.schema_dataset.SchemaDatasetFacet:
     ])  # fmt: skip
 
 
-def _assertions(checked: Latest, name: str) -> dict[str, facets.data_quality_assertions_dataset.InputDatasetFacet]:
+def _assertions(checked: Latest, name: str) -> dict[str, Any]:
     kinds = facets.data_quality_assertions_dataset
     found = [
         kinds.Assertion(result.kind, result.passed, severity=result.severity, name=result.check_name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from typing import TYPE_CHECKING
 
 import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
@@ -12,6 +13,9 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK, ACCENT = "#33415c", "#2a7f9e"
 COLORS = (ACCENT, "#d08c3a", "#7a5c99", "#5b8c5a")
@@ -83,7 +87,7 @@ def _nothing(title: str) -> HTML:
     return HTML(f"<p>{html.escape(title)}: there are no rows to draw.</p>")
 
 
-def _axes(title: str, x: str, y: str, height: float = 3.0) -> tuple[Figure, plt.Axes]:
+def _axes(title: str, x: str, y: str, height: float = 3.0) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", color=INK)
     axes.set(xlabel=x, ylabel=y)

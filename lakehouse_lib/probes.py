@@ -12,6 +12,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -90,12 +91,12 @@ def files_there(settings: Settings, table: Table, opened: DeltaTable) -> str:
     return f"{len(missing)} of its {len(needed)} files are gone; the first is {missing[0]}"
 
 
-def last_steps(settings: Settings) -> dict[str, dict]:
+def last_steps(settings: Settings) -> dict[str, dict[str, Any]]:
     """What the last run that touched a table did to it: the row of ``ops/runs``."""
     return {row["target"]: row for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"])}
 
 
-def last_run(last: dict[str, dict]) -> list[Finding]:
+def last_run(last: dict[str, dict[str, Any]]) -> list[Finding]:
     """Tables that failed when they were last tried."""
     return [Finding("failed run", "Degraded", row["target"],
                     f"run {row['run_id']} of {row['started_at']:%Y-%m-%d %H:%M} ended {row['state']}: "

@@ -5,8 +5,9 @@ Computed by DuckDB over the table's files; no engine is needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pandas as pd
@@ -50,7 +51,8 @@ class ColumnProfile:
 def profile(settings: Settings, table: Table, only: list[str] | None = None) -> list[ColumnProfile]:
     """A profile of each column without underscore, or of the ones named; a table that has not been made has
     no rows."""
-    connection, found = _opened(settings, table), []
+    connection = _opened(settings, table)
+    found: list[ColumnProfile] = []
     kinds = {c.name: c.type for c in table.columns if c.name in (only or table.business)}
     if not kinds:
         return found
@@ -63,7 +65,7 @@ def profile(settings: Settings, table: Table, only: list[str] | None = None) -> 
         if kind in NUMBERS:
             parts.append(f"quantile_cont({column}, [0.05, 0.25, 0.5, 0.75, 0.95])::DOUBLE[] AS q{i}")
     answer = connection.execute(f'SELECT count(*) AS rows, {", ".join(parts)} FROM "{table.name}"')
-    row = dict(zip([c[0] for c in answer.description], answer.fetchone(), strict=True))
+    row = dict(zip([c[0] for c in answer.description], answer.fetchall()[0], strict=True))
     for i, (name, kind) in enumerate(kinds.items()):
         text = kind == "string"
         found.append(ColumnProfile(
@@ -92,7 +94,7 @@ def _frequent(
 
 def frame(profiles: list[ColumnProfile]) -> pd.DataFrame:
     """The profile as a table for people."""
-    shorten = lambda text: text if text is None or len(text) < 28 else text[:26] + "…"  # noqa: E731
+    shorten: Callable[[Any], Any] = lambda text: text if text is None or len(text) < 28 else text[:26] + "…"  # noqa: E731
     rows = [
         {
             "column": p.column, "type": p.type, "null %": round(100 * p.null_share, 2), "distinct": p.distinct,
@@ -137,7 +139,7 @@ def suggest(table: Table, profiles: list[ColumnProfile]) -> list[dict[str, Any]]
 def _range(p: ColumnProfile) -> dict[str, Any]:
     """Bounds around what is there: zero where nothing is below it, else half the spread more."""
     whole = p.type != "double"
-    low, high = float(p.minimum), float(p.maximum)
+    low, high = float(cast("str", p.minimum)), float(cast("str", p.maximum))
     room = (high - low) / 2 or abs(high) / 2 or 1
     bounds = {"min": 0 if low >= 0 else low - room, "max": high + room}
     bounds = {word: int(value) if whole else float(f"{value:.6g}") for word, value in bounds.items()}

@@ -235,7 +235,8 @@ class _Checking:
     def results(self) -> list[Result]:
         """The results, in the order of the declaration."""
         current = delta.dataset(self.opened)
-        everything, found = list(self.table.all_checks), {}
+        everything = list(self.table.all_checks)
+        found: dict[str, dict[Any, Any]] = {}
         for name in {name for check in everything for name in self.rules[check.name].needs}:
             other = delta.open_table(delta.table_path(self.settings, self.known[name]))
             if other is None:
@@ -250,7 +251,7 @@ class _Checking:
         if of_run:
             self._register_files("_added", files[0] if files else list(current.get_fragments()), current)
             found |= self._measure("_added", of_run, where=f"_run_id = '{self.run_id}'")
-        if sums:
+        if sums and files:
             found |= self._summed(sums, files, current)
         return [self._result(check, found[check.name]) for check in everything]
 
@@ -266,7 +267,7 @@ class _Checking:
             return False
         return self.rules[check.name].additive and bool(json.loads(before.parts))  # none where it could not be run
 
-    def _changed_files(self, current: ds.Dataset) -> tuple[list, list] | None:
+    def _changed_files(self, current: ds.Dataset) -> tuple[list[Any], list[Any]] | None:
         """Files that came and that went since the last check; None where a full scan is as cheap."""
         known = next(iter(self.last.values()), None)
         if known is None:
@@ -282,12 +283,14 @@ class _Checking:
         there = all(info.is_file for info in current.filesystem.get_file_info([f.path for f in removed]))
         return (added, removed) if there and len(added) + len(removed) < len(new) else None
 
-    def _register_files(self, name: str, fragments: list, like: ds.Dataset) -> None:
+    def _register_files(self, name: str, fragments: list[Any], like: ds.Dataset) -> None:
         reader.register(
             self.connection, name, ds.FileSystemDataset(fragments, like.schema, like.format, like.filesystem)
         )
 
-    def _summed(self, wanted: list[Check], files: tuple[list, list], current: ds.Dataset) -> dict[str, dict]:
+    def _summed(
+        self, wanted: list[Check], files: tuple[list[Any], list[Any]], current: ds.Dataset
+    ) -> dict[str, dict[Any, Any]]:
         totals = {check.name: json.loads(self.last[check.name].parts) for check in wanted}
         for name, fragments, sign in (("_added", files[0], 1), ("_removed", files[1], -1)):
             if not fragments:
@@ -300,10 +303,10 @@ class _Checking:
                 totals[check_name] = {part: before[part] + sign * value for part, value in groups[None].items()}
         return {name: {None: parts} for name, parts in totals.items()}
 
-    def _measure(self, relation: str, wanted: list[Check], where: str = "") -> dict[str, dict]:
+    def _measure(self, relation: str, wanted: list[Check], where: str = "") -> dict[str, dict[Any, Any]]:
         """Parts of each check by partition (None: of all rows), from one query."""
         asked = {check.name: self.rules[check.name] for check in wanted}
-        found: dict[str, dict] = {name: {None: {}} for name in asked}
+        found: dict[str, dict[Any, Any]] = {name: {None: {}} for name in asked}
         if not any(rule.parts for rule in asked.values()):
             return found
         if relation == self.table.name:
@@ -322,7 +325,7 @@ class _Checking:
                 found[name][group] = {part: row[f"p{i}_{j}"] for j, part in enumerate(rule.parts)}
         return found
 
-    def _result(self, check: Check, groups: dict) -> Result:
+    def _result(self, check: Check, groups: dict[Any, Any]) -> Result:
         rule, table = self.rules[check.name], self.table
         if "problem" in groups:
             measured, failing, passed, parts, rows = None, 0, False, {}, 0

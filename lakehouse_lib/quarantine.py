@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -50,7 +51,7 @@ def summary(settings: Settings, name: str = "", reason: str = "") -> pd.DataFram
     return found[asked & found["flags"].map(lambda flags: not reason or reason in flags.split(", "))]
 
 
-def replay(settings: Settings, name: str, reason: str = "", progress=print) -> dict[str, int]:
+def replay(settings: Settings, name: str, reason: str = "", progress: Callable[[str], None] = print) -> dict[str, int]:
     """Put the rejected records of a bronze table through again, and refresh what is made from it.
 
     ``reason`` limits it to the records that carry this flag. Returns ``{"passed", "rejected"}``:
@@ -186,7 +187,7 @@ def _swap_read(
     return {"passed": tally["passed"], "rejected": tally["come"] - tally["passed"]}
 
 
-def _tally(come, gone) -> dict[str, Any]:
+def _tally(come: DataFrame, gone: DataFrame) -> dict[str, Any]:
     """What is swapped: rows, their flags, and the days on which they landed."""
     after, before = (
         frame.groupBy("_quality_flags", F.col("load_timestamp").cast("date").alias("day")).count().collect()
@@ -206,7 +207,7 @@ def _tally(come, gone) -> dict[str, Any]:
     }
 
 
-def _info(table: Table, run_id: str, opened, tally: dict[str, Any]) -> dict[str, Any]:
+def _info(table: Table, run_id: str, opened: DeltaTable, tally: dict[str, Any]) -> dict[str, Any]:
     """What the commit says of itself: records move from quarantined to accepted in the ledger."""
     rejected = tally["come"] - tally["passed"] - tally["gone"]
     counts = dict.fromkeys(COUNTS, 0) | {"accepted": tally["passed"], "quarantined": rejected}

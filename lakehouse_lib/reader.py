@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
 
 import duckdb
 import pandas as pd
@@ -17,6 +19,9 @@ from lakehouse_lib import archive, delta, dialects, ops, tables
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.tables import Table
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 CATALOG = {f"{layer}_tables": layer for layer in tables.LAYERS}
 """Views of what the catalog knows of the tables of a layer, by name."""
@@ -95,7 +100,7 @@ def page(
 
 
 def preview(
-    settings: Settings, name: str, version: int | None = None, columns: list[str] = (), order_by: str = "",
+    settings: Settings, name: str, version: int | None = None, columns: Sequence[str] = (), order_by: str = "",
     descending: bool = False, limit: int = 10,
 ) -> tuple[pa.Table, int]:  # fmt: skip
     """`page` as Arrow, of some columns, and the version that was read."""
@@ -104,7 +109,7 @@ def preview(
 
 
 def _page(
-    settings: Settings, name: str, version: int | None, columns: list[str], order_by: str, descending: bool,
+    settings: Settings, name: str, version: int | None, columns: Sequence[str], order_by: str, descending: bool,
     offset: int, limit: int,
 ) -> tuple[duckdb.DuckDBPyConnection, str, int]:  # fmt: skip
     table = tables.get(settings, name)
@@ -130,7 +135,7 @@ def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> 
     if kind is None:
         raise ConfigError(f"{name} has no column {column!r}; it has {', '.join(table.names)}")
     connection = plain()
-    register(connection, name, delta.dataset(delta.open_table(delta.table_path(settings, table))))
+    register(connection, name, delta.dataset(cast("DeltaTable", delta.open_table(delta.table_path(settings, table)))))
     if kind in ("int", "bigint", "double"):
         return connection.execute(f"""
             WITH bounds AS (SELECT min("{column}")::DOUBLE AS low, max("{column}")::DOUBLE AS high FROM "{name}")
@@ -150,7 +155,8 @@ def count(settings: Settings, name: str) -> int:
     if settings.enable_delta:
         opened = delta.open_table(delta.table_path(settings, table))
         return 0 if opened is None else opened.count()
-    return delta.content(delta.table_path(settings, table), table.arrow_schema()).count_rows()
+    rows: int = delta.content(delta.table_path(settings, table), table.arrow_schema()).count_rows()
+    return rows
 
 
 def overview(settings: Settings) -> pd.DataFrame:
@@ -242,7 +248,7 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Datas
     return files
 
 
-def register_catalog(connection: duckdb.DuckDBPyConnection, lines: list[dict]) -> None:
+def register_catalog(connection: duckdb.DuckDBPyConnection, lines: list[dict[str, Any]]) -> None:
     """The views of `CATALOG`, from the catalog's lines; a line has the columns of ``GET /tables``."""
     rows = [line | {"updated_at": _moment(line["updated_at"])} for line in lines]
     for name, layer in CATALOG.items():

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import IO, Any
 
 from lakehouse_lib import delta, tables
 from lakehouse_lib.config import SampleSettings, Settings
@@ -86,7 +87,7 @@ def _user(rng: random.Random, users: int) -> str:
 
 def _events(
     rng: random.Random, settings: SampleSettings, day: date, count: int, users: int
-) -> Iterator[tuple[datetime, dict]]:
+) -> Iterator[tuple[datetime, dict[str, Any]]]:
     number = 0
     while number < count:
         user, at = _user(rng, users), _moment(rng, day)
@@ -96,7 +97,7 @@ def _events(
         device = {"device_type": kind, "os": system, "model": model, "app_version": "4.2.1"}
         for _ in range(min(count - number, 1 + int(rng.expovariate(1 / 9)))):
             event = rng.choices(EVENTS, EVENT_WEIGHTS)[0]
-            properties: dict = {"page_name": rng.choice(PAGES), "country": country}
+            properties: dict[str, Any] = {"page_name": rng.choice(PAGES), "country": country}
             if event == "purchase":
                 properties["value"] = round(math.exp(rng.gauss(3.4, 0.8)), 2)
             if event == "app_error":
@@ -114,7 +115,7 @@ def _events(
 
 def _clicks(
     rng: random.Random, settings: SampleSettings, day: date, count: int, users: int
-) -> Iterator[tuple[datetime, dict]]:
+) -> Iterator[tuple[datetime, dict[str, Any]]]:
     number = 0
     while number < count:
         at, page = _moment(rng, day), rng.choices(PAGES, (10, 4, 6, 1, 0, 1, 1, 2))[0]
@@ -140,7 +141,7 @@ def _clicks(
             page = rng.choices(PAGES, NEXT_PAGE[page])[0]
 
 
-def _row(rng: random.Random, user: int, day: date) -> dict:
+def _row(rng: random.Random, user: int, day: date) -> dict[str, Any]:
     return {
         "user_id": f"user_{user:06d}", "email": f"user{user}@example.com",
         "name": f"User {user}", "country": rng.choice(COUNTRIES), "plan": rng.choices(PLANS, (6, 3, 1))[0],
@@ -150,12 +151,12 @@ def _row(rng: random.Random, user: int, day: date) -> dict:
 
 def _changes(
     rng: random.Random, day: date, number: int, count: int, users: int, sequence: int
-) -> tuple[list[tuple[datetime, dict]], int]:
+) -> tuple[list[tuple[datetime, dict[str, Any]]], int]:
     """Debezium envelopes: a snapshot on the first day, then updates, deletes, re-inserts."""
-    found: list[tuple[datetime, dict]] = []
+    found: list[tuple[datetime, dict[str, Any]]] = []
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
 
-    def envelope(at: datetime, op: str, before: dict | None, after: dict | None) -> dict:
+    def envelope(at: datetime, op: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any]:
         millis = int(at.timestamp() * 1000)
         source = {
             "connector": "mysql", "name": "crm", "db": "crm", "table": "users",
@@ -184,7 +185,7 @@ def _deliver(
     feed: str,
     day: date,
     end: date,
-    records: Iterator[tuple[datetime, dict]] | list[tuple[datetime, dict]],
+    records: Iterator[tuple[datetime, dict[str, Any]]] | list[tuple[datetime, dict[str, Any]]],
     out: Path,
 ) -> int:
     """Write a day's records: most in its own files, some days late, some twice, some broken."""
@@ -196,7 +197,7 @@ def _deliver(
     late: list[str] = []
     with ExitStack() as stack:
 
-        def target(name: str):
+        def target(name: str) -> IO[bytes] | gzip.GzipFile:
             raw = stack.enter_context((folder / name).open("wb"))
             if name.endswith(".gz"):
                 # No name and time in the header: the same records are the same bytes.
@@ -233,7 +234,7 @@ _CSV = ("click_id", "click_timestamp", "user_id", "anonymous_id", "session_id", 
         "element", "action", "referrer", "user_agent", "response_time_ms", "status_code")  # fmt: skip
 
 
-def _messy(rng: random.Random, settings: SampleSettings, feed: str, record: dict, as_csv: bool) -> str:
+def _messy(rng: random.Random, settings: SampleSettings, feed: str, record: dict[str, Any], as_csv: bool) -> str:
     """The record as a line, sometimes spoilt."""
     time = {"app_events": "event_timestamp", "clickstream": "click_timestamp"}.get(feed)
     if time:

@@ -21,7 +21,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from lakehouse_lib import toolchain
 from lakehouse_lib.config import Settings
@@ -105,7 +105,7 @@ def connect(settings: Settings) -> SparkSession:
     # pyspark.sql.functions builds Connect's columns where this is set.
     os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
     from pyspark.sql.connect.client.retries import DefaultPolicy
-    from pyspark.sql.connect.session import SparkSession
+    from pyspark.sql.connect.session import SparkSession as Connect
 
     remote = settings.spark_master
     if not remote.startswith("sc://"):
@@ -115,7 +115,7 @@ def connect(settings: Settings) -> SparkSession:
     warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
     spark = None
     try:
-        spark = SparkSession.builder.remote(remote).create()
+        spark = Connect.builder.remote(remote).create()
         # The default waits ten minutes for a server that has gone.
         spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])
         for key, value in _SESSION_CONF.items():
@@ -129,8 +129,9 @@ def connect(settings: Settings) -> SparkSession:
             f"The Spark server {remote.split(';')[0]} does not answer ({_first_line(error)}). "
             f"Check SPARK_MASTER and that the server runs; engine log: {engine_log(settings)}"
         ) from error
-    _open[spark] = state_dir(settings)
-    return spark
+    made = cast("SparkSession", spark)
+    _open[made] = state_dir(settings)
+    return made
 
 
 @contextlib.contextmanager
@@ -150,7 +151,7 @@ def settle(frame: DataFrame, alike: DataFrame | None = None) -> DataFrame:
 
     ``alike`` stands for it in column lineage: it has the same columns, made from the same sources in a simpler way.
     """
-    plan = frame.localCheckpoint()._plan
+    plan: Any = frame.localCheckpoint()._plan
     # When pyspark collects a copy of this plan it tells the engine to drop the frame; without a session it cannot.
     plan._spark_session = None
     _settled.setdefault(frame.sparkSession, {})[plan._relation_id] = frame if alike is None else alike
@@ -163,7 +164,7 @@ def origin(spark: SparkSession, relation: str) -> DataFrame:
     return _settled[spark][relation]
 
 
-def ensure(settings: Settings) -> dict:
+def ensure(settings: Settings) -> dict[str, Any]:
     """Start the engine or find it running; returns its plan (port, token, pid)."""
     state = state_dir(settings)
     (state / "owners").mkdir(exist_ok=True)
@@ -178,10 +179,10 @@ def ensure(settings: Settings) -> dict:
         return _start(settings, state)
 
 
-def running(state: Path) -> dict | None:
+def running(state: Path) -> dict[str, Any] | None:
     """The plan of the engine that runs under a state folder; None where there is none."""
     try:
-        plan = json.loads((state / "ready.json").read_text())
+        plan: dict[str, Any] = json.loads((state / "ready.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     if process_mark(plan["pid"]) is None or (state / "stop").exists():
@@ -220,7 +221,7 @@ def engine_log(settings: Settings) -> Path:
     return settings.local_dir("logs") / "engine.log"
 
 
-def _start(settings: Settings, state: Path) -> dict:
+def _start(settings: Settings, state: Path) -> dict[str, Any]:
     (state / "stop").unlink(missing_ok=True)
     (state / "ready.json").unlink(missing_ok=True)
     java, jars = toolchain.find_java(), toolchain.delta_jars()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from lakehouse_lib.config import project_root
 from lakehouse_lib.errors import SetupError
@@ -114,7 +115,8 @@ def delta_jars(fetch: bool = True) -> list[Path]:
 
 
 def _fetch_jars(package: str, home: Path) -> None:
-    submit = Path(importlib.util.find_spec("pyspark").origin).parent / "bin" / "spark-submit"
+    pyspark: Any = importlib.util.find_spec("pyspark")
+    submit = Path(pyspark.origin).parent / "bin" / "spark-submit"
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
         environment = os.environ | {
@@ -123,7 +125,7 @@ def _fetch_jars(package: str, home: Path) -> None:
             "SPARK_SUBMIT_OPTS": f"-Duser.home={scratch}",
             "PYSPARK_PYTHON": sys.executable,
         }
-        command = [
+        command: list[str | Path] = [
             submit, "--packages", package,
             "--conf", f"spark.jars.ivy={scratch}/ivy",
             "--conf", f"spark.jars.excludes={_SHIPPED_WITH_SPARK}",

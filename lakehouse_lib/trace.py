@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -184,7 +185,9 @@ def _open(connection: duckdb.DuckDBPyConnection, settings: Settings, table: Tabl
     reader.register(connection, table.name, delta.dataset(delta.made(settings, table, "it has no rows")))
 
 
-def _alike(bronze: Table, row: dict, number: int, text: str, values: dict | None, zone: ZoneInfo) -> float:
+def _alike(
+    bronze: Table, row: dict[str, Any], number: int, text: str, values: dict[str, Any] | None, zone: ZoneInfo
+) -> float:
     """How well a record of the row's file fits the row; 0 where it is another."""
     if row.get("_source_line") is not None:
         return float(number == row["_source_line"] // 100_000)
@@ -200,9 +203,10 @@ def _alike(bronze: Table, row: dict, number: int, text: str, values: dict | None
     return 1.0 + sum(value in texts for value in plain) + 10 * (at in instants)
 
 
-def _as_fields(text: str) -> dict | None:
+def _as_fields(text: str) -> dict[str, Any] | None:
     """The fields of a record that was kept as JSON, as a Parquet row is."""
     try:
-        return json.loads(text)
+        fields: dict[str, Any] = json.loads(text)
+        return fields
     except ValueError:
         return None

@@ -146,6 +146,9 @@ class _On:
                     unit="of the rows" if tolerance else "rows", **more)  # fmt: skip
 
 
+# The words of their annotations say what a parameters file may give (`_arguments`), so `list` and `dict` stand bare.
+
+
 def not_null(on: _On, column: str = "", columns: list[str] = []) -> Rule:
     """The column, or each of the columns, has a value."""
     names = _columns(column, columns)

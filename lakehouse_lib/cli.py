@@ -26,7 +26,7 @@ from lakehouse_lib.errors import (
 )
 
 if TYPE_CHECKING:
-    from lakehouse_lib.tables import Table
+    from lakehouse_lib.model.tables import Table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -173,7 +173,7 @@ def _settings(**values: Any) -> Settings:
 
 
 def _setup(_: argparse.Namespace) -> int:
-    from lakehouse_lib import toolchain
+    from lakehouse_lib.engines import toolchain
     from lakehouse_lib.errors import SetupError
 
     try:
@@ -187,7 +187,7 @@ def _setup(_: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lakehouse_lib import health
+    from lakehouse_lib.care import health
 
     settings = _settings(notify=options.notify)
     for name in ("date_from", "date_to"):
@@ -211,24 +211,30 @@ def _run(options: argparse.Namespace) -> int:
 
 def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace) -> None:
     """The notebooks of a run, then the report; errors are raised when all is done that can be."""
-    from lakehouse_lib import health, landing, maintenance, notebooks, pipeline, quality, sample, session
+    from lakehouse_lib import notebooks, sample
+    from lakehouse_lib.care import health, maintenance
+    from lakehouse_lib.engines import session
+    from lakehouse_lib.flow import selection
+    from lakehouse_lib.flow.lock import locked
+    from lakehouse_lib.intake import landing
+    from lakehouse_lib.trust import quality
 
     began = time.monotonic()
-    pipeline.check_days(settings)
+    selection.check_days(settings)
     latest = settings.local_dir("runs") / "latest"
-    with pipeline.locked(settings):
+    with locked(settings):
         empty = options.sample and sample.wanted(settings)
         if not empty:
-            for table in pipeline.selected(settings, "bronze"):
+            for table in selection.selected(settings, "bronze"):
                 if table.layer == "bronze":
                     landing.check_there(settings, landing.feed_of(table))
-        if not empty and not pipeline.pending(settings):
+        if not empty and not selection.pending(settings):
             failures = _maintain(settings, run_id, latest=False) if maintenance.aged(settings) else []
             print(_nothing_new(settings, time.monotonic() - began))
             if health.outdated(settings):
                 _render(settings, run_id, latest=False)
             _raise(failures)
-            pipeline.stop_on_files(settings)
+            selection.stop_on_files(settings)
             quality.stop_on_errors(quality.latest(settings))
             return
         # Not above: a run with nothing new does without Jupyter's libraries.
@@ -261,7 +267,8 @@ def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace)
 
 def _maintain(settings: Settings, run_id: str, latest: bool = True) -> list[LakehouseError]:
     """The maintenance notebook, where a run has something to do there."""
-    from lakehouse_lib import maintenance, notebooks
+    from lakehouse_lib import notebooks
+    from lakehouse_lib.care import maintenance
 
     if not maintenance.automatic(settings.model_copy(update={"run_id": run_id})):
         return []
@@ -278,9 +285,10 @@ def _raise(failures: list[LakehouseError]) -> None:
 
 def _nothing_new(settings: Settings, seconds: float) -> str:
     """Why a run has nothing to do."""
-    from lakehouse_lib import landing, pipeline
+    from lakehouse_lib.flow import selection
+    from lakehouse_lib.intake import landing
 
-    wanted = pipeline.selected(settings)
+    wanted = selection.selected(settings)
     if landing.not_in_use(settings).issuperset(table.name for table in wanted):
         feeds = ", ".join(table.name.removesuffix("_bronze") for table in wanted if table.layer == "bronze")
         return (f"Nothing to load: no file has come yet. Put files into {settings.layer_path('landing')}, in a folder "
@@ -317,7 +325,7 @@ def _render(settings: Settings, run_id: str, latest: bool = True) -> None:
 
 
 def _health(_: argparse.Namespace) -> int:
-    from lakehouse_lib import health
+    from lakehouse_lib.care import health
 
     made = health.report(_settings())
     print(made.text())
@@ -331,7 +339,8 @@ def _report(_: argparse.Namespace) -> int:
 
 
 def _notebook(options: argparse.Namespace) -> int:
-    from lakehouse_lib import notebooks, session
+    from lakehouse_lib import notebooks
+    from lakehouse_lib.engines import session
 
     settings = _settings()
     os.environ[session.OWNER_VARIABLE] = str(os.getpid())
@@ -358,7 +367,9 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _quality(options: argparse.Namespace) -> int:
-    from lakehouse_lib import delta, quality, tables
+    from lakehouse_lib.model import tables
+    from lakehouse_lib.storage import delta
+    from lakehouse_lib.trust import quality
 
     settings = _settings()
     wanted = [tables.get(settings, options.table)] if options.table else list(tables.declared(settings).values())
@@ -366,7 +377,7 @@ def _quality(options: argparse.Namespace) -> int:
     if options.table and not made:
         raise NotMadeError(f"{options.table} has not been made yet: there is nothing to check.")
     if options.action in ("profile", "anomalies"):
-        from lakehouse_lib import anomalies, profiles
+        from lakehouse_lib.trust import anomalies, profiles
 
         for table in made:
             print((profiles if options.action == "profile" else anomalies).text(settings, table))
@@ -390,7 +401,8 @@ def _quality(options: argparse.Namespace) -> int:
 
 
 def _quarantine(options: argparse.Namespace) -> int:
-    from lakehouse_lib import quarantine, session
+    from lakehouse_lib.care import quarantine
+    from lakehouse_lib.engines import session
 
     settings = _settings()
     if options.action == "show":
@@ -415,7 +427,7 @@ def _quarantine(options: argparse.Namespace) -> int:
 def _describe(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lakehouse_lib import catalog
+    from lakehouse_lib.catalog import catalog
 
     settings = _settings()
     if options.owner or options.tag or options.untag:
@@ -432,7 +444,7 @@ def _describe(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from lakehouse_lib import catalog
+    from lakehouse_lib.catalog import catalog
 
     found = catalog.search(_settings(), " ".join(options.words))
     print(catalog.overview(found).to_string(index=False) if found else "No table holds all of these words.")
@@ -440,7 +452,7 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _lineage(options: argparse.Namespace) -> int:
-    from lakehouse_lib import lineage
+    from lakehouse_lib.catalog import lineage
 
     settings = _settings()
     of_column = "." in options.table
@@ -457,14 +469,16 @@ def _lineage(options: argparse.Namespace) -> int:
 
 
 def _trace(options: argparse.Namespace) -> int:
-    from lakehouse_lib import trace
+    from lakehouse_lib.catalog import trace
 
     print(trace.trace(_settings(), options.table, options.key, options.limit).text())
     return 0
 
 
 def _history(options: argparse.Namespace) -> int:
-    from lakehouse_lib import delta, history, tables
+    from lakehouse_lib.catalog import history
+    from lakehouse_lib.model import tables
+    from lakehouse_lib.storage import delta
 
     settings = _settings()
     table = tables.get(settings, options.table)
@@ -474,7 +488,8 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from lakehouse_lib import history, tables
+    from lakehouse_lib.catalog import history
+    from lakehouse_lib.model import tables
 
     settings = _settings()
     found = history.diff(settings, tables.get(settings, options.table), options.one, options.other)
@@ -485,18 +500,21 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from lakehouse_lib import delta, history, tables
+    from lakehouse_lib.care import restore
+    from lakehouse_lib.catalog import history
+    from lakehouse_lib.model import tables
+    from lakehouse_lib.storage import delta
 
     settings = _settings()
     table = tables.get(settings, options.table)
     now = delta.made(settings, table, "it has no versions").version()
     print(history.diff(settings, table, now, options.version))
-    for line in history.consequences(settings, table, options.version):
+    for line in restore.consequences(settings, table, options.version):
         print(line)
     if not options.yes:
         print("Nothing was done; add --yes to do it.")
         return 0
-    made = history.restore(settings, table, options.version)
+    made = restore.restore(settings, table, options.version)
     print(f"{table.name} is now version {made}, with the rows of version {options.version}. "
           "`lakehouse run` brings what is made from it up to date.")  # fmt: skip
     return 0
@@ -504,7 +522,8 @@ def _restore(options: argparse.Namespace) -> int:
 
 def _named(settings: Settings, name: str) -> list[Table]:
     """The table of that name, or all that have been made."""
-    from lakehouse_lib import delta, tables
+    from lakehouse_lib.model import tables
+    from lakehouse_lib.storage import delta
 
     return [tables.get(settings, name)] if name else [
         table for table in tables.declared(settings).values() if delta.exists(settings, table)
@@ -512,10 +531,12 @@ def _named(settings: Settings, name: str) -> list[Table]:
 
 
 def _optimize(options: argparse.Namespace) -> int:
-    from lakehouse_lib import maintenance, pipeline, tables
+    from lakehouse_lib.care import maintenance
+    from lakehouse_lib.flow.lock import locked
+    from lakehouse_lib.model import tables
 
     settings = _settings()
-    with pipeline.locked(settings):
+    with locked(settings):
         if options.table:
             table = tables.get(settings, options.table)
             print(maintenance.optimize(settings, table, everything=True))
@@ -531,7 +552,8 @@ def _optimize(options: argparse.Namespace) -> int:
 
 
 def _vacuum(options: argparse.Namespace) -> int:
-    from lakehouse_lib import maintenance, pipeline
+    from lakehouse_lib.care import maintenance
+    from lakehouse_lib.flow.lock import locked
 
     settings = _settings()
     kept = maintenance.kept_hours(settings)
@@ -540,7 +562,7 @@ def _vacuum(options: argparse.Namespace) -> int:
         f"Files are kept {hours} hours after the last version that needs them (time travel "
         f"{settings.time_travel_retention_days} days, vacuum {settings.vacuum_retention_days} days: the longer counts)."
     )
-    with pipeline.locked(settings):
+    with locked(settings):
         for table in _named(settings, options.table):
             if options.yes:
                 print(maintenance.vacuum(settings, table, options.hours, options.force))
@@ -556,10 +578,11 @@ def _vacuum(options: argparse.Namespace) -> int:
 
 
 def _retention(options: argparse.Namespace) -> int:
-    from lakehouse_lib import maintenance, pipeline
+    from lakehouse_lib.care import maintenance
+    from lakehouse_lib.flow.lock import locked
 
     settings = _settings()
-    with pipeline.locked(settings):
+    with locked(settings):
         for table in _named(settings, options.table):
             if options.yes:
                 print(maintenance.retention(settings, table))
@@ -575,16 +598,19 @@ def _retention(options: argparse.Namespace) -> int:
 
 
 def _archive(options: argparse.Namespace) -> int:
-    from lakehouse_lib import archive, pipeline, tables
+    from lakehouse_lib.flow import bookkeeping
+    from lakehouse_lib.flow.lock import locked
+    from lakehouse_lib.model import tables
+    from lakehouse_lib.storage import archive
 
     settings = _settings()
     if options.action == "restore":
         if not options.table:
             raise ConfigError("Say which table: lakehouse archive restore app_events_bronze")
         table = tables.get(settings, options.table)
-        with pipeline.locked(settings):
+        with locked(settings):
             found = archive.restore(settings, table)
-            pipeline.account(settings, table)
+            bookkeeping.account(settings, table)
         print(f"{table.name}: {sum(batch.rows for batch in found):,} rows of {len(found)} batches are back.")
         return 0
     found = [batch for table in _named(settings, options.table) for batch in archive.batches(settings, table)]
@@ -597,7 +623,8 @@ def _archive(options: argparse.Namespace) -> int:
 
 
 def _tables(_: argparse.Namespace) -> int:
-    from lakehouse_lib import reader, tables
+    from lakehouse_lib.model import tables
+    from lakehouse_lib.storage import reader
 
     settings = _settings()
     for table in tables.declared(settings).values():
@@ -606,7 +633,7 @@ def _tables(_: argparse.Namespace) -> int:
 
 
 def _api(options: argparse.Namespace) -> int:
-    from lakehouse_lib import api
+    from lakehouse_lib.serve import api
 
     api.serve(_settings(), options.host, options.port)
     return 0
@@ -615,7 +642,7 @@ def _api(options: argparse.Namespace) -> int:
 def _lab(_: argparse.Namespace) -> int:
     import subprocess
 
-    from lakehouse_lib import session
+    from lakehouse_lib.engines import session
 
     settings = _settings()
     os.environ[session.OWNER_VARIABLE] = str(os.getpid())

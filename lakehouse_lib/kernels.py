@@ -17,7 +17,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 _IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "pyspark.sql.connect.session"]
-_IMPORTED += [f"lakehouse_lib.{name}" for name in ("figures", "pipeline", "plots", "profiles")]
+_IMPORTED += [f"lakehouse_lib.{name}" for name in ("serve.figures", "flow.pipeline", "serve.plots", "trust.profiles")]
 
 _FORKS = sys.platform == "linux"
 """Elsewhere libraries that are loaded need not outlive a fork: there each kernel is started, as ever."""

@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lakehouse_lib import config, errors, tables
+from lakehouse_lib import config, errors
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError
+from lakehouse_lib.model import tables
 
 ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations",
          "40_data_quality")  # fmt: skip

@@ -19,8 +19,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from lakehouse_lib import delta, tables
 from lakehouse_lib.config import SampleSettings, Settings
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import delta
 
 HOURS = (2, 1, 1, 1, 1, 2, 4, 7, 9, 9, 9, 10, 11, 10, 9, 9, 10, 11, 13, 15, 16, 14, 9, 5)
 WEEKDAYS = (1.05, 1.1, 1.1, 1.05, 1.0, 0.8, 0.75)

@@ -28,7 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
 
-from lakehouse_lib import config, delta, explorer, maintenance, quality, reader, sample, tables, toolchain
+from lakehouse_lib import config, sample
+from lakehouse_lib.care import maintenance
+from lakehouse_lib.engines import toolchain
+from lakehouse_lib.model import tables
+from lakehouse_lib.serve import explorer
+from lakehouse_lib.storage import delta, reader
+from lakehouse_lib.trust import quality
 
 YARDSTICK = """
 import sys

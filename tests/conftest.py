@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from lakehouse_lib import config, session, tables
+from lakehouse_lib import config
 from lakehouse_lib.config import Settings
+from lakehouse_lib.engines import session
+from lakehouse_lib.model import tables
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
 """Published cases; they are no part of the project."""

@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 import sqlglot
 
-from lakehouse_lib import dialects, signatures
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.sql import dialects, signatures
 
 VALUES = {
     "tinyint": ["0", "1", "-1", "127", "-128"],

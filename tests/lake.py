@@ -7,13 +7,16 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from lakehouse_lib import delta, pipeline, tables
 from lakehouse_lib.config import Settings
-from lakehouse_lib.ops import COUNTS
-from lakehouse_lib.tables import Table
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.flow.steps import RunResult
+from lakehouse_lib.model import tables
+from lakehouse_lib.model.ops import COUNTS
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import delta
 
 
-def run_tables(settings: Settings) -> pipeline.RunResult:
+def run_tables(settings: Settings) -> RunResult:
     """Run the layers: no table may fail."""
     result = pipeline.run(settings, progress=lambda line: None)
     assert [step.message for step in result.steps if step.state == "failed"] == []

@@ -8,7 +8,12 @@ import random
 import sys
 import time
 
-from lakehouse_lib import config, delta, landing, loading, pipeline, session, staging
+from lakehouse_lib import config
+from lakehouse_lib.engines import session
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.intake import landing
+from lakehouse_lib.layers import loading, staging
+from lakehouse_lib.storage import delta
 
 if __name__ == "__main__":
     settings = config.load(json.loads(sys.argv[1]))

@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from conftest import event
 
-from lakehouse_lib import anomalies, pipeline, sample, tables
+from lakehouse_lib import sample
 from lakehouse_lib.config import SampleSettings
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.model import tables
+from lakehouse_lib.trust import anomalies
 
 SEEDS = range(10)
 

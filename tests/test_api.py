@@ -30,22 +30,15 @@ from openlineage.client.generated import base
 from sqlglot import exp
 from test_lineage import fits
 
-from lakehouse_lib import (
-    answers,
-    api,
-    catalog,
-    config,
-    delta,
-    lineage,
-    pipeline,
-    reader,
-    sample,
-    sandbox,
-    session,
-    tables,
-)
+from lakehouse_lib import config, sample
+from lakehouse_lib.catalog import catalog, lineage
 from lakehouse_lib.config import SampleSettings, Settings
+from lakehouse_lib.engines import session
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.model import tables
+from lakehouse_lib.serve import answers, api, sandbox
+from lakehouse_lib.storage import delta, reader
 
 
 @pytest.fixture(scope="module")
@@ -500,7 +493,7 @@ def test_the_catalog_is_asked_by_the_names_of_its_layers(client, lake, tmp_path,
     assert [row["updated_at"] for row in rows] == [line["updated_at"] for line in listed] and told["versions"] == {}
     both = "SELECT count(*) FROM bronze_tables b JOIN silver_tables s ON s.owner = b.owner WHERE b.version >= 0"
     assert ask(client, both, dialect).json()["rows"][0][0] > 0
-    assert len(reader.query(lake, "SELECT * FROM gold_tables")) == len(listed)
+    assert len(reader.query(lake, "SELECT * FROM gold_tables", catalog.lines(lake))) == len(listed)
     assert ask(client, "SELECT * FROM gold.gold_tables", dialect).json()["code"] == "no_such_table"
     empty = config.load({"lakehouse_base_path": str(tmp_path)})
     app = api.build(empty)

@@ -9,10 +9,11 @@ import pytest
 from conftest import click, event
 from pyspark.sql import functions as F
 
-from lakehouse_lib import bronze, formats
 from lakehouse_lib.config import FeedSettings
 from lakehouse_lib.errors import ConfigError
-from lakehouse_lib.records import PROBLEMS
+from lakehouse_lib.intake import formats
+from lakehouse_lib.intake.records import PROBLEMS
+from lakehouse_lib.layers import bronze
 
 LATEST = "2026-12-01T00:00:00Z"
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

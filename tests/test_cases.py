@@ -11,8 +11,9 @@ import pytest
 import yaml
 from lake import assert_same, rows, run_tables
 
-from lakehouse_lib import config, reader
+from lakehouse_lib import config
 from lakehouse_lib.config import Settings
+from lakehouse_lib.storage import reader
 
 CASES = ("01-decimal-base64", "03-toast-placeholder", "07-late-snapshot", "12-canal-ddl-truncate")
 

@@ -20,22 +20,16 @@ from conftest import change, click, event
 from deltalake import DeltaTable
 from lake import rows
 
-from lakehouse_lib import (
-    catalog,
-    config,
-    delta,
-    explorer,
-    history,
-    lineage,
-    notebooks,
-    pipeline,
-    quality,
-    reader,
-    session,
-    tables,
-)
+from lakehouse_lib import config, notebooks
+from lakehouse_lib.catalog import catalog, history, lineage
 from lakehouse_lib.config import Settings
+from lakehouse_lib.engines import session
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.model import tables
+from lakehouse_lib.serve import explorer
+from lakehouse_lib.storage import delta, reader
+from lakehouse_lib.trust import quality
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,12 @@ import pytest
 from conftest import change
 from lake import rows
 
-from lakehouse_lib import catalog, lineage, pipeline, reader, replicas
-from lakehouse_lib.connect_types import PLACEHOLDER
+from lakehouse_lib.catalog import catalog, lineage
 from lakehouse_lib.errors import LakehouseError
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.intake.connect_types import PLACEHOLDER
+from lakehouse_lib.layers import replicas
+from lakehouse_lib.storage import reader
 
 PRODUCTS = [("debezium-data-schema-exclude.txt", "products", "debezium"), ("maxwell-data.txt", "product", "maxwell"),
             ("canal-data.txt", "products2", "canal")]  # fmt: skip

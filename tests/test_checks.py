@@ -9,9 +9,13 @@ import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse_lib import checks, config, delta, pipeline, profiles, quality, reader, sample, tables
+from lakehouse_lib import config, sample
 from lakehouse_lib.config import SampleSettings, Settings
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.model import checks, tables
+from lakehouse_lib.storage import delta, reader
+from lakehouse_lib.trust import profiles, quality
 
 CLEAN = SampleSettings(
     days=5, users=15, share_duplicates=0, share_late=0, share_malformed=0, share_wrong_type=0, share_missing=0,

@@ -11,9 +11,13 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from lake import rows
 
-from lakehouse_lib import archive, cli, config, delta, pipeline, refresh, tables
+from lakehouse_lib import cli, config
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.flow import pipeline, selection
+from lakehouse_lib.layers import refresh
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import archive, delta
 
 GOLD = ("event_metrics_gold", "daily_summary_gold")
 TODAY = datetime.now(UTC).date()
@@ -111,5 +115,5 @@ def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkey
 def test_days_that_no_table_of_the_run_has_are_refused(lakehouse):
     lake = lakehouse(tables="app_events_silver", date_from="2026-03-01")
     with pytest.raises(ConfigError, match=r"days of gold tables .* app_events_silver is none. Name a gold table"):
-        pipeline.check_days(lake)
-    pipeline.check_days(lakehouse(tables="app_events_silver,daily_summary_gold", date_from="2026-03-01"))
+        selection.check_days(lake)
+    selection.check_days(lakehouse(tables="app_events_silver,daily_summary_gold", date_from="2026-03-01"))

@@ -21,8 +21,8 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lakehouse_lib import formats, records
-from lakehouse_lib.streams import Unreadable
+from lakehouse_lib.intake import formats, records
+from lakehouse_lib.intake.streams import Unreadable
 
 
 def read(data: bytes, kind: str = "json", name: str = "") -> list[dict]:

@@ -8,8 +8,11 @@ import pytest
 from conftest import click, event
 from lake import rows, versions
 
-from lakehouse_lib import delta, gold, pipeline, tables
 from lakehouse_lib.config import SegmentSettings
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.layers import gold
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import delta
 
 
 def run(settings):

@@ -20,9 +20,15 @@ from conftest import change, click, event
 from deltalake import DeltaTable, PostCommitHookProperties, write_deltalake
 from lake import assert_ledger_matches_tables, contents, versions
 
-from lakehouse_lib import archive, cli, config, delta, figures, health, history, notebooks, pipeline, session, tables
+from lakehouse_lib import cli, config, notebooks
+from lakehouse_lib.care import health, restore
 from lakehouse_lib.config import Settings
+from lakehouse_lib.engines import session
 from lakehouse_lib.errors import LakehouseError, LandingError
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.model import tables
+from lakehouse_lib.serve import figures
+from lakehouse_lib.storage import archive, delta
 
 NOW = datetime.now(UTC)
 
@@ -189,7 +195,7 @@ def clock_skew(settings, deliver, monkeypatch):
 def failed_run(settings, deliver, monkeypatch):
     deliver("app_events/2.json", [event(50, at())])
     with monkeypatch.context() as patch:
-        patch.setattr("lakehouse_lib.gold.event_metrics", lambda _: 1 / 0)
+        patch.setattr("lakehouse_lib.layers.gold.event_metrics", lambda _: 1 / 0)
         pipeline.run(settings, progress=lambda line: None)
     return "failed run", "event_metrics_gold", "ended failed: division by zero", "Degraded"
 
@@ -248,7 +254,7 @@ def lost_after_it_was_taken_back(settings, deliver, monkeypatch):
     """Made again from landing, it would hold the load that a person took back."""
     deliver("app_events/2.json", [event(50, at())])
     run(settings)
-    history.restore(settings, tables.get(settings, "app_events_bronze"), 1)
+    restore.restore(settings, tables.get(settings, "app_events_bronze"), 1)
     run(settings)
     lost_file(settings, deliver, monkeypatch)
     return "broken table", "app_events_bronze", "loads of it were taken back", "Degraded"

@@ -15,9 +15,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_same, rows, versions
 
-from lakehouse_lib import delta, history, pipeline, reader, tables
+from lakehouse_lib.care import restore
+from lakehouse_lib.catalog import history
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.flow import pipeline, selection
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import delta, reader
 
 
 def run(settings: Settings) -> None:
@@ -51,14 +55,14 @@ def test_a_bad_load_is_undone_as_if_it_had_never_come(lakehouse, deliver, tmp_pa
     run(lake)
     for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze"):
         table = tables.get(lake, name)
-        assert any("would count as withdrawn" in line for line in history.consequences(lake, table, before[name]))
-        history.restore(lake, table, before[name])
+        assert any("would count as withdrawn" in line for line in restore.consequences(lake, table, before[name]))
+        restore.restore(lake, table, before[name])
     run(lake)
     assert_same(lake, clean)
     done, meant = ledger(lake), ledger(clean)
     for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze"):
         assert done[name] == meant[name]
-    assert pipeline.pending(lake) == []  # the files are still there, and are not loaded again
+    assert selection.pending(lake) == []  # the files are still there, and are not loaded again
     run(lake.model_copy(update={"full": True}))
     assert_same(lake, clean)
     bad = tmp_path / "landing/app_events/2.json"
@@ -79,7 +83,7 @@ def test_a_table_that_is_taken_back_is_made_again_by_the_next_run(lakehouse, del
     good = {name: rows(lake, name) for name in first}
     derived = [table for table in tables.declared(lake).values() if table.layer != "bronze"]
     for table in derived:
-        made = history.restore(lake, table, first[table.name])
+        made = restore.restore(lake, table, first[table.name])
         assert made == DeltaTable(delta.table_path(lake, table)).version()
     assert len(rows(lake, "app_events_silver")) == 2
     run(lake)

@@ -11,8 +11,11 @@ import pytest
 import yaml
 from lake import assert_same, rows, run_tables
 
-from lakehouse_lib import config, pipeline, reader, trace
+from lakehouse_lib import config
+from lakehouse_lib.catalog import trace
 from lakehouse_lib.config import Settings
+from lakehouse_lib.flow import selection
+from lakehouse_lib.storage import reader
 
 CASES = (
     "13-column-names",
@@ -138,7 +141,7 @@ def test_two_runs_and_a_rebuild_give_the_same_tables(lake, engine, landing, tmp_
     assert_same(twice, lake)
     assert run(twice.model_copy(update={"full": True})) == BAD
     assert_same(twice, lake)
-    assert run(twice) == BAD and pipeline.pending(twice) == []
+    assert run(twice) == BAD and selection.pending(twice) == []
 
 
 def test_the_ledger_adds_up(lake):

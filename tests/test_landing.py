@@ -26,22 +26,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_same, commits, rows, versions
 
-from lakehouse_lib import (
-    archive,
-    catalog,
-    cli,
-    config,
-    delta,
-    health,
-    history,
-    landing,
-    loading,
-    pipeline,
-    reader,
-    sample,
-    tables,
-)
+from lakehouse_lib import cli, config, sample
+from lakehouse_lib.care import health, restore
+from lakehouse_lib.catalog import catalog
 from lakehouse_lib.errors import LakehouseError, LandingError
+from lakehouse_lib.flow import pipeline, selection
+from lakehouse_lib.intake import landing
+from lakehouse_lib.layers import loading
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import archive, delta, reader
 
 BRONZE = {"tables": "app_events_bronze,app_events_bronze_quarantine"}
 
@@ -102,7 +95,7 @@ def test_a_file_is_loaded_once_whatever_its_name(lakehouse, deliver):
     assert len(rows(lake, "app_events_bronze")) == 2
     assert result.steps[0].counts["duplicate"] == 2
     before = versions(lake)
-    assert pipeline.pending(lake) == []
+    assert selection.pending(lake) == []
     load(lake).check()
     assert versions(lake) == before
 
@@ -262,9 +255,9 @@ def test_bad_files_are_set_aside_alone_and_the_others_load_in_the_same_run(with_
 def test_a_set_aside_file_is_told_until_a_person_acts_and_wedges_nothing(with_bad_files):
     lake, _ = with_bad_files
     before = versions(lake)
-    assert pipeline.pending(lake) == [] and not list(Path(lake.path("ops/staging")).iterdir())
+    assert selection.pending(lake) == [] and not list(Path(lake.path("ops/staging")).iterdir())
     with pytest.raises(LandingError, match=r"app_events/zero\.csv cannot be read"):
-        pipeline.stop_on_files(lake)
+        selection.stop_on_files(lake)
     with pytest.raises(LandingError, match=r"app_events/zero\.csv cannot be read"):
         load(lake).check()
     assert versions(lake) == before
@@ -276,7 +269,7 @@ def test_a_set_aside_file_is_told_until_a_person_acts_and_wedges_nothing(with_ba
     assert found["app_events/zero.csv"] == f"mv {folder}/zero.csv {folder}/_zero.csv && lakehouse run"
     for command in found.values():  # what is proposed keeps the file
         subprocess.run(command.removesuffix(" && lakehouse run"), shell=True, check=True)
-    pipeline.stop_on_files(lake)
+    selection.stop_on_files(lake)
     (Path(folder) / "good4.json").write_text(json.dumps(event(4)) + "\n")
     load(lake).check()
     assert len(rows(lake, "app_events_bronze")) == 5
@@ -301,7 +294,7 @@ def test_a_file_that_cannot_be_opened_is_tried_again(lakehouse, deliver, monkeyp
         load(lake).check()
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1"]
     monkeypatch.setattr(landing, "opened", honest)
-    assert locked.exists() and "app_events_bronze" in pipeline.pending(lake)
+    assert locked.exists() and "app_events_bronze" in selection.pending(lake)
     load(lake).check()
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
 
@@ -474,11 +467,11 @@ def test_files_that_a_restore_takes_back_stay_out_and_come_back_with_it(lakehous
     load(lake).check()
     bronze = tables.get(lake, "app_events_bronze")
     first, second = (DeltaTable(delta.table_path(lake, bronze)).version() - n for n in (1, 0))
-    history.restore(lake, bronze, first)
+    restore.restore(lake, bronze, first)
     assert landing.pending_files(lake, bronze) == []
     load(lake.model_copy(update={"full": True}))
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1"]
-    history.restore(lake, bronze, second)
+    restore.restore(lake, bronze, second)
     load(lake).check()
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
     states = reader.query(lake, "SELECT path, state FROM ops_landing_files ORDER BY path")
@@ -652,7 +645,7 @@ def test_any_files_in_any_runs_give_the_tables_of_one_run(engine, tmp_path_facto
         assert sums.a + sums.q == reader.count(settings, "app_events_bronze")
         for path in told.path[told.state == "set_aside"]:
             (Path(settings.feed_path("app_events")) / path).unlink()
-        pipeline.stop_on_files(settings)
+        selection.stop_on_files(settings)
         pipeline.run(settings, progress=lambda line: None).check()
 
 
@@ -701,7 +694,7 @@ def test_content_that_a_restore_took_back_comes_with_a_new_name_alone(lakehouse,
         deliver(f"app_events/{name}.json", [event(2)])
         load(lake).check()
     bronze = tables.get(lake, "app_events_bronze")
-    history.restore(lake, bronze, 1)
+    restore.restore(lake, bronze, 1)
     full = lake.model_copy(update={"full": True})
     for settings in (lake, full):
         load(settings).check()

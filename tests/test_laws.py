@@ -21,8 +21,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_ledger_matches_tables, assert_same, contents, rows, versions
 
-from lakehouse_lib import config, delta, landing, ops, pipeline, reader, sample, session, tables
+from lakehouse_lib import config, sample
 from lakehouse_lib.config import SampleSettings, Settings
+from lakehouse_lib.engines import session
+from lakehouse_lib.flow import pipeline, selection
+from lakehouse_lib.intake import landing
+from lakehouse_lib.model import ops, tables
+from lakehouse_lib.storage import delta, reader
 
 DIRTY = SampleSettings(
     days=3, end=date(2026, 3, 10), users=12, share_duplicates=0.1, share_late=0.1, share_malformed=0.05,
@@ -189,7 +194,7 @@ def test_a_run_with_nothing_new_writes_nothing_and_needs_no_engine(clean_load, m
         raise AssertionError("Spark was started")
 
     monkeypatch.setattr(session, "connect", never)
-    assert pipeline.pending(clean_load) == []
+    assert selection.pending(clean_load) == []
     result = pipeline.run(clean_load, progress=lambda line: None)
     assert {step.state for step in result.steps} == {"nothing new"}
     assert versions(clean_load) == before
@@ -260,7 +265,7 @@ def test_each_row_leads_to_its_file_and_each_table_to_its_sources_code_and_run(c
 
 
 def test_a_ledger_that_does_not_add_up_fails_the_run(clean_load, tmp_path, monkeypatch):
-    from lakehouse_lib import refresh
+    from lakehouse_lib.layers import refresh
 
     settings = clean_load.model_copy(update={"lakehouse_base_path": str(tmp_path / "lake"), "tables": BASES[0]})
     run(settings)

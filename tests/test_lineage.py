@@ -22,10 +22,15 @@ from deltalake import DeltaTable
 from openlineage.client import event_v2, facet_v2
 from openlineage.client.generated import base
 
-from lakehouse_lib import cli, config, delta, lineage, pipeline, reader, refresh, sample, tables, trace
+from lakehouse_lib import cli, config, sample
+from lakehouse_lib.catalog import lineage, trace
 from lakehouse_lib.config import SampleSettings, Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError, TableError
-from lakehouse_lib.tables import Table
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.layers import refresh
+from lakehouse_lib.model import tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import delta, reader
 
 EXPECTED = """
 app_events_silver
@@ -425,7 +430,7 @@ def test_a_table_that_fails_is_told_as_failed(lakehouse, deliver, monkeypatch):
     def broken(_):
         raise LakehouseError("the disk is full")
 
-    monkeypatch.setattr("lakehouse_lib.silver.app_events", broken)
+    monkeypatch.setattr("lakehouse_lib.layers.silver.app_events", broken)
     with pytest.raises(LakehouseError):
         pipeline.run(settings, progress=lambda line: None).check()
     told = [(e["eventType"], e["run"]["facets"].get("errorMessage", {}).get("message"))

@@ -19,23 +19,16 @@ from conftest import change, click, event
 from deltalake import DeltaTable, write_deltalake
 from lake import assert_same, contents, rows
 
-from lakehouse_lib import (
-    archive,
-    catalog,
-    cli,
-    delta,
-    health,
-    history,
-    landing,
-    maintenance,
-    notebooks,
-    pipeline,
-    quality,
-    reader,
-    tables,
-)
+from lakehouse_lib import cli, notebooks
+from lakehouse_lib.care import health, maintenance, restore
+from lakehouse_lib.catalog import catalog
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LedgerError, TableError
+from lakehouse_lib.flow import bookkeeping, pipeline, selection
+from lakehouse_lib.intake import landing
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import archive, delta, reader
+from lakehouse_lib.trust import quality
 
 OLD = datetime(2026, 3, 5, tzinfo=UTC).timestamp()
 
@@ -181,7 +174,7 @@ def test_archived_rows_are_gone_still_count_and_come_back(lakehouse, deliver):
         said = maintenance.retention(lake, tables.get(lake, name))
         assert said.startswith(f"{name}: {len(whole[name])} rows of ")
         assert not all_rows(lake, name)
-    assert not pipeline.pending(lake)
+    assert not selection.pending(lake)
     assert sum(len(archive.batches(lake, tables.get(lake, name))) for name in names) == 4
     run(lake, full=True, tables="users_silver,daily_summary_gold,user_segments_gold,"
         "event_metrics_gold,hourly_metrics_gold")  # fmt: skip
@@ -192,7 +185,7 @@ def test_archived_rows_are_gone_still_count_and_come_back(lakehouse, deliver):
     for name in names:
         assert archive.restore(lake, tables.get(lake, name))
         assert all_rows(lake, name) == whole[name]
-    assert not pipeline.pending(lake)
+    assert not selection.pending(lake)
     quality.check_all(lake)
 
 
@@ -219,7 +212,7 @@ def test_what_comes_late_for_archived_days_gives_the_same_tables(lakehouse, deli
     run(lake)
     for table in tables.declared(lake).values():
         archive.restore(lake, table)
-        pipeline.account(lake, table)
+        bookkeeping.account(lake, table)
     clean = lakehouse("clean")
     run(clean)
     assert_same(lake, clean)
@@ -376,13 +369,13 @@ def test_time_travel_over_an_archive_neither_doubles_nor_loses_rows(lakehouse):
 
     maintenance.retention(lake, table)
     archived = DeltaTable(delta.table_path(lake, table)).version()
-    history.restore(lake, table, 1)  # to before: its rows are there again
+    restore.restore(lake, table, 1)  # to before: its rows are there again
     assert rows(lake, table.name) == whole and everything() == 12
     maintenance.retention(lake, table)
     assert not rows(lake, table.name) and everything() == 12
     archive.restore(lake, table)
     assert rows(lake, table.name) == whole and everything() == 12
-    history.restore(lake, table, archived)  # to while they were away
+    restore.restore(lake, table, archived)  # to while they were away
     assert not rows(lake, table.name) and everything() == 12
     archive.restore(lake, table)
     assert rows(lake, table.name) == whole and everything() == 12

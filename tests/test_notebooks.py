@@ -14,8 +14,10 @@ import psutil
 import pytest
 from lake import contents, rows, versions
 
-from lakehouse_lib import kernels, notebooks, pipeline, tables
+from lakehouse_lib import kernels, notebooks
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.model import tables
 
 SOURCES = sorted(Path("notebooks").glob("*.ipynb"))
 

@@ -7,8 +7,11 @@ from datetime import date
 import duckdb
 from lake import contents
 
-from lakehouse_lib import delta, pipeline, sample, tables
+from lakehouse_lib import sample
 from lakehouse_lib.config import SampleSettings
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import delta
 
 
 def run(settings):

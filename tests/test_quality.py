@@ -20,12 +20,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_same, rows, versions
 
-from lakehouse_lib import cli, config, delta, ops, pipeline, quality, quarantine, reader, tables
+from lakehouse_lib import cli, config
+from lakehouse_lib.care import quarantine
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, QualityError
+from lakehouse_lib.flow import pipeline, selection
+from lakehouse_lib.flow.steps import RunResult
+from lakehouse_lib.model import ops, tables
+from lakehouse_lib.storage import delta, reader
+from lakehouse_lib.trust import quality
 
 
-def run(settings: Settings) -> pipeline.RunResult:
+def run(settings: Settings) -> RunResult:
     result = pipeline.run(settings, progress=lambda line: None)
     result.check()
     return result
@@ -60,7 +66,7 @@ def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
         result.check()
     assert {step.table: step.state for step in result.steps}["event_metrics_gold"] == "held"
     assert rows(lake, "event_metrics_gold") == good
-    assert pipeline.pending(lake) == ["event_metrics_gold"]
+    assert selection.pending(lake) == ["event_metrics_gold"]
     stored = quality.latest(lake)["app_events_silver"]["no_test_users"]
     assert (stored.passed, stored.failing_rows, json.loads(stored.failing_keys)) == (False, 1, ["e2"])
     (failure,) = quality.failures(lake, quality.latest(lake)).query("severity == 'error'").to_dict("records")
@@ -69,7 +75,7 @@ def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
     run(relaxed)
     (hour,) = rows(lake, "event_metrics_gold")
     assert hour["total_events"] == 3
-    assert pipeline.pending(relaxed) == []
+    assert selection.pending(relaxed) == []
 
 
 def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deliver):
@@ -82,7 +88,7 @@ def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deli
     stored = quality.latest(lake)["app_events_silver"]["no_test_users"]
     assert (stored.severity, stored.passed, stored.failing_keys) == ("warn", False, "[]")
     before = versions(lake)
-    assert pipeline.pending(lake) == [] and versions(lake) == before
+    assert selection.pending(lake) == [] and versions(lake) == before
     card = quality.scorecard(quality.latest(lake)).set_index("table")
     assert card.loc["app_events_silver", "verdict"] == "warn"
     assert "no_test_users" in " ".join(quality.failures(lake, quality.latest(lake)).what)
@@ -364,4 +370,4 @@ def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
     run(fixed)
     assert_same(fixed, clean)
     assert ledger(fixed, "clickstream_bronze") == ledger(clean, "clickstream_bronze")
-    assert pipeline.pending(fixed) == []
+    assert selection.pending(fixed) == []

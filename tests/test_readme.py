@@ -15,7 +15,9 @@ import pytest
 import yaml
 from deltalake import DeltaTable
 
-from lakehouse_lib import cli, config, delta, tables
+from lakehouse_lib import cli, config
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import delta
 
 TEXT = Path("README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
@@ -43,7 +45,7 @@ def test_each_link_leads_somewhere():
 
 
 def test_each_error_of_the_troubleshooting_is_one_that_the_code_says():
-    code = " ".join(path.read_text() for path in Path("lakehouse_lib").glob("*.py"))
+    code = " ".join(path.read_text() for path in Path("lakehouse_lib").rglob("*.py"))
     said = re.sub(r'"\s*\n\s*f?"', "", code)
     for error in re.findall(r"^\| `([^`]+)` \|.*\|$", TEXT.split("## Troubleshooting")[1].split("##")[0], re.M):
         for part in error.replace("17, 21, 25", "…").split("…"):

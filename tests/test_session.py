@@ -12,16 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lakehouse_lib import config, session, toolchain
+from lakehouse_lib import config
 from lakehouse_lib.config import Settings
-from lakehouse_lib.engine import process_mark
+from lakehouse_lib.engines import session, toolchain
+from lakehouse_lib.engines.server import process_mark
 from lakehouse_lib.errors import EngineError, SetupError
 
 OWNER = """
 import json, sys, time
-from lakehouse_lib import session
+from lakehouse_lib.engines import session
 from lakehouse_lib.config import Settings
-from lakehouse_lib.engine import process_mark
+from lakehouse_lib.engines.server import process_mark
 settings = Settings(**json.loads(sys.argv[1]))
 spark = session.connect(settings)
 print(session.running(session.state_dir(settings))["pid"], spark.range(3).count(), flush=True)

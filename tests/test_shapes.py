@@ -24,8 +24,13 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from lake import assert_ledger_matches_tables
 
-from lakehouse_lib import api, cli, config, delta, history, maintenance, notebooks, pipeline, tables
+from lakehouse_lib import cli, config, notebooks
+from lakehouse_lib.care import maintenance, restore
 from lakehouse_lib.config import Settings
+from lakehouse_lib.flow import selection
+from lakehouse_lib.model import tables
+from lakehouse_lib.serve import api
+from lakehouse_lib.storage import delta
 
 NOW = datetime.now(UTC)
 
@@ -54,7 +59,7 @@ class Shape:
 def take_back(lake: Settings) -> None:
     """The last load of each bronze table is restored away; the next run follows."""
     for name in ("app_events_bronze", "clickstream_bronze"):
-        history.restore(lake, tables.get(lake, name), 0)
+        restore.restore(lake, tables.get(lake, name), 0)
 
 
 def empty_by_retention(lake: Settings) -> None:
@@ -258,7 +263,7 @@ def test_every_endpoint_answers(this):
 
 def test_a_feed_without_files_is_not_in_use_and_one_that_stopped_is_stale(shaped):
     lake = shaped("clickstream alone").lake
-    from lakehouse_lib import health
+    from lakehouse_lib.care import health
 
     made = health.report(lake)
     assert made.verdict == "Healthy" and not made.findings, made.text()
@@ -266,7 +271,7 @@ def test_a_feed_without_files_is_not_in_use_and_one_that_stopped_is_stale(shaped
     assert unused == {"app_events_bronze", "app_events_bronze_quarantine", "app_events_silver", "event_metrics_gold",
                       "cdc_changes_bronze", "cdc_changes_bronze_quarantine", "users_history_silver"}  # fmt: skip
     assert not {row["target"] for row in delta.read_ops(lake, "runs")} & unused, "no job was done for them"
-    assert pipeline.pending(lake) == []
+    assert selection.pending(lake) == []
     emptied = shaped("emptied by retention").lake
     (stale,) = [one for one in health.report(emptied, NOW + timedelta(days=3)).findings if one.kind == "stale feed"]
     assert stale.table == "app_events_bronze" and "nothing waits in landing" in stale.text and not stale.command

@@ -9,7 +9,8 @@ import pytest
 from conftest import change, click, event
 from lake import rows
 
-from lakehouse_lib import pipeline, silver
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.layers import silver
 
 START = datetime(2026, 3, 2, 10, tzinfo=UTC)
 GAP = 30 * 60

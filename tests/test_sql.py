@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 import sqlglot
 
-from lakehouse_lib import dialects, signatures
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.sql import dialects, signatures
 
 ROUNDS = int(os.environ.get("LAKEHOUSE_TEST_ROUNDS", "0"))
 """How often each signature is tried with other values; 0: a share of them once, as the suite is long."""

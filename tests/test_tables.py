@@ -10,8 +10,11 @@ from conftest import event
 from deltalake import DeltaTable
 from lake import rows
 
-from lakehouse_lib import config, delta, pipeline, tables
+from lakehouse_lib import config
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.flow import pipeline, selection
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import delta
 
 PROMISED = {
     "app_events_bronze": "event_id user_id session_id event_type app_type event_timestamp event_date "
@@ -88,7 +91,7 @@ def test_a_table_is_added_by_one_declaration_and_one_function(lakehouse, deliver
         deliver(f"app_events/{number}.json", [event(number, properties={"country": "DE"})])
         pipeline.run(lake, progress=lambda line: None).check()
         assert rows(lake, "countries_gold") == [{"country": "DE", "events": count}]
-    assert pipeline.pending(lake) == []
+    assert selection.pending(lake) == []
 
 
 @pytest.mark.parametrize(

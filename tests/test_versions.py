@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lakehouse_lib import config, versions
+from lakehouse_lib import config
+from lakehouse_lib.layers import versions
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 SCHEMA = """cdc_id string, table_name string, source_database string, operation_type string, change_timestamp timestamp,

@@ -7,8 +7,13 @@ and come back, for ever.
 import json
 import sys
 
-from lakehouse_lib import archive, config, maintenance, pipeline, quarantine, session, tables
+from lakehouse_lib import config
+from lakehouse_lib.care import maintenance, quarantine
+from lakehouse_lib.engines import session
 from lakehouse_lib.errors import LakehouseError
+from lakehouse_lib.flow import pipeline
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import archive
 
 if __name__ == "__main__":
     settings = config.load(json.loads(sys.argv[1]))

@@ -1,0 +1,228 @@
+"""The catalog: what each table is, who owns it, what it is made from, and in what state it is.
+
+Derived from the declarations, the Delta logs and ``ops/``; kept as Delta in ``ops/catalog``, and
+true after every run. Owners and tags that people change are kept in ``ops/catalog_edits``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+from deltalake import write_deltalake
+
+from lakehouse_lib import sample
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.model import ops, tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.model.tables import register as register_table
+from lakehouse_lib.storage import delta
+from lakehouse_lib.trust import quality
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = [
+    "NOTEBOOKS",
+    "Entry",
+    "describe",
+    "edit",
+    "entries",
+    "lines",
+    "matching",
+    "overview",
+    "publish",
+    "register_table",
+    "search",
+    "views",
+]
+
+NOTEBOOKS = {
+    "bronze": "10_bronze_ingestion", "quarantine": "10_bronze_ingestion", "silver": "20_silver_transformations",
+    "gold": "30_gold_aggregations",
+}  # fmt: skip
+_TIERS = {"gold": "1", "silver": "2", "bronze": "3", "quarantine": "3"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table in the catalog; field names are the columns of ``ops/catalog``."""
+
+    name: str
+    layer: str
+    tier: str
+    """1: people and dashboards read it; 2: other tables do; 3: raw."""
+    description: str
+    grain: str
+    key: list[str]
+    columns: str
+    """JSON list of ``name``, ``type``, ``required``, ``comment``."""
+    owner: str
+    tags: list[str]
+    sources: list[str]
+    consumers: list[str]
+    made_by: str
+    """Function that makes it."""
+    notebook: str
+    partition_by: str
+    cluster_by: list[str]
+    freshness_hours: int
+    retention_days: int
+    path: str
+    version: int
+    """-1 where the table has not been made."""
+    rows: int
+    files: int
+    bytes: int
+    updated_at: datetime | None
+    """Its last commit (UTC)."""
+    state: str
+    """not made, fresh or late, by the last commit."""
+    verdict: str
+    """ok, warn, error or quarantine, by its checks; empty where none has been run."""
+    sample_query: str
+
+
+def entries(settings: Settings) -> dict[str, Entry]:
+    """All tables by name, sources before targets, as they are now."""
+    declared = tables.declared(settings)
+    verdicts: dict[str, str] = dict(
+        quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False)
+    )
+    edits = _edits(settings)
+    return {name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []))
+            for name, table in declared.items()}  # fmt: skip
+
+
+def lines(settings: Settings) -> list[dict[str, Any]]:
+    """Each table in a line, as ``GET /tables`` gives it."""
+    names = ("name", "layer", "tier", "description", "grain", "owner", "tags", "rows", "bytes", "version", "updated_at",
+             "state", "verdict")  # fmt: skip
+    return [{name: getattr(entry, name) for name in names} for entry in entries(settings).values()]
+
+
+def describe(settings: Settings, name: str) -> Entry:
+    """One table.
+
+    Raises
+    ------
+    ConfigError
+        There is none of the name; the message names the nearest.
+    """
+    tables.get(settings, name)
+    return entries(settings)[name]
+
+
+def search(settings: Settings, text: str) -> list[Entry]:
+    """Tables that hold every word of the text in name, columns, tags, owner or descriptions; those
+    that hold it in their name come first. ``tag:pii``, ``owner:…``, ``layer:…`` look there only."""
+    return matching(entries(settings), text)
+
+
+def matching(among: dict[str, Entry], text: str) -> list[Entry]:
+    """`search` among entries that are there already."""
+    words = text.lower().split()
+    found = []
+    for entry in among.values():
+        about = {"tag": " ".join(entry.tags), "owner": entry.owner, "layer": entry.layer, "name": entry.name,
+                 "column": entry.columns}  # fmt: skip
+        everything = " ".join([*about.values(), entry.description, entry.grain]).lower()
+        pairs = [word.split(":", 1) if word.split(":")[0] in about else ("", word) for word in words]
+        if all(word in (about[where].lower() if where else everything) for where, word in pairs):
+            found.append((sum(word not in entry.name for _, word in pairs), entry))
+    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+
+
+def edit(settings: Settings, name: str, owner: str = "", add: Sequence[str] = (), remove: Sequence[str] = ()) -> Entry:
+    """Change owner or tags of a table; the change survives reruns. Returns the entry as it is then.
+
+    Raises
+    ------
+    ConfigError
+        There is no such table, or a tag is no plain word.
+    """
+    tables.get(settings, name)
+    for tag in (*add, *remove):
+        if not tag or not all(c.isalnum() or c in "_-." for c in tag):
+            raise ConfigError(f"tag {tag!r}: letters, digits, _ - . only")
+    row = {"table_name": name, "owner": owner, "add_tags": list(add), "remove_tags": list(remove),
+           "edited_at": datetime.now(UTC)}  # fmt: skip
+    delta.write_ops(settings, "catalog_edits", [row])
+    publish(settings)
+    return describe(settings, name)
+
+
+def publish(settings: Settings) -> None:
+    """Write ``ops/catalog`` as things are now."""
+    rows = pa.Table.from_pylist([asdict(entry) for entry in entries(settings).values()], ops.SCHEMAS["catalog"])
+    write_deltalake(f"{settings.layer_path('ops')}/catalog", rows, mode="overwrite", schema_mode="overwrite")
+
+
+def overview(found: list[Entry]) -> pd.DataFrame:
+    """Entries as a table for people."""
+    names = ["layer", "name", "grain", "rows", "bytes", "owner", "tags", "state", "verdict"]
+    frame = pd.DataFrame([asdict(entry) for entry in found], columns=[*Entry.__dataclass_fields__])[names]
+    return frame.assign(tags=frame.tags.map(", ".join), bytes=(frame.bytes / 1e6).round(2)).rename(
+        columns={"name": "table", "bytes": "MB"}
+    )
+
+
+def views(spark: SparkSession, settings: Settings) -> list[str]:
+    """Give a Spark session a view of each table that has been made; returns their names."""
+    made = [table for table in tables.declared(settings).values() if delta.exists(settings, table)]
+    for table in made:
+        delta.read(spark, settings, table).createOrReplaceTempView(table.name)
+    return [table.name for table in made]
+
+
+def _entry(
+    settings: Settings, table: Table, declared: dict[str, Table], verdict: str, edits: list[dict[str, Any]]
+) -> Entry:
+    path = delta.table_path(settings, table)
+    opened = delta.open_table(path) if settings.enable_delta else None
+    owner, tags = table.owner, list(table.tags)
+    for change in edits:
+        owner = change["owner"] or owner
+        tags = [tag for tag in dict.fromkeys([*tags, *change["add_tags"]]) if tag not in change["remove_tags"]]
+    tags += ["sample"] if sample.is_sample(settings) else []
+    facts: dict[str, Any] = {"version": -1, "rows": 0, "files": 0, "bytes": 0, "updated_at": None, "state": "not made"}
+    if opened is not None:
+        files = pa.table(opened.get_add_actions())
+        last = datetime.fromtimestamp(opened.history(1)[0]["timestamp"] / 1000, UTC)
+        late = (datetime.now(UTC) - last).total_seconds() > table.freshness_hours * 3600
+        facts = {
+            "version": opened.version(), "files": files.num_rows, "updated_at": last,
+            "rows": sum(count or 0 for count in files["num_records"].to_pylist()),
+            "bytes": sum(files["size_bytes"].to_pylist()), "state": "late" if late else "fresh",
+        }  # fmt: skip
+    columns = [{"name": c.name, "type": c.type, "required": c.required, "comment": c.comment}
+               for c in delta.as_made(table, opened).columns]  # fmt: skip
+    return Entry(
+        name=table.name, layer=table.layer, tier=_TIERS[table.layer], description=table.description,
+        grain=table.grain, key=list(table.key), columns=json.dumps(columns, ensure_ascii=False), owner=owner, tags=tags,
+        sources=list(table.sources) or [f"landing/{table.name.removesuffix('_bronze')}"],
+        consumers=[other.name for other in declared.values() if table.name in other.sources],
+        made_by=table.transform, notebook=NOTEBOOKS[table.layer], partition_by=table.partition_by,
+        cluster_by=list(table.cluster_by), freshness_hours=table.freshness_hours, retention_days=table.retention_days,
+        path=path, verdict=verdict, sample_query=_sample_query(table), **facts,
+    )  # fmt: skip
+
+
+def _sample_query(table: Table) -> str:
+    """A query that says something about the table, in SQL that Spark and the reader both take."""
+    if not table.partition_by:
+        return f"SELECT * FROM {table.name} LIMIT 10"
+    return f"SELECT {table.partition_by}, count(*) AS rows FROM {table.name} GROUP BY 1 ORDER BY 1 DESC LIMIT 10"
+
+
+def _edits(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(delta.read_ops(settings, "catalog_edits"), key=lambda row: row["edited_at"]):
+        found.setdefault(row["table_name"], []).append(row)
+    return found

@@ -1,0 +1,214 @@
+"""Provenance of rows: from a row of any table down to the landing files and records that it is made from.
+
+Which rows of a source a row is made from is told by `tables.Table.traced_by`. Answers come from DuckDB
+over the files; no engine is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import duckdb
+import pyarrow as pa
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.intake import landing
+from lakehouse_lib.model import checks, tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import delta, reader
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record of a landing file; ``number`` counts the file's records from 1."""
+
+    path: str
+    number: int
+    text: str
+
+
+@dataclass
+class Step:
+    """Rows of one table on the way down: how many, some of them, and what those are made from."""
+
+    table: Table
+    total: int
+    rows: pa.Table
+    sources: list[Step] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    message: str = ""
+
+    def text(self, depth: int = 0) -> str:
+        """The way down, for people."""
+        pad = "    " * depth
+        shown = f", {self.rows.num_rows} of them shown" if self.total > self.rows.num_rows else ""
+        lines = [f"{pad}{self.table.name}: {self.total:,} {'row' if self.total == 1 else 'rows'}{shown}"]
+        names = self.table.key or tuple(self.table.business[:3])
+        for row in self.rows.select(list(names)).to_pylist():
+            lines.append(f"{pad}  · " + ", ".join(f"{name}={value}" for name, value in row.items()))
+        lines += [f"{pad}    {record.path} record {record.number}: {record.text}" for record in self.records]
+        lines += [f"{pad}    {self.message}"] if self.message else []
+        return "\n".join(lines + [source.text(depth + 1) for source in self.sources])
+
+
+def trace(settings: Settings, name: str, key: list[str], limit: int = EXAMPLES) -> Step:
+    """Follow one row down to its records, with at most ``limit`` rows of each table on the way.
+
+    ``key`` holds the values of the table's key in order, or ``column=value`` for any columns.
+
+    Raises
+    ------
+    ConfigError
+        There is no such table or column, or a value does not fit its type.
+    TableError
+        There is no such row.
+    """
+    table = tables.get(settings, name)
+    given = _given(table, key)
+    connection = reader.connect()
+    _open(connection, settings, table)
+    kinds = {row[0]: row[1] for row in connection.execute(f'DESCRIBE "{name}"').fetchall()}
+    for column in given:
+        if column not in kinds:
+            raise ConfigError(f"{name} has no column {column!r}; it has {', '.join(kinds)}")
+    where = " AND ".join(f'"{column}" = CAST(? AS {kinds[column]})' for column in given)
+    try:
+        rows = connection.sql(
+            f'SELECT * FROM "{name}" WHERE {where} LIMIT {limit}', params=list(given.values())
+        ).to_arrow_table()
+    except duckdb.ConversionException as error:
+        raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from None
+    if not rows.num_rows:
+        said = ", ".join(f"{column}={value}" for column, value in given.items())
+        raise TableError(f"{name} has no row with {said}.")
+    return _down(settings, table, rows, rows.num_rows, limit)
+
+
+def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dict[str, pa.Table | None]:
+    """Rows of each source from which rows of a table are made; None where no rule tells.
+
+    Adds to the source's columns ``_of bigint`` (place of the row among ``rows``) and ``_total
+    bigint`` (all that it is made from, of which at most ``limit`` are here).
+    """
+    found: dict[str, pa.Table | None] = {}
+    numbered = rows.append_column("_of", pa.array(range(rows.num_rows), pa.int64()))
+    for name in table.sources:
+        source = tables.get(settings, name)
+        rule = table.trace_rule(source)
+        if rule is None:
+            found[name] = None
+            continue
+        connection = reader.connect()
+        connection.register("_row", numbered)
+        _open(connection, settings, source)
+        good = "WHERE len(_quality_flags) = 0" if source.layer == "bronze" and table.layer != "quarantine" else ""
+        left = ", ".join(f"{_in_duckdb(text, source.types)} AS _k{n}" for n, text in enumerate(rule))
+        right = ", ".join(f"{_in_duckdb(text, table.types)} AS _k{n}" for n, text in enumerate(rule.values()))
+        on = " AND ".join(f"s._k{n} IS NOT DISTINCT FROM r._k{n}" for n in range(len(rule)))
+        order = ", ".join(f's."{column}"' for column in source.key or ("_source_file",))
+        found[name] = connection.sql(f"""
+            WITH r AS (SELECT DISTINCT _of, {right} FROM _row), s AS (SELECT *, {left} FROM "{name}" {good})
+            SELECT s.* EXCLUDE ({", ".join(f"_k{n}" for n in range(len(rule)))}), r._of,
+                   count(*) OVER (PARTITION BY r._of) AS _total
+            FROM s JOIN r ON {on} QUALIFY row_number() OVER (PARTITION BY r._of ORDER BY {order}) <= {limit}
+            ORDER BY r._of, {order}
+        """).to_arrow_table()  # fmt: skip
+    return found
+
+
+def _in_duckdb(text: str, types: Mapping[str, str]) -> str:
+    """An expression of a rule; ``explode(…)`` gives a row for each element."""
+    each = re.fullmatch(r"explode\((.*)\)", text, re.DOTALL)
+    return f"unnest({checks.to_duckdb(each[1], types)})" if each else checks.to_duckdb(text, types)
+
+
+def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Record]]:
+    """The landing records of rows of a bronze table, for each row; several where copies of a record
+    cannot be told apart, none where its file is gone."""
+    feed = landing.feed_of(bronze)
+    zone = ZoneInfo(settings.feed(feed).timezone)
+    listed = {file.path: file for file in landing.list_files(settings, feed)}
+    wanted = rows.to_pylist()
+    by_file: dict[str, list[int]] = {}
+    for place, row in enumerate(wanted):
+        by_file.setdefault(row["_source_file"], []).append(place)
+    found: list[list[Record]] = [[] for _ in wanted]
+    for path, places in by_file.items():
+        best = dict.fromkeys(places, 0.0)
+        messages = landing.messages(settings, feed, listed[path]) if path in listed else ()
+        for number, (text, values) in enumerate(messages, 1):
+            for place in places:
+                score = _alike(bronze, wanted[place], number, text, values, zone)
+                if score and score >= best[place]:
+                    found[place] = found[place] if score == best[place] else []
+                    found[place].append(Record(f"landing/{feed}/{path}", number, text))
+                    best[place] = score
+    return found
+
+
+def _down(settings: Settings, table: Table, rows: pa.Table, total: int, limit: int) -> Step:
+    step = Step(table, total, rows)
+    if table.layer == "bronze":
+        for row, own in zip(rows.to_pylist(), records(settings, table, rows), strict=True):
+            step.records += own
+            if not own:
+                step.message = f"landing/{landing.feed_of(table)}/{row['_source_file']} no longer holds its record"
+        step.records = list(dict.fromkeys(step.records))
+        return step
+    for name, made in sources(settings, table, rows, limit).items():
+        source = tables.get(settings, name)
+        if made is None:
+            step.message = f"which rows of {name} it is made from is not declared (traced_by of {table.name})"
+        elif made.num_rows:
+            whole = sum({row["_of"]: row["_total"] for row in made.select(["_of", "_total"]).to_pylist()}.values())
+            step.sources.append(_down(settings, source, made.drop(["_of", "_total"]).slice(0, limit), whole, limit))
+    return step
+
+
+def _given(table: Table, key: list[str]) -> dict[str, str]:
+    if all("=" in word for word in key):
+        return dict(word.split("=", 1) for word in key)
+    if not table.key or len(key) != len(table.key):
+        names = " ".join(table.key) or "none: say column=value"
+        raise ConfigError(f"{table.name}: its key is {names}; {len(key)} values were given.")
+    return dict(zip(table.key, key, strict=True))
+
+
+def _open(connection: duckdb.DuckDBPyConnection, settings: Settings, table: Table) -> None:
+    reader.register(connection, table.name, delta.dataset(delta.made(settings, table, "it has no rows")))
+
+
+def _alike(
+    bronze: Table, row: dict[str, Any], number: int, text: str, values: dict[str, Any] | None, zone: ZoneInfo
+) -> float:
+    """How well a record of the row's file fits the row; 0 where it is another."""
+    if row.get("_source_line") is not None:
+        return float(number == row["_source_line"] // 100_000)
+    if row["_raw"] is not None:
+        return float(text == row["_raw"] or (values is not None and values == _as_fields(row["_raw"])))
+    identity = row[bronze.names[0]]
+    if values is None or identity not in text:
+        return 0.0
+    texts = {str(value) for value in values.values()}
+    plain = [row[c.name] for c in bronze.columns if c.type == "string" and not c.name.startswith("_") and row[c.name]]
+    instants = {landing.instant(value, zone) for value in values.values()}
+    at = row[bronze.event_time].replace(tzinfo=UTC)
+    return 1.0 + sum(value in texts for value in plain) + 10 * (at in instants)
+
+
+def _as_fields(text: str) -> dict[str, Any] | None:
+    """The fields of a record that was kept as JSON, as a Parquet row is."""
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        return fields
+    except ValueError:
+        return None

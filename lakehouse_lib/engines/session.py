@@ -1,0 +1,317 @@
+"""One Spark session for every setting: embedded, ``spark://…``, ``sc://…``.
+
+The embedded engine is a Spark Connect server of the lakehouse's own: started when first needed,
+found again by the next notebook, stopped when its last owner ends. See `engine`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.engines import toolchain
+from lakehouse_lib.engines.server import live_owners, process_mark
+from lakehouse_lib.errors import EngineError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger(__name__)
+
+OWNER_VARIABLE = "LAKEHOUSE_ENGINE_OWNER"
+"""Process id that the engine belongs to; set by a run for its notebooks, else the process itself."""
+
+START_SECONDS = 180
+
+_SESSION_CONF = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    # The default, INT96, overflows in other readers after the year 2262.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+}
+
+_OPTIMISE_LATER = (
+    "-XX:Tier4InvocationThreshold=100000", "-XX:Tier4MinInvocationThreshold=10000",
+    "-XX:Tier4CompileThreshold=200000", "-XX:Tier4BackEdgeThreshold=1000000",
+)  # fmt: skip
+"""Some twenty times what HotSpot waits for by default: to compile what a run uses a few thousand times took a third
+of its work, and did not pay. Code that many rows go through is still optimised within seconds."""
+
+_open: weakref.WeakKeyDictionary[SparkSession, Path] = weakref.WeakKeyDictionary()
+"""Sessions of this process, and the lakehouse that each is for."""
+
+_settled: weakref.WeakKeyDictionary[SparkSession, dict[str, DataFrame]] = weakref.WeakKeyDictionary()
+"""What settled frames were made from, by session and by the engine's name of each."""
+
+# They would make the engine's process a client.
+_CLIENT_VARIABLES = ("SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED", "SPARK_API_MODE")
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, wait_seconds: float | None = None) -> Iterator[bool]:
+    """Hold a file lock of this machine; yields False where another process holds it."""
+    import fcntl
+
+    deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
+    with path.open("a") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if deadline is not None and time.monotonic() >= deadline:
+                    yield False
+                    return
+                time.sleep(0.05)
+        yield True
+
+
+def state_dir(settings: Settings) -> Path:
+    """Folder of this lakehouse's engine and locks, one per base path, user and machine."""
+    name = hashlib.sha256(settings.path().encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"lakehouse-{os.getuid()}" / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.parent.stat().st_uid != os.getuid():
+        raise EngineError(f"{folder.parent} belongs to another user; set TMPDIR to a folder of yours.")
+    folder.parent.chmod(0o700)
+    return folder
+
+
+def connect(settings: Settings) -> SparkSession:
+    """A new Spark session of one's own on the lakehouse's engine, which is started if need be.
+
+    Raises
+    ------
+    SetupError
+        Java or Delta's jars are missing.
+    EngineError
+        The engine did not start, or the server that ``SPARK_MASTER`` names does not answer.
+    """
+    # pyspark.sql.functions builds Connect's columns where this is set.
+    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+    from pyspark.sql.connect.session import SparkSession as Connect
+
+    remote = settings.spark_master
+    if not remote.startswith("sc://"):
+        plan = ensure(settings)
+        remote = f"sc://localhost:{plan['port']}/;token={plan['token']}"
+    # The error below says it better.
+    warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
+    spark = None
+    try:
+        spark = Connect.builder.remote(remote).create()
+        # The default waits ten minutes for a server that has gone.
+        spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])
+        for key, value in _SESSION_CONF.items():
+            spark.conf.set(key, value)
+    except Exception as error:
+        if spark is not None:
+            # It would stay the session that pyspark asks for its own settings.
+            with contextlib.suppress(Exception):
+                spark.stop()
+        raise EngineError(
+            f"The Spark server {remote.split(';')[0]} does not answer ({_first_line(error)}). "
+            f"Check SPARK_MASTER and that the server runs; engine log: {engine_log(settings)}"
+        ) from error
+    made = cast("SparkSession", spark)
+    _open[made] = state_dir(settings)
+    return made
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[SparkSession]:
+    """A session for one piece of work. At its end the engine forgets it, and what it was asked to `settle`."""
+    spark = connect(settings)
+    try:
+        yield spark
+    finally:
+        _settled.pop(spark, None)
+        spark.stop()
+
+
+def settle(frame: DataFrame, alike: DataFrame | None = None) -> DataFrame:
+    """Compute a frame now and return it without its plan, which Spark Connect would analyse again for every query on
+    it. The frame lives until its session ends.
+
+    ``alike`` stands for it in column lineage: it has the same columns, made from the same sources in a simpler way.
+    """
+    plan: Any = frame.localCheckpoint()._plan
+    # When pyspark collects a copy of this plan it tells the engine to drop the frame; without a session it cannot.
+    plan._spark_session = None
+    _settled.setdefault(frame.sparkSession, {})[plan._relation_id] = frame if alike is None else alike
+    # pyspark gives the frame that it returns to the session that is active, which may be another one.
+    return type(frame)(plan, frame.sparkSession)
+
+
+def origin(spark: SparkSession, relation: str) -> DataFrame:
+    """The frame that a settled one was made from, by the name that the engine knows it by."""
+    return _settled[spark][relation]
+
+
+def ensure(settings: Settings) -> dict[str, Any]:
+    """Start the engine or find it running; returns its plan (port, token, pid)."""
+    state = state_dir(settings)
+    (state / "owners").mkdir(exist_ok=True)
+    owner = int(os.environ.get(OWNER_VARIABLE) or os.getpid())
+    mark = process_mark(owner)
+    if mark is None:
+        raise EngineError(f"The run that this notebook belongs to (process {owner}) has ended.")
+    (state / "owners" / mark).touch()
+    with exclusive(state / "start.lock"):
+        if plan := running(state):
+            return plan
+        return _start(settings, state)
+
+
+def running(state: Path) -> dict[str, Any] | None:
+    """The plan of the engine that runs under a state folder; None where there is none."""
+    try:
+        plan: dict[str, Any] = json.loads((state / "ready.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if process_mark(plan["pid"]) is None or (state / "stop").exists():
+        return None
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", plan["port"]), 5):
+        return plan
+    return None
+
+
+def stop(settings: Settings, wait_seconds: float = 30) -> None:
+    """Ask this lakehouse's engine to end, and wait until it has."""
+    state = state_dir(settings)
+    plan = running(state)
+    if plan is None:
+        return
+    (state / "stop").touch()
+    deadline = time.monotonic() + wait_seconds
+    while process_mark(plan["pid"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (state / "stop").unlink(missing_ok=True)
+
+
+def release(settings: Settings) -> None:
+    """This process no longer needs the engine; the last owner's release ends it."""
+    state = state_dir(settings)
+    for spark in [spark for spark, lakehouse in _open.items() if lakehouse == state]:
+        spark.stop()
+    mark = process_mark(os.getpid())
+    (state / "owners" / str(mark)).unlink(missing_ok=True)
+    if (state / "owners").is_dir() and not live_owners(state):
+        stop(settings)
+
+
+def engine_log(settings: Settings) -> Path:
+    """The engine's log file."""
+    return settings.local_dir("logs") / "engine.log"
+
+
+def _start(settings: Settings, state: Path) -> dict[str, Any]:
+    (state / "stop").unlink(missing_ok=True)
+    (state / "ready.json").unlink(missing_ok=True)
+    java, jars = toolchain.find_java(), toolchain.delta_jars()
+    log_file = engine_log(settings)
+    for _attempt in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        plan = {
+            "port": port,
+            "token": secrets.token_urlsafe(24),
+            "idle_seconds": settings.engine_idle_minutes * 60,
+            "conf": _engine_conf(settings, jars, port, state),
+        }
+        plan_file = state / "engine.json"
+        plan_file.touch(0o600)
+        plan_file.write_text(json.dumps(plan))
+        if log_file.exists() and log_file.stat().st_size > 10_000_000:
+            log_file.replace(log_file.with_suffix(".log.1"))
+        with log_file.open("a") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lakehouse_lib.engines.server", state],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True, cwd=state,
+                env={k: v for k, v in os.environ.items() if k not in _CLIENT_VARIABLES}
+                | {"JAVA_HOME": str(java), "PYTHONPATH": str(Path(__file__).parents[2])},
+            )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            if ready := running(state):
+                return ready
+            time.sleep(0.1)
+        process.kill()
+        # A port can be taken between the probe and the start; anything else is final.
+        if "BindException" not in log_file.read_text(errors="replace")[-20_000:]:
+            break
+    raise EngineError(f"The Spark engine did not start. Its log says why: {log_file}")
+
+
+def _engine_conf(settings: Settings, jars: list[Path], port: int, state: Path) -> dict[str, str]:
+    """Settings of the server; the reasons for the small-data ones are measured: `make bench`."""
+    cores = str(settings.shuffle_partitions or os.cpu_count() or 2)
+    master = settings.spark_master or "local[*]"
+    conf = {
+        "spark.master": master,
+        "spark.app.name": f"lakehouse {settings.path()}",
+        "spark.driver.memory": settings.driver_memory,
+        "spark.driver.extraJavaOptions": _java_options(settings, state),
+        "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.warehouse.dir": str(state / "warehouse"),
+        "spark.local.dir": str(state / "tmp"),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # What is kept for a UI that nobody opens.
+        "spark.sql.ui.retainedExecutions": "10",
+        "spark.ui.retainedJobs": "20",
+        "spark.ui.retainedStages": "20",
+        "spark.ui.retainedTasks": "200",
+        "spark.sql.parquet.compression.codec": "snappy",
+        "spark.sql.shuffle.partitions": cores,
+        "spark.default.parallelism": cores,
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": cores,
+    }
+    paths = ":".join(map(str, jars))
+    if master.startswith("local"):
+        conf["spark.driver.extraClassPath"] = paths  # seconds faster than spark.jars
+        conf["spark.driver.host"] = conf["spark.driver.bindAddress"] = "127.0.0.1"
+    else:
+        conf["spark.jars"] = ",".join(map(str, jars))  # executors need them too
+    return conf | settings.spark_conf
+
+
+def _java_options(settings: Settings, state: Path) -> str:
+    level = {"WARNING": "warn", "INFO": "warn"}.get(settings.log_level, settings.log_level.lower())
+    properties = state / "log4j2.properties"
+    properties.write_text(
+        f"rootLogger.level = {level}\n"
+        "rootLogger.appenderRef.file.ref = console\n"
+        "appender.console.type = Console\nappender.console.name = console\n"
+        "appender.console.target = SYSTEM_ERR\nappender.console.layout.type = PatternLayout\n"
+        "appender.console.layout.pattern = %d{yyyy-MM-dd HH:mm:ss} %p %c{1}: %m%n%ex\n"
+    )
+    return " ".join(["-XX:+UseParallelGC", *_OPTIMISE_LATER, f"-Dlog4j2.configurationFile={properties}"])
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

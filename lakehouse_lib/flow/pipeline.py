@@ -1,0 +1,176 @@
+"""Run the tables in order: what is new, which go side by side, and what became of each record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, cast
+
+from lakehouse_lib import config
+from lakehouse_lib.catalog import catalog
+from lakehouse_lib.config import Settings, new_run_id
+from lakehouse_lib.engines import session
+from lakehouse_lib.errors import LakehouseError
+from lakehouse_lib.flow import bookkeeping, ledger, openlineage
+from lakehouse_lib.flow.lock import locked
+from lakehouse_lib.flow.selection import is_pending, selected
+from lakehouse_lib.flow.steps import RunResult, Step
+from lakehouse_lib.intake import landing
+from lakehouse_lib.layers import columns, loading, refresh
+from lakehouse_lib.layers.refresh import Inputs
+from lakehouse_lib.model import tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import delta
+from lakehouse_lib.trust import quality
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+log = logging.getLogger(__name__)
+
+SIDE_BY_SIDE = 3
+
+
+def run(
+    settings: Settings,
+    layer: str | None = None,
+    progress: Callable[[str], None] = print,
+) -> RunResult:
+    """Bring the tables of a layer (None: of all) up to date, side by side where they may.
+
+    Every table is tried; one that fails, or whose `error` checks do, stops only what is made from
+    it. What became of each record is in ``ops/ledger``, the steps are in ``ops/runs``, the reads
+    and writes in ``ops/lineage``, the checks in ``ops/quality_results``.
+
+    Raises
+    ------
+    LockedError
+        Another run holds the lakehouse.
+    LandingError
+        The landing folder is not there.
+    """
+    result = RunResult(settings.run_id or new_run_id())
+    with locked(settings):
+        unused = landing.not_in_use(settings)
+        for table in selected(settings, layer):
+            if table.layer == "bronze" and table.name in unused:
+                landing.check_there(settings, landing.feed_of(table))
+        wanted = {name for table in selected(settings, layer) for name in (table.name, *table.sources)}
+        made = [name for name in unused & wanted if not delta.exists(settings, tables.get(settings, name))]
+        for name in made:  # nothing is done for them, but what reads them finds a table
+            delta.ensure(settings, tables.get(settings, name))
+        chosen = {table.name: table for table in selected(settings, layer) if table.name not in unused}
+        waiting = dict(chosen)
+        finished: dict[str, Step] = {}
+        settled, checked = ledger.last_accounted(settings), quality.latest(settings)
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            running: dict[Future[Step], str] = {}
+            while waiting or running:
+                for name, table in list(waiting.items()):
+                    if all(other in finished for other in tables.waits_for(table) if other in chosen):
+                        failed = [s for s in table.sources
+                                  if s in finished and finished[s].state == "failed"]  # fmt: skip
+                        step = pool.submit(_step, settings, table, result.run_id, failed, settled, checked)
+                        running[step] = name
+                        del waiting[name]
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    name = running.pop(future)
+                    finished[name] = future.result()
+                    if finished[name].state != "nothing new":
+                        progress(finished[name].line())
+                    for note in finished[name].notes:
+                        progress(f"    {note}")
+                    for found in finished[name].checks:
+                        if found.failed:
+                            progress(f"    {found.severity}: {found.message}")
+        result.steps = [finished[name] for name in chosen]
+        if not any(step.state != "nothing new" or step.problems for step in result.steps):
+            progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
+        bookkeeping.write(settings, result)
+        if made or any(step.state != "nothing new" or step.checks for step in result.steps):
+            catalog.publish(settings)
+    return result
+
+
+def _step(
+    settings: Settings, table: Table, run_id: str, failed: list[str], settled: ledger.Accounted, checked: quality.Latest
+) -> Step:
+    step = Step(table.name)
+    began = time.monotonic()
+    # What is set aside is set aside whatever else is wrong.
+    sources = () if table.layer == "quarantine" else table.sources
+    held = [s for source in sources for s in quality.stopping(checked.get(source, {}).values())]
+    try:
+        if failed:
+            raise LakehouseError(f"not refreshed, because {', '.join(failed)} failed")
+        if table.layer == "bronze":
+            _load(settings, table, run_id, step)
+        elif not held:
+            _refresh(settings, table, run_id, step)
+        elif is_pending(settings, table):
+            step.state, step.message = "held", f"keeps its last good state, because of {'; '.join(held)}"
+        if settings.enable_delta:
+            bookkeeping.settle(settings, table, run_id, step, settled)
+            _check(settings, table, run_id, step, checked)
+        if table.layer == "bronze":
+            step.problems = [sentence for _, sentence in landing.problems(settings, table)]
+    except Exception as error:
+        step.state = "failed"
+        step.message = str(error).strip().split("\n\nJVM stacktrace")[0][:2000] or repr(error)
+        log.error("%s failed", table.name, exc_info=error)
+        _begin(settings, table, run_id, step)
+    if step.begun or step.checks:
+        openlineage.ended(settings, table, run_id, step, checked)
+    step.seconds = time.monotonic() - began
+    return step
+
+
+def _begin(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+    if not step.begun:
+        step.begun = True
+        openlineage.started(settings, table, run_id)
+
+
+def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: quality.Latest) -> None:
+    """Run the table's checks where it or they have changed."""
+    last = checked.get(table.name, {})
+    if quality.due(settings, table, last):
+        step.checks = quality.run_checks(settings, table, run_id, last)
+        checked[table.name] = {result.check_name: result for result in step.checks}
+    step.failing = quality.stopping(checked.get(table.name, {}).values())
+
+
+def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+    """Load the new files of a feed into its bronze table."""
+    done = loading.load(settings, table, run_id, lambda: _begin(settings, table, run_id, step))
+    step.message, step.notes, step.columns = done.message, done.notes, done.columns
+    step.state = "updated" if done.changed else step.state
+
+
+def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+    """Bring a table that is made from tables up to date."""
+    if not settings.full and settings.enable_delta and not is_pending(settings, table):
+        return
+    _begin(settings, table, run_id, step)
+    if missing := [name for name in table.sources if not delta.exists(settings, tables.get(settings, name))]:
+        wanted = config.command(f"run --tables {','.join([*missing, table.name])}")
+        raise LakehouseError(f"its source {', '.join(missing)} has not been made yet: {wanted}")
+    delta.ensure(settings, table)
+    states = refresh.source_states(settings, table)
+    full = settings.full or not settings.enable_delta
+    # A run that was killed after its commit has not told how far it read the sources but the first.
+    full = full or any(state.lost_track or state.after is None for state in states.values())
+    full = full or not cast("DeltaTable", delta.open_table(delta.table_path(settings, table))).file_uris()
+    with session.opened(settings) as spark:
+        inputs = Inputs(spark, settings, table, run_id, states, full)
+        outcome = loading.transformation(table)(inputs)
+        if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
+            outcome = refresh.Difference(outcome, refresh.live_rows(inputs))
+        chosen_by = [*table.key, *outcome.order] if isinstance(outcome, refresh.Upsert) else []
+        step.columns = columns.of(settings, table.name, outcome.rows, by=chosen_by)
+        counts = refresh.write(inputs, outcome)
+    counts.pop("reason", None)
+    step.counts, step.state = counts, "updated"

@@ -1,0 +1,84 @@
+"""What a run did, table by table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from lakehouse_lib.errors import LakehouseError, LandingError, QualityError
+from lakehouse_lib.flow import ledger
+from lakehouse_lib.layers import columns
+from lakehouse_lib.model.ops import COUNTS
+from lakehouse_lib.trust import quality
+
+
+@dataclass
+class Step:
+    """What a run did to one table."""
+
+    table: str
+    state: str = "nothing new"
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    seconds: float = 0.0
+    message: str = ""
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a person should know and need not act on."""
+    version: int = -1
+    ledger: list[ledger.Entry] = field(default_factory=list)
+    """Rows of the ledger, and what their commits say of themselves."""
+    begun: bool = False
+    """Whether there was anything to do."""
+    columns: columns.Lineage | None = None
+    """What its columns were made from."""
+    checks: list[quality.Result] = field(default_factory=list)
+    """Results of the checks that were run in this step."""
+    failing: list[str] = field(default_factory=list)
+    """`error` checks that fail now, whenever they were run."""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def line(self) -> str:
+        """One line for people."""
+        if self.state == "nothing new" and not self.problems:
+            return f"{self.table:<32} nothing new"
+        if self.state in ("failed", "held"):
+            return f"{self.table:<32} {self.state.upper()}: {self.message}"
+        parts = [f"{self.counts[name]:,} {_WORDS[name]}" for name in COUNTS if self.counts[name]]
+        return f"{self.table:<32} {' · '.join(parts) or 'no rows changed'}  ({self.seconds:.1f} s)"
+
+
+_WORDS = dict(zip(COUNTS, ("read", "new", "updated", "duplicate", "quarantined", "unchanged"), strict=True))
+
+
+@dataclass
+class RunResult:
+    """What a run did."""
+
+    run_id: str
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that a person has to look at."""
+        found = [problem for step in self.steps for problem in step.problems]
+        return found + [f"{s.table}: {s.message}" for s in self.steps if s.state == "failed"]
+
+    def check(self) -> None:
+        """Raise what went wrong.
+
+        Raises
+        ------
+        LandingError
+            Files that could not be loaded.
+        LakehouseError
+            A table failed.
+        QualityError
+            All went through, but a check of severity `error` fails.
+        """
+        failing = [sentence for step in self.steps for sentence in step.failing]
+        failing += [f"{step.table} {step.message}" for step in self.steps if step.state == "held"]
+        if self.problems:
+            kind = LakehouseError if any(s.state == "failed" for s in self.steps) else LandingError
+            raise kind("\n".join(self.problems + failing))
+        if failing:
+            raise QualityError("\n".join(failing))

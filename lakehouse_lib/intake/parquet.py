@@ -1,0 +1,174 @@
+"""Rows of Parquet files as records: every value as text, in the form that JSON and CSV would have it."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lakehouse_lib.intake.records import BYTES, ROWS, SCHEMA, is_json, json_text, maps, sparse
+from lakehouse_lib.intake.streams import Unreadable
+
+_FAR = 9_000_000_000_000
+"""Seconds that microseconds still reach, with room for the number of a coarser unit."""
+
+
+def read(handle: BinaryIO, names: set[str]) -> Iterator[pa.RecordBatch]:
+    """Read the rows of a Parquet file as batches of `records.SCHEMA`; adds its columns to ``names``."""
+    file = pq.ParquetFile(handle, coerce_int96_timestamp_unit="us")
+    columns = file.schema_arrow.names
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise Unreadable(f"it has the column {', '.join(map(repr, twice))} more than once")
+    names.update(columns)
+    ambiguous = len({name.lower() for name in columns}) < len(columns)
+    width = sum(len(name) + 8 for name in columns)
+    for read in file.iter_batches(max(1, min(ROWS, BYTES // max(1, width)))):
+        pieces = read.nbytes // (4 * BYTES) + 1
+        rows = -(-read.num_rows // pieces) or 1
+        for start in range(0, read.num_rows, rows):
+            yield _records(read.slice(start, rows), ambiguous)
+
+
+def _records(batch: pa.RecordBatch, ambiguous: bool) -> pa.RecordBatch:
+    count, width, names = batch.num_rows, batch.num_columns, batch.schema.names
+    problems: dict[int, str] = dict.fromkeys(range(count), "ambiguous_fields") if ambiguous else {}
+    given = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
+    texts = [_column_text(_valid(column, problems), problems) for column in given]
+    checked = {name: text for name, text, column in zip(names, texts, given, strict=True)
+               if _is_text(column) or pa.types.is_map(column.type)}  # fmt: skip
+    # Column by column becomes row by row.
+    order = np.arange(count * width).reshape(width, count).T.ravel()
+    values = pc.take(pa.concat_arrays(texts), pa.array(order)) if texts else pa.array([], pa.string())
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * width)
+    record = maps(offsets, np.tile(np.arange(width), count), names, values)
+    told = (sparse(problems, "problem", count), sparse(_not_json(checked), "not_json", count))
+    return pa.RecordBatch.from_arrays([pa.nulls(count, pa.string()), record, *told], schema=SCHEMA)
+
+
+def _not_json(texts: dict[str, pa.StringArray]) -> dict[int, list[str]]:
+    """Fields of each row whose text begins like JSON and is none."""
+    found: dict[int, list[str]] = {}
+    for name, column in texts.items():
+        begins = pc.fill_null(pc.match_substring_regex(column, r"^\s*[\[{]"), False)
+        for place in np.flatnonzero(begins.to_numpy(zero_copy_only=False)):
+            if not is_json(column[int(place)].as_py()):
+                found.setdefault(int(place), []).append(name)
+    return found
+
+
+def _is_text(column: pa.Array) -> bool:
+    kind = column.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _valid(column: pa.Array, problems: dict[int, str]) -> pa.Array:
+    """A column whose text is UTF-8: bytes that are none become base64, and their rows have a problem."""
+    if not _is_text(column):
+        return column
+    try:
+        column.validate(full=True)
+        return column
+    except pa.ArrowInvalid:
+        texts: list[str | None] = []
+        for place, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+            try:
+                texts.append(None if value is None else value.decode())
+            except UnicodeDecodeError:
+                texts.append("base64:" + base64.b64encode(value).decode())
+                problems[place] = "invalid_utf8"
+        return pa.array(texts, pa.string())
+
+
+def _column_text(column: pa.Array, problems: dict[int, str]) -> pa.StringArray:
+    """A column's values as text: ISO-8601 for times, every digit of numbers, JSON for what is nested.
+
+    Nanoseconds are cut to microseconds; bytes are base64.
+    """
+    kind = column.type
+    if _is_text(column):
+        return column.cast(pa.string())
+    if pa.types.is_timestamp(kind):
+        # Floor division: a cut time is never later than what was given.
+        whole = column if kind.unit != "ns" else _cut(column, pa.timestamp("us", kind.tz))
+        try:
+            text = whole.cast(pa.timestamp("us")).cast(pa.string())
+        except pa.ArrowInvalid:  # a time that microseconds do not reach; its number is no time either
+            numbers = column.cast(pa.int64())
+            near = pc.and_(pc.less(numbers, _FAR), pc.greater(numbers, -_FAR))
+            text = pc.if_else(near, pc.if_else(near, numbers, 0).cast(kind).cast(pa.timestamp("us")).cast(pa.string()),
+                              numbers.cast(pa.string()))  # fmt: skip
+        return pc.binary_join_element_wise(text, "Z", "") if kind.tz else text
+    if pa.types.is_float16(kind):
+        column, kind = column.cast(pa.float32()), pa.float32()
+    if pa.types.is_time64(kind) and kind.unit == "ns":
+        column = _cut(column, pa.time64("us"))
+    plain = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_date,
+             pa.types.is_time, pa.types.is_null)  # fmt: skip
+    if any(test(kind) for test in plain):
+        return column.cast(pa.string())
+    return pa.array(_nested(column, problems), pa.string())
+
+
+def _cut(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Nanoseconds as microseconds, rounded down."""
+    numbers = column.cast(pa.int64())
+    whole = pc.divide(numbers, 1000)
+    below = pc.less(pc.subtract(numbers, pc.multiply(whole, 1000)), 0)
+    return pc.subtract(whole, below.cast(pa.int64())).cast(kind)
+
+
+def _nested(column: pa.Array, problems: dict[int, str]) -> list[str | None]:
+    """Nested values as JSON text; a value that JSON cannot have gives its row a problem."""
+    texts: list[str | None] = []
+    for place in range(len(column)):
+        try:
+            value = column[place].as_py()
+            if value is not None and pa.types.is_map(column.type):
+                value = "{" + ",".join(f"{json_text(str(_value(k)))}:{json_text(_value(v))}" for k, v in value) + "}"
+            elif value is not None:
+                value = _value(value)
+            texts.append(value if value is None or isinstance(value, str) else json_text(value))
+        except (OverflowError, ValueError):
+            texts.append(None)
+            problems[place] = "unreadable_value"
+    return texts
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _value(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_value(inner) for inner in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return str(value.total_seconds())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, (bool, int, float, Decimal, str, type(None))):
+        return value if not isinstance(value, Decimal) else _Digits(format(value, "f"))
+    return str(value)
+
+
+class _Digits(int):
+    """A decimal number, written as it is."""
+
+    text: str
+
+    def __new__(cls, text: str) -> _Digits:
+        made = super().__new__(cls, 0)
+        made.text = text
+        return made
+
+    def __str__(self) -> str:
+        return self.text

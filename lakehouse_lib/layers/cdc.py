@@ -1,0 +1,204 @@
+"""Change data capture: the changes that a feed brings, as rows of bronze.
+
+`envelopes` has made every message flat already; here its fields get their types, and its flags. What the rows of a
+source table are after the changes is told by `versions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from lakehouse_lib.config import FeedSettings, Settings
+from lakehouse_lib.intake.envelopes import ABSENT, FIELDS, INTERNAL, NESTED, OPERATIONS, UNKNOWN
+from lakehouse_lib.layers.bronze import (
+    Bounds,
+    Fields,
+    common_flags,
+    flag_array,
+    in_range,
+    raw_text,
+    unknown_fields,
+)
+from lakehouse_lib.model.controls import CONTROLS
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+MAP = "map<string,string>"
+
+CHANGES_OF_A_MESSAGE = 100_000
+"""``_source_line`` is the line of a message times this, plus the place of the change in the message."""
+
+
+def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
+    """Columns of cdc_changes_bronze; a message with several rows becomes several changes."""
+    fields = Fields(_each_change(records), "cdc_changes", settings, bounds)
+    get: Callable[[str], Column] = lambda name: F.col("record")[name]  # noqa: E731 - short and local
+    given = {name: fields.text(name) for name in FIELDS if name not in ("change_timestamp", "timestamp", *_OBJECTS)}
+    objects = {name: fields.object(name) for name in _OBJECTS}
+    at, key = fields.time("change_timestamp"), fields.text("primary_key")
+    known = get("_envelope").isNotNull() | F.lit(bool(fields.mapped))
+    control = get("_control")
+    if "operation_type" in fields.mapped:
+        control = F.when(given["operation_type"].isNull(), control)
+    is_row = control.isNull() & known
+    operation = F.create_map(*(F.lit(word) for pair in OPERATIONS.items() for word in pair))[
+        F.lower(F.trim(given["operation_type"]))
+    ]
+    body = fields.records.withColumns({"_operation": operation, "_is_row": F.coalesce(is_row, F.lit(False))})
+    is_row, operation = F.col("_is_row"), F.col("_operation")
+    before, after = (objects[name].column for name in _OBJECTS)
+    flags = {
+        **{name: control == name for name in (*CONTROLS, NESTED)},
+        UNKNOWN: control.isNull() & ~known,
+        **{name: is_row & on for name, on in common_flags(at, "change_timestamp", latest).items()},
+        "unknown_operation": is_row & operation.isNull(),
+        "missing_table_name": is_row & given["table_name"].isNull(),
+        "missing_row": is_row
+        & (
+            (operation.isin("INSERT", "UPDATE") & after.isNull() & ~objects["after_values"].bad)
+            | ((operation == "DELETE") & F.coalesce(before, key).isNull() & ~objects["before_values"].bad)
+        ),
+        "invalid_primary_key": key.isNotNull() & _broken("primary_key"),
+        **{f"invalid_{name}": is_row & value.bad for name, value in objects.items()},
+    }
+    content = F.concat_ws(
+        "|", given["table_name"], operation, given["sequence"], F.unix_micros(at.column), before, after, key
+    )
+    mapped = {name: name in fields.mapped for name in FIELDS}
+    log, position = get("_log"), get("_position")
+    rows = {"before_values": F.from_json(get("_before"), MAP), "after_values": F.from_json(get("_after"), MAP)}
+    unchanged = F.from_json(get("_unchanged"), "array<string>")
+    if fields.mapped:
+        other = get("_envelope").isNull()
+        placed = given["sequence"].isNotNull() & (other | F.lit(mapped["sequence"]))
+        log = F.when(placed, F.lit("sequence")).otherwise(log)
+        position = F.when(placed, _position(given["sequence"])).otherwise(position)
+        rows = {name: F.when(other | F.lit(mapped[name]), _coded(text)).otherwise(rows[name])
+                for name, text in (("before_values", before), ("after_values", after))}  # fmt: skip
+        partial = other & (operation == "UPDATE")
+        unchanged = F.when(partial, F.array(F.lit(ABSENT))).otherwise(unchanged)
+    is_flat = F.coalesce(get("_envelope") == "flat", F.lit(False)) & F.lit(not fields.mapped)
+    return body.withColumn("_quality_flags", flag_array(flags, F.col("problem"))).select(
+        F.coalesce(given["cdc_id"], F.substring(F.sha2(content, 256), 1, 32)).alias("cdc_id"),
+        given["table_name"].alias("table_name"),
+        given["source_database"].alias("source_database"),
+        operation.alias("operation_type"),
+        key.alias("primary_key"),
+        before.alias("before_values"),
+        after.alias("after_values"),
+        at.column.alias("change_timestamp"),
+        F.when(in_range(at.column, latest), at.column.cast("date")).alias("change_date"),
+        given["sequence"].alias("sequence"),
+        "load_timestamp",
+        given["source_system"].alias("source_system"),
+        (F.col("_source_line") * CHANGES_OF_A_MESSAGE + F.coalesce("_number", F.lit(0))).alias("_source_line"),
+        log.alias("_log"),
+        position.alias("_position"),
+        F.coalesce(get("_snapshot") == "true", F.lit(False)).alias("_snapshot"),
+        rows["before_values"].alias("_before"),
+        rows["after_values"].alias("_after"),
+        unchanged.alias("_unchanged"),
+        F.from_json(get("_types"), MAP).alias("_types"),
+        "_source_file",
+        "_quality_flags",
+        F.when(is_flat, unknown_fields((*FIELDS, *INTERNAL))).alias("_rescued_data"),
+        raw_text().alias("_raw"),
+    )
+
+
+_OBJECTS = ("before_values", "after_values")
+
+
+def _each_change(records: DataFrame) -> DataFrame:
+    """One row for each change of a message: ``record`` holds its fields, ``_number`` its place."""
+    several = F.from_json(F.col("record")["_changes"], f"array<{MAP}>")
+    each = records.select("*", F.posexplode_outer(several).alias("_number", "_one"))
+    return each.withColumn("record", F.coalesce("_one", "record"))
+
+
+def _broken(*names: str) -> Column:
+    """Whether the text of one of some fields begins like JSON and is none."""
+    return F.coalesce(F.arrays_overlap("not_json", F.array(*map(F.lit, names))), F.lit(False))
+
+
+def _position(sequence: Column) -> Column:
+    """A sequence that an expression gives, in a form that sorts: numbers and PostgreSQL's LSNs as what they are, other
+    text as text."""
+    number = r"^0*(\d+)(?:\.(\d*?)0*)?$"
+    whole, fraction = F.regexp_extract(sequence, number, 1), F.regexp_extract(sequence, number, 2)
+    text = F.concat(F.lpad(F.length(whole).cast("string"), 3, "0"), whole)
+    text = F.when(fraction == "", text).otherwise(F.concat(text, F.lit("!"), fraction))
+    lsn = r"^([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})$"
+    half: Callable[[int], Column] = lambda n: F.lpad(F.lower(F.regexp_extract(sequence, lsn, n)), 8, "0")  # noqa: E731
+    return (
+        F.when(sequence.rlike(number), text).when(sequence.rlike(lsn), F.concat(half(1), half(2))).otherwise(sequence)
+    )
+
+
+def _coded(text: Column) -> Column:
+    """`envelopes.coded` for the text that an expression gives."""
+    values = F.try_parse_json(text).cast("map<string,variant>")
+    letter: Callable[[Column], Column] = lambda kind: (  # noqa: E731
+        F.when(kind == "STRING", "s").when(kind == "BOOLEAN", "b").when(kind.rlike("^(OBJECT|ARRAY)"), "j")
+    ).otherwise("n")
+    return F.transform_values(
+        values, lambda _, value: F.concat(letter(F.schema_of_variant(value)), value.cast("string"))
+    )
+
+
+# Whose change it is --------------------------------------------------------
+
+
+def of_table(source_table: str) -> Column:
+    """Whether a change is of a source table, given by its name, or by database (and schema) and name.
+
+    ``*.users`` are the tables ``users`` of all databases together.
+    """
+    name = source_table.removeprefix("*.")
+    full = F.concat_ws(".", "source_database", "table_name")
+    return (full == name) | full.endswith(f".{name}")
+
+
+def key_of(keys: list[str], *rows: str) -> Column:
+    """The key of a changed row as JSON of texts; null where a part of it is nowhere.
+
+    Each part is taken from the first of the rows (columns as `envelopes.coded`) that has it, or from the change's
+    primary key. A row that an update leaves out in part has the key of the one before.
+    """
+    given = F.from_json("primary_key", MAP)
+    # One key column may also come bare: "primary_key": "17".
+    bare = F.when(given.isNull(), F.col("primary_key")) if len(keys) == 1 else F.lit(None)
+    values: Callable[[str, str], tuple[Column, Column]] = lambda row, k: (  # noqa: E731
+        plain(F.col(row)[k]), plain(_in_any_case(F.col(row), k))
+    )  # fmt: skip
+    first, *others = rows
+    parts = [
+        F.coalesce(*values(first, k), given[k], bare.cast("string"), *(v for row in others for v in values(row, k)))
+        for k in keys
+    ]
+    complete = reduce(lambda a, b: a & b, (part.isNotNull() for part in parts))
+    return F.when(complete, F.to_json(F.struct(*(p.alias(k) for p, k in zip(parts, keys, strict=True)))))
+
+
+def plain(coded: Column) -> Column:
+    """A value as `envelopes.coded`, as text."""
+    return coded.substr(F.lit(2), F.length(coded))
+
+
+def _in_any_case(row: Column, name: str) -> Column:
+    """A field whose name differs from the one wanted in case only."""
+    return F.get(F.map_values(F.map_filter(row, lambda key, _: F.lower(key) == name.lower())), F.lit(0))
+
+
+def lacks_key(settings: Settings) -> Column:
+    """Whether a change of the users table or of a replica has no key, so that it goes nowhere."""
+    rules = [(settings.cdc.users_table, [settings.cdc.users_key])]
+    rules += [(replica.source_table, replica.keys) for replica in settings.cdc.replicas]
+    lacking = [of_table(table) & key_of(keys, "_after", "_before").isNull() for table, keys in rules]
+    return reduce(lambda a, b: a | b, lacking) & (F.col("operation_type") != "TRUNCATE")

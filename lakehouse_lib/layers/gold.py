@@ -1,0 +1,274 @@
+"""Gold: aggregates for people and dashboards. Sums are exact, so that they do not depend on order."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from lakehouse_lib.config import SegmentSettings
+from lakehouse_lib.layers.refresh import Days, Difference, Inputs, live_rows
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def exact(name: str) -> Column:
+    """A number as a decimal, whose sum is the same in any order; values up to 10^21."""
+    return F.col(name).cast("decimal(28,6)")
+
+
+def event_metrics(inputs: Inputs) -> Days:
+    """event_metrics_gold, for the days that new events touch."""
+    days = inputs.days("app_events_silver")
+    events = inputs.all("app_events_silver")
+    return Days(hourly_events(_only(events, "event_date", days)), days)
+
+
+def hourly_events(events: DataFrame) -> DataFrame:
+    """Events per hour, type and app."""
+    total = F.sum(exact("event_value")).cast("double")
+    return events.groupBy(
+        F.col("event_date").alias("metric_date"),
+        F.col("event_hour").alias("metric_hour"),
+        "event_type",
+        F.coalesce("app_type", F.lit("unknown")).alias("app_type"),
+    ).agg(
+        F.count(F.lit(1)).alias("total_events"),
+        F.countDistinct("user_id").alias("unique_users"),
+        (total / F.count("event_value")).alias("avg_event_value"),
+        F.min("event_value").alias("min_event_value"),
+        F.max("event_value").alias("max_event_value"),
+        total.alias("sum_event_value"),
+    )
+
+
+def hourly_metrics(inputs: Inputs) -> Days:
+    """hourly_metrics_gold, for the days that new events, clicks or rejections touch."""
+    rejected = inputs.table.sources[2:]
+    sessions = inputs.all("clickstream_silver")
+    days: set[date] | None = None
+    if not inputs.full:
+        days = inputs.changed_days("app_events_silver") | _click_days(inputs)
+        for name in rejected:
+            days |= inputs.changed_days(name)
+    if days:
+        ends = F.col("session_end_time").cast("date")
+        first, last = F.lit(min(days)), F.lit(max(days))
+        near = sessions.where((F.col("session_date") <= last) & (ends >= first))
+    else:
+        near = sessions
+    made = hourly(
+        _only(inputs.all("app_events_silver"), "event_date", days),
+        near,
+        [_only(inputs.all(name), "landed_date", days) for name in rejected],
+    )
+    return Days(_only(made, "metric_date", days), days)
+
+
+def _click_days(inputs: Inputs) -> set[date]:
+    """Days of the clicks of changed sessions, as they are and as they were."""
+    touched = inputs.changed_days("clickstream_silver")
+    found = set(touched)
+    if touched:
+        versions = (inputs.all("clickstream_silver"), inputs.before("clickstream_silver"))
+        for sessions in (version for version in versions if version is not None):
+            over_midnight = (
+                _only(sessions, "session_date", touched)
+                .where(F.col("session_end_time").cast("date") > F.col("session_date"))
+                .select("session_date", F.col("session_end_time").cast("date").alias("end"))
+                .distinct()
+            )
+            for row in over_midnight.collect():
+                span = (row["end"] - row["session_date"]).days
+                found |= {row["session_date"] + timedelta(n) for n in range(span + 1)}
+    return found
+
+
+def hourly(events: DataFrame, sessions: DataFrame, rejected: list[DataFrame]) -> DataFrame:
+    """Operational metrics of each hour in which anything happened."""
+    nothing = {"user_id": "string", "ms": "double", "event": "int", "click": "int",
+               "session": "int", "error": "int", "reject": "int"}  # fmt: skip
+
+    def part(df: DataFrame, at: Column, **columns: Column) -> DataFrame:
+        return df.select(
+            at.cast("date").alias("metric_date"),
+            F.hour(at).alias("metric_hour"),
+            *(
+                columns.get(name, F.lit(None if kind in ("string", "double") else 0)).cast(kind).alias(name)
+                for name, kind in nothing.items()
+            ),
+        )
+
+    one = F.lit(1)
+    clicks = sessions.select("user_id", F.inline("_clicks"))
+    parts = part(events, F.col("event_timestamp"), user_id=F.col("user_id"), event=one, error=F.col("is_error"))
+    parts = parts.unionByName(
+        part(clicks, F.col("click_timestamp"), user_id=F.col("user_id"), click=one,
+             ms=F.col("response_time_ms"),
+             error=F.coalesce(F.col("status_code") >= 400, F.lit(False)))
+    )  # fmt: skip
+    parts = parts.unionByName(part(sessions, F.col("session_start_time"), session=one))
+    for table in rejected:
+        parts = parts.unionByName(part(table, F.col("load_timestamp"), reject=one))
+    happened = F.sum(F.col("event") + F.col("click"))
+    return parts.groupBy("metric_date", "metric_hour").agg(
+        F.sum("event").alias("total_events"),
+        F.sum("click").alias("total_clicks"),
+        F.countDistinct("user_id").alias("unique_users"),
+        F.sum("session").alias("total_sessions"),
+        (F.sum(exact("ms")).cast("double") / F.count("ms")).alias("avg_response_time_ms"),
+        F.percentile("ms", 0.95).alias("p95_response_time_ms"),
+        F.sum("error").alias("error_count"),
+        F.when(happened > 0, F.sum("error") / happened).otherwise(0.0).alias("error_rate"),
+        F.sum("reject").alias("records_rejected"),
+    )
+
+
+def daily_summary(inputs: Inputs) -> Difference:
+    """daily_summary_gold from the first touched day on: users of 30 days look back, new users on."""
+    since = None
+    if not inputs.full:
+        touched = inputs.changed_days("app_events_silver") | inputs.changed_days("clickstream_silver")
+        since = min(touched) if touched else None
+    made = daily(inputs.all("app_events_silver"), inputs.all("clickstream_silver"), since)
+    old = live_rows(inputs)
+    if old is not None and since is not None:
+        old = old.where(F.col("summary_date") >= F.lit(since))
+    return Difference(made, old)
+
+
+def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> DataFrame:
+    """Key figures of each day with an event or a session, from a day on."""
+    user_days = (
+        events.select("user_id", F.col("event_date").alias("day"))
+        .unionByName(sessions.select("user_id", F.col("session_date").alias("day")))
+        .where("user_id IS NOT NULL")
+        .distinct()
+    )
+    firsts = user_days.groupBy("user_id").agg(F.min("day").alias("day"))
+    recent = user_days
+    if since:
+        after = F.lit(since)
+        events, sessions = (
+            events.where(F.col("event_date") >= after),
+            sessions.where(F.col("session_date") >= after),
+        )
+        firsts = firsts.where(F.col("day") >= after)
+        recent = recent.where(F.col("day") > F.date_sub(after, 30))
+    of_events = events.groupBy(F.col("event_date").alias("day")).agg(
+        F.count(F.lit(1)).alias("total_events"),
+        F.coalesce(F.sum(exact("event_value")).cast("double"), F.lit(0.0)).alias("total_value"),
+    )
+    of_sessions = sessions.groupBy(F.col("session_date").alias("day")).agg(
+        F.count(F.lit(1)).alias("total_sessions"),
+        (F.sum(exact("session_duration_seconds")).cast("double") / F.count(F.lit(1))).alias("avg_session_duration"),
+        (F.count_if("is_bounce") / F.count(F.lit(1))).alias("bounce_rate"),
+    )
+    base = of_events.join(of_sessions, "day", "full_outer")
+    spread = recent.select(
+        "user_id", F.col("day").alias("seen"),
+        F.explode(F.sequence("day", F.date_add("day", 29))).alias("day"),
+    )  # fmt: skip
+    ago = F.datediff("day", "seen")
+    users = (
+        spread.join(F.broadcast(base.select("day")), "day")
+        .groupBy("day", "user_id")
+        .agg(F.min(ago).alias("ago"))
+        .groupBy("day")
+        .agg(
+            F.count_if(F.col("ago") == 0).alias("total_users"),
+            F.count_if(F.col("ago") < 7).alias("wau"),
+            F.count(F.lit(1)).alias("mau"),
+        )
+    )
+    new = firsts.groupBy("day").agg(F.count(F.lit(1)).alias("new_users"))
+    joined = base.join(users, "day", "left").join(new, "day", "left")
+    counts = ("total_users", "wau", "mau", "new_users", "total_events", "total_sessions")
+    joined = joined.withColumns({c: F.coalesce(c, F.lit(0).cast("bigint")) for c in counts})
+    returning = F.col("total_users") - F.col("new_users")
+    return joined.select(
+        F.col("day").alias("summary_date"), "total_users", "wau", "mau",
+        (F.col("total_users") / F.nullif("mau", F.lit(0))).alias("stickiness"),
+        "new_users", returning.alias("returning_users"),
+        (returning * 100.0 / F.nullif("total_users", F.lit(0))).alias("return_user_percentage"),
+        "total_events", "total_sessions", "avg_session_duration", "bounce_rate",
+        F.coalesce("total_value", F.lit(0.0)).alias("total_value"),
+    )  # fmt: skip
+
+
+def user_segments(inputs: Inputs) -> Difference:
+    """user_segments_gold, as of the newest day of the data."""
+    made = segments(inputs.all("users_silver"), inputs.all("app_events_silver"), inputs.settings.segments)
+    return Difference(made, live_rows(inputs))
+
+
+def segments(users: DataFrame, events: DataFrame, rules: SegmentSettings) -> DataFrame:
+    """Recency, frequency and value of each user, and the segment that follows.
+
+    Inactive: never seen, or not for more than ``inactive_days``. VIP: worth at least
+    ``vip_value`` in the last 90 days. Active: seen in the last ``active_days`` days and at least
+    ``active_events`` events in 90 days. Regular: the others. The engagement score gives 40
+    points for recency (halved every ``active_days`` days), 40 for frequency and 20 for value
+    (full at twice ``active_events``, at ``vip_value``). The risk of churn is the share of
+    ``inactive_days`` that has passed since the user was last seen.
+    """
+    users = users.where("NOT is_deleted")
+    as_of = users.agg(F.max("last_seen_date").alias("segment_date")).where("segment_date IS NOT NULL")
+    recent = F.col("event_date") > F.date_sub("segment_date", 90)
+    worth = (
+        events.where("user_id IS NOT NULL")
+        .crossJoin(F.broadcast(as_of))
+        .groupBy("user_id")
+        .agg(
+            F.count_if(recent).alias("frequency"),
+            F.sum(F.when(recent, exact("event_value"))).cast("double").alias("monetary_value"),
+            F.sum(exact("event_value")).cast("double").alias("lifetime_value"),
+        )
+    )
+    days = F.datediff("segment_date", "last_seen_date")
+    frequency = F.coalesce("frequency", F.lit(0).cast("bigint"))
+    value = F.coalesce("monetary_value", F.lit(0.0))
+    joined = (
+        users.select("user_id", "last_seen_date")
+        .crossJoin(F.broadcast(as_of))
+        .join(worth, "user_id", "left")
+        .select(
+            "user_id", "segment_date", days.alias("recency_days"),
+            frequency.alias("frequency"), value.alias("monetary_value"),
+            F.coalesce("lifetime_value", F.lit(0.0)).alias("lifetime_value"),
+        )
+    )  # fmt: skip
+    recency = F.col("recency_days")
+    name = (
+        F.when(recency.isNull() | (recency > rules.inactive_days), "Inactive")
+        .when(F.col("monetary_value") >= rules.vip_value, "VIP")
+        .when((recency < rules.active_days) & (F.col("frequency") >= rules.active_events), "Active")
+        .otherwise("Regular")
+    )
+    score = F.round(
+        F.coalesce(40 * F.pow(F.lit(0.5), recency / rules.active_days), F.lit(0.0))
+        + 40 * F.least(F.lit(1.0), F.col("frequency") / (2.0 * rules.active_events))
+        + 20 * F.greatest(F.lit(0.0), F.least(F.lit(1.0), F.col("monetary_value") / rules.vip_value)),
+        2,
+    )
+    churn = F.round(F.coalesce(F.least(F.lit(1.0), recency / rules.inactive_days), F.lit(1.0)), 4)
+    actions = {
+        "VIP": "Thank personally; offer early access",
+        "Active": "Recommend an upgrade",
+        "Regular": "Send a weekly digest",
+    }
+    action = F.when(F.col("segment_name") == "Inactive", "Win back with an offer")
+    for segment, text in actions.items():
+        action = action.when(F.col("segment_name") == segment, text)
+    return joined.withColumn("segment_name", name).select(
+        "user_id", "segment_date", "segment_name", "recency_days", "frequency", "monetary_value",
+        "lifetime_value", score.alias("engagement_score"), churn.alias("risk_of_churn"),
+        action.alias("recommended_action"),
+    )  # fmt: skip
+
+
+def _only(df: DataFrame, column: str, days: set[date] | None) -> DataFrame:
+    return df if days is None else df.where(F.col(column).isin(sorted(days)))

@@ -1,0 +1,425 @@
+"""Load landing files into a bronze table: one commit for each load, which names its files.
+
+A load is planned from what the table holds, and carries the next number. Where another run, on whatever
+machine, took that number meanwhile, nothing of the load was written, and it is planned again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.engines import session
+from lakehouse_lib.errors import LandingError
+from lakehouse_lib.intake import envelopes, formats, landing
+from lakehouse_lib.intake.landing import OF_THE_TABLE, LandingFile, feed_of
+from lakehouse_lib.intake.records import PROBLEMS
+from lakehouse_lib.intake.streams import PACKED, Unreadable
+from lakehouse_lib.layers import bronze, cdc, columns, staging
+from lakehouse_lib.model import tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import archive, delta
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 2_000
+"""Files of one load, at most: their names stand in its commit."""
+
+OVERTAKEN = 20
+"""How often a load may be overtaken by those of other runs before it gives up."""
+
+_CLOCK_AHEAD = timedelta(days=1)
+
+
+@dataclass
+class Load:
+    """Files to put into a table with one commit."""
+
+    feed: str
+    number: int
+    """Of the load; a table takes each number once."""
+    version: int
+    """Of the table when the load was planned."""
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    staging: str = ""
+    """Folder with the records of the files, for the engine."""
+    files: list[LandingFile] = field(default_factory=list)
+    duplicates: list[LandingFile] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Files of the table that a load of everything lacks."""
+
+    @property
+    def records(self) -> int:
+        """Records of the files to load."""
+        return sum(file.records for file in self.files)
+
+    def says(self, run_id: str) -> dict[str, Any]:
+        """What the commit says of itself."""
+        listed = [landing.entry(file, "loaded") for file in self.files]
+        listed += [landing.entry(file, "duplicate") for file in self.duplicates]
+        return {"run_id": run_id, "load": self.id, "files": listed,
+                "sources": {f"landing/{self.feed}": self.number}}  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What was loaded."""
+
+    changed: bool = False
+    message: str = ""
+    notes: list[str] = field(default_factory=list)
+    columns: columns.Lineage | None = None
+    """What the table's columns were made from."""
+
+
+def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None]) -> Outcome:
+    """Load the pending files of a feed into its bronze table; ``begin`` is called if there is something to do.
+
+    Raises
+    ------
+    LandingError
+        The landing folder is not there, a required field is missing everywhere, or other runs were faster too often.
+    """
+    feed = feed_of(table)
+    landing.check_there(settings, feed)
+    done = Outcome()
+    whole = not settings.enable_delta or (settings.full and _all_files_there(settings, table, done))
+    if whole or landing.pending_files(settings, table) or not delta.exists(settings, table):
+        begin()
+        delta.ensure(settings, table)
+        _load_pending(settings, table, run_id, done, whole)
+    if ignored := landing.foreign(settings, table, run_id):
+        done.notes.append(f"{feed}: left alone, because their names end in no format: {', '.join(ignored)}")
+    return done
+
+
+def _load_pending(settings: Settings, table: Table, run_id: str, done: Outcome, whole: bool) -> None:
+    """Load what is pending, some files at a time; ``whole`` loads everything again with one commit."""
+    overtaken = 0
+    failed: dict[str, str] = {}
+    while load := next_load(settings, table, run_id, whole, failed):
+        try:
+            if whole and load.missing and settings.enable_delta:
+                done.message = f"kept: {len(load.missing)} of its files cannot be loaded again, e.g. {load.missing[0]}"
+                whole = False
+                continue
+            if bad := _commit(settings, table, run_id, done, load, whole):
+                failed |= bad
+                _set_aside(settings, table, load, bad, run_id)
+                continue
+        finally:
+            staging.remove(load.staging)
+        if not settings.enable_delta or _is_committed(delta.made(settings, table, "it was removed"), load):
+            done.changed = True
+            if whole:
+                return
+            continue
+        overtaken += 1
+        log.warning("%s: another run loaded meanwhile; what is left is planned again", table.name)
+        if overtaken > OVERTAKEN:
+            raise LandingError(f"{table.name}: other runs loaded {overtaken} times meanwhile. Run again when they end.")
+
+
+def next_load(
+    settings: Settings, bronze: Table, run_id: str, whole: bool = False, without: Iterable[str] = ()
+) -> Load | None:
+    """Read the next pending files, and put their records where the engine finds them.
+
+    ``whole`` takes every file of the landing folder, for a full rebuild; files in ``without`` are left out.
+    Files that cannot be read are written down, and the others are taken. None where there is nothing to commit.
+    """
+    feed = feed_of(bronze)
+    target = delta.open_table(delta.table_path(settings, bronze))
+    if target is not None:
+        landing.settle(settings, feed, target, run_id)
+    known = landing.known_files(settings, feed, target)
+    load = Load(feed, (delta.watermark(target, landing.APP_ID) or 0) + 1, -1 if target is None else target.version())
+    load.staging = staging.folder(settings, load.id)
+    listed = {file.path: file for file in landing.list_files(settings, feed) if file.path not in without}
+    fresh = [file for file in listed.values() if whole or not landing.is_settled(feed, known.get(file.path), file)]
+    # Of files with one content the first that was delivered counts, also where they are found at once.
+    fresh.sort(key=lambda file: (file.modified, file.path))
+    try:
+        told = _read(settings, feed, load, fresh, known, whole)
+    except BaseException:
+        staging.remove(load.staging)
+        raise
+    gone = [file for file in known.values() if file.state in landing.NOT_LOADED and file.path not in listed]
+    told += [replace(file, state="removed") for file in gone if file.path not in without]
+    if whole:
+        there = {_content(file) for file in (*load.files, *load.duplicates)}
+        load.missing = [file.path for file in known.values()
+                        if file.state == "loaded" and file.records and _content(file) not in there]  # fmt: skip
+    # What the table holds stays so, whatever a file is now.
+    told = [file for file in told if _is_read(file) or known.get(file.path, file).state not in OF_THE_TABLE]
+    landing.write_down(settings, feed, [(file, load.version) for file in told], run_id, target)
+    if load.files or load.duplicates:
+        return load
+    staging.remove(load.staging)
+    return None
+
+
+def _read(
+    settings: Settings, feed: str, load: Load, fresh: list[LandingFile], known: dict[str, LandingFile], whole: bool
+) -> list[LandingFile]:
+    """Fill a load from fresh files; returns those of which something else is to be written down."""
+    told: list[LandingFile] = []
+    wanted: list[LandingFile] = []
+    held = {} if whole else {_content(file): file for file in known.values() if file.state == "loaded" and file.digest}
+    withdrawn = {_content(file) for file in known.values() if file.state == "withdrawn"}
+    with ThreadPoolExecutor(4) as pool:
+        for start in range(0, len(fresh), AT_ONCE):
+            for file in pool.map(lambda file: _with_digest(settings, feed, file), fresh[start : start + AT_ONCE]):
+                before = known.get(file.path)
+                if before is not None and before.state not in OF_THE_TABLE:
+                    before = None
+                if file.state:
+                    told.append(file)
+                elif before and file.digest != before.digest and before.size != -1:
+                    told.append(replace(before, reason=landing.changed_sentence(feed, before, file)))
+                elif before and (not whole or before.state == "withdrawn"):
+                    told.append(replace(before, modified=file.modified, reason=""))  # only its time is another
+                elif before and before.state == "duplicate" and _content(file) in withdrawn:
+                    told.append(before)
+                elif _content(file) in held:
+                    load.duplicates.append(file)
+                elif whole or len(wanted) < AT_ONCE:
+                    wanted.append(file)
+                    held[_content(file)] = file
+            if len(wanted) >= AT_ONCE and not whole:
+                break
+        if wanted:
+            with staging.Stage(load.staging) as stage:
+                read = list(pool.map(lambda file: _stage(settings, feed, file, stage), wanted))
+            held |= {_content(file): file for file in read}
+            load.files = [file for file in read if not file.state]
+            told += [file for file in read if file.state]
+    copies = [(file, held[_content(file)]) for file in load.duplicates]
+    load.duplicates = [replace(file, records=first.records) for file, first in copies if _is_read(first)]
+    return told + [replace(f, state=first.state, reason=first.reason) for f, first in copies if not _is_read(first)]
+
+
+def _content(file: LandingFile) -> tuple[str, str, bool]:
+    """What makes two files the same: their bytes, and that they are read alike."""
+    return file.digest, file.kind, file.path.lower().endswith(PACKED)
+
+
+def _is_read(file: LandingFile) -> bool:
+    return file.state in ("", *OF_THE_TABLE)
+
+
+def _with_digest(settings: Settings, feed: str, file: LandingFile) -> LandingFile:
+    """The file with the hash of its content; ``failed`` where it cannot be read or is still growing."""
+    if file.state:
+        return file
+    digest, size = hashlib.blake2b(), 0
+    try:
+        with landing.opened(settings, feed, file) as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        return replace(file, state="failed", reason=error.strerror or str(error))
+    if size != file.size:
+        return replace(file, state="failed", reason="it is still being written")
+    return replace(file, digest=digest.hexdigest()[:32])
+
+
+def _stage(settings: Settings, feed: str, file: LandingFile, stage: staging.Stage) -> LandingFile:
+    """Read a file once and keep its records for the engine; or say why it cannot be read."""
+    reading = formats.Reading()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            with landing.opened(settings, feed, file) as handle:
+                yield from formats.read(handle, file.kind, reading, file.path, landing.shape_of(settings, feed))
+        except OSError as error:  # of reading, not of keeping what was read
+            raise _NotOpened(error.strerror or str(error)) from error
+        if _with_digest(settings, feed, file).digest != file.digest:
+            raise _NotOpened("it changed while it was read")
+
+    try:
+        stage.add(file.path, file.modified, batches())
+    except Unreadable as error:
+        return replace(file, state="set_aside", reason=str(error))
+    except _NotOpened as error:
+        return replace(file, state="failed", reason=str(error))
+    return replace(file, records=reading.records, head=reading.head, names=frozenset(reading.names))
+
+
+class _NotOpened(Exception):
+    """A file could not be read to its end, for no fault of its content."""
+
+
+def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: Load, whole: bool) -> dict[str, str]:
+    """Put a load into its table; where the engine fails, returns the files with a record that it cannot compute."""
+    says, consumed = load.says(run_id), [delta.Consumed(landing.APP_ID, load.number)]
+    if not load.records and settings.enable_delta:
+        delta.mark(settings, table, consumed, says, once=True)
+        return {}
+    with session.opened(settings) as spark:
+        records = staging.read(spark, load.staging)
+        made = bronze_rows(settings, table, records, run_id)
+        _check_mapping(settings, load.feed, made, records, load.files)
+        if load.feed == "cdc_changes":
+            _check_recognised(settings, table, made, load.files)
+        rows = made.select(*table.names)
+        if whole:
+            archive.restore(settings, table)
+        try:
+            (delta.overwrite if whole else delta.append)(rows, settings, table, consumed, says)
+        except Exception as error:
+            if bad := _files_that_fail(settings, table, run_id, records, load.files):
+                return bad
+            raise error
+        done.columns = columns.of(settings, table.name, rows, (load.feed, records))
+    return {}
+
+
+def _is_committed(target: DeltaTable, load: Load) -> bool:
+    """Whether a table holds a load; another run may have taken its number."""
+    return delta.was_said(target, load.version, "load", load.id)
+
+
+def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: str) -> DataFrame:
+    """The rows of a bronze table for the records of its feed, flagged by contract and by the
+    table's checks; with ``_message string`` (the record as it came, in every row)."""
+    from pyspark.sql import functions as F
+
+    feed = feed_of(table)
+    latest = (datetime.now(UTC) + _CLOCK_AHEAD).isoformat()
+    rows = transformation(table)(records, settings.feed(feed), latest, table.bounds).withColumn(
+        "_message", F.col("_raw")
+    )
+    flags = {name: F.expr(broken) for name, (broken, _) in tables.record_checks(table).items()}
+    if feed == "cdc_changes":
+        flags = {"missing_key": cdc.lacks_key(settings)} | flags
+    return bronze.flagged(rows, flags).withColumns({"_run_id": F.lit(run_id), "_ingested_at": F.current_timestamp()})
+
+
+def transformation(table: Table) -> Callable[..., Any]:
+    """The function that makes a table."""
+    module, _, name = table.transform.rpartition(".")
+    made: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return made
+
+
+def _check_mapping(
+    settings: Settings, feed: str, rows: DataFrame, records: DataFrame, files: list[LandingFile]
+) -> None:
+    """Refuse a load in which a required field is missing everywhere: the mapping is wrong."""
+    required = bronze.REQUIRED.get(feed, [])
+    if sum(file.records for file in files) < 10 or not required:
+        return
+    seen = frozenset().union(*(file.names for file in files))
+    there = all(seen.intersection(bronze.ALIASES.get(feed, {}).get(name, [name])) for name in required)
+    if there and not settings.feed(feed).select:
+        return
+    from pyspark.sql import functions as F
+
+    head = rows.limit(200).agg(*(F.count(name).alias(name) for name in required)).first()
+    assert head is not None
+    suspects = [name for name in required if not head[name]]
+    if not suspects:
+        return
+    every = rows.agg(*(F.count(name).alias(name) for name in suspects)).first()
+    assert every is not None
+    missing = [name for name in suspects if not every[name]]
+    if missing:
+        known = records.limit(200).select(F.explode(F.map_keys("record"))).distinct().collect()
+        fields = sorted(row[0] for row in known)
+        raise LandingError(
+            f"no record of feed {feed} has a usable {', '.join(missing)}; the records hold "
+            f"{', '.join(fields) or 'nothing readable'}. Say where it comes from in the parameters: "
+            f"feeds.{feed}.select.{missing[0]}. Nothing of the feed was loaded."
+        )
+
+
+def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: list[LandingFile]) -> None:
+    """Refuse a load in which no record is in a known format, unless the feed has loaded changes before. A single
+    record is quarantined instead."""
+    from pyspark.sql import functions as F
+
+    names = frozenset().union(*(file.names for file in files))
+    if sum(file.records for file in files) < 2 or not names.isdisjoint(envelopes.INTERNAL):
+        return
+    unread = F.arrays_overlap("_quality_flags", F.array(*map(F.lit, (envelopes.UNKNOWN, *PROBLEMS))))
+    shown = rows.where(F.array_contains("_quality_flags", envelopes.UNKNOWN)).orderBy("_source_file", "_source_line")
+    if not rows.where(~unread).isEmpty() or not (two := shown.select("_raw").head(2)):
+        return
+    if settings.enable_delta and not delta.read(rows.sparkSession, settings, table).where(~unread).isEmpty():
+        return
+    examples = "".join(f"\n    {row[0][:300]}" for row in two)
+    feed = feed_of(table)
+    raise LandingError(
+        f"no record of feed {feed} is a change in a format that is known ({envelopes.KNOWN}); it holds records "
+        f"such as{examples}\nWhere these are changes, say where their fields come from in the parameters: "
+        f"feeds.{feed}.select. Nothing of the feed was loaded."
+    )
+
+
+def _files_that_fail(
+    settings: Settings, table: Table, run_id: str, records: DataFrame, files: list[LandingFile]
+) -> dict[str, str]:
+    """Files with a record that the engine cannot compute, and that record; none where it is not the records."""
+    from pyspark.sql import functions as F
+
+    def error_of(paths: list[str], first: int = 1, last: int = 2**62) -> str:
+        own = records.where(F.col("_source_file").isin(paths) & F.col("_source_line").between(first, last))
+        try:
+            rows = bronze_rows(settings, table, own, run_id).select(*table.names)
+            rows.write.format("noop").mode("overwrite").save()
+        except Exception as error:
+            return str(error).strip().splitlines()[0][:300] or repr(error)
+        return ""
+
+    def failing(paths: list[str]) -> list[str]:
+        if not error_of(paths):
+            return []
+        half = len(paths) // 2
+        return paths if half == 0 else failing(paths[:half]) + failing(paths[half:])
+
+    found: dict[str, str] = {}
+    paths = [file.path for file in files if file.records]
+    if error_of([]):  # it is not the records
+        return {}
+    for path in failing(paths):
+        first, last = 1, next(file.records for file in files if file.path == path)
+        while first < last:
+            middle = (first + last) // 2
+            first, last = (first, middle) if error_of([path], first, middle) else (middle + 1, last)
+        found[path] = f"its record {first} cannot be computed: {error_of([path], first, first)}"
+    return found
+
+
+def _set_aside(settings: Settings, bronze: Table, load: Load, reasons: dict[str, str], run_id: str) -> None:
+    """Write down that files of a load failed: path, and the reason. With other settings they may not: they are
+    tried again."""
+    rows = [(replace(f, state="failed", reason=reasons[f.path]), load.version) for f in load.files
+            if f.path in reasons]  # fmt: skip
+    landing.write_down(settings, load.feed, rows, run_id, delta.open_table(delta.table_path(settings, bronze)))
+
+
+def _all_files_there(settings: Settings, table: Table, done: Outcome) -> bool:
+    """Whether every file that a bronze table has loaded is still in landing."""
+    feed = feed_of(table)
+    known = landing.known_files(settings, feed, delta.open_table(delta.table_path(settings, table)))
+    listed = {file.path for file in landing.list_files(settings, feed)}
+    gone = [path for path, file in known.items() if file.state == "loaded" and path not in listed]
+    if gone:
+        done.message = f"kept: {len(gone)} of its files are no longer in landing, e.g. {gone[0]}"
+    return not gone

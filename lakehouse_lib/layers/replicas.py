@@ -1,0 +1,268 @@
+"""Replicas: the current rows of a source table, in columns as the source has them.
+
+A column's type holds all values that ever came for it: the one that the messages' schema names, else bigint,
+decimal(38,s), boolean or string by the values themselves; see `type_of`. Its name is the source's own in lower case,
+with an underscore for everything but letters, digits and underscores; see `column_names`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from lakehouse_lib.intake.connect_types import DIGITS
+from lakehouse_lib.layers import cdc, versions
+from lakehouse_lib.layers.refresh import Difference, Inputs
+from lakehouse_lib.model import tables
+from lakehouse_lib.storage import delta
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+SOURCE_COLUMN = "source column "
+"""Begins the comment of a column; its name at the source follows, as a JSON text."""
+
+AS_IT_CAME = "as it came: no schema says its type"
+
+DOUBLE_DIGITS = 15
+"""Digits that each double keeps."""
+
+_OURS = ("is_deleted", "deleted_at")
+
+
+class Own(NamedTuple):
+    """A column of a replica."""
+
+    name: str
+    kind: str
+    comment: str
+    """The name at the source, in one of the spellings that came, and whether a schema came with it."""
+
+
+class Seen(NamedTuple):
+    """What came for a column of the source."""
+
+    source: str
+    """Its name, in the first of its spellings by alphabet."""
+    kinds: frozenset[str]
+    """Types that a schema names, and of values without one: int, fraction, double, boolean or string."""
+    whole: int = 0
+    """Digits before the point, at most."""
+    fraction: int = 0
+    """Digits after it, at most."""
+    big: bool = False
+    """Whether a whole number is beyond 2^63."""
+    digits: int = 0
+    """Digits of one number, at most."""
+    declared: bool = False
+    """Whether a schema named the type of each value."""
+
+    def own(self, name: str) -> Own:
+        """The column of this name that holds what came."""
+        said = SOURCE_COLUMN + json.dumps(self.source, ensure_ascii=False)
+        return Own(name, type_of(self), said if self.declared else f"{said}, {AS_IT_CAME}")
+
+
+def replica(inputs: Inputs) -> Difference:
+    """A ``cdc.replicas`` table: the last version of each row."""
+    rule = next(r for r in inputs.settings.cdc.replicas if r.target == inputs.table.name)
+    told = versions.of(inputs, rule.source_table, rule.keys)
+    present, seen = _present(inputs), _seen(told.changes, rule.keys)
+    columns = _columns(seen) if inputs.full else _with(present, seen)
+    if columns is None:  # a column gets another name or type, and all rows with it
+        told = versions.of(inputs, rule.source_table, rule.keys, whole=True)
+        columns = _columns(_seen(told.changes, rule.keys))
+    inputs.reschema = any(source not in columns or columns[source][:2] != own[:2] for source, own in present.items())
+    inputs.table_now = tables.with_columns(
+        inputs.table, {own.name: (own.kind, own.comment) for own in columns.values()}
+    )
+    rows = _commented(current_rows(told.rows, columns, rule.keys), inputs.table_now)
+    if not inputs.reschema:
+        delta.ensure(inputs.settings, inputs.table_now)
+    if inputs.reschema or inputs.full:
+        return Difference(rows, None, told.counts)
+    old = inputs.current()
+    return Difference(rows, old if told.keys is None else old.join(told.keys, "_key", "left_semi"), told.counts)
+
+
+def current_rows(rows: DataFrame, columns: Mapping[str, Own], keys: list[str]) -> DataFrame:
+    """The last of the versions of each row; one that was deleted keeps its key."""
+    last = rows.groupBy("_key").agg(F.max_by(F.struct(*(c for c in rows.columns if c != "_key")), "_n").alias("_last"))
+    last = last.select("_key", "_last.*").withColumn("_given", F.from_json("_key", cdc.MAP))
+    last = last.withColumn("_names", F.transform(F.map_keys("_row"), F.lower))
+
+    def value(source: str, kind: str) -> Column:
+        place = F.array_position("_names", F.lit(source)).cast("int")
+        text = cdc.plain(F.get(F.map_values("_row"), place - 1))
+        own = next((key for key in keys if key.lower() == source), None)
+        return (F.coalesce(text, F.col("_given")[own]) if own else text).try_cast(kind)
+
+    gone = F.col("_row").isNull()
+    return last.select(
+        *(value(source, own.kind).alias(own.name) for source, own in columns.items()),
+        gone.alias("is_deleted"),
+        F.when(gone, F.timestamp_micros("_moment")).alias("deleted_at"),
+        "_key",
+        as_json(F.col("_row")).alias("_values"),
+        "_source_file",
+        "_source_line",
+    )
+
+
+def as_json(row: Column) -> Column:
+    """A row as `envelopes.coded`, as JSON."""
+    quoted: Callable[[Column], Column] = lambda text: F.regexp_extract(F.to_json(F.array(text)), r"(?s)^\[(.*)\]$", 1)  # noqa: E731
+    value: Callable[[Column], Column] = lambda coded: F.when(coded.isNull(), "null").when(coded.startswith("s"), quoted(cdc.plain(coded))).otherwise(  # noqa: E731, E501
+        cdc.plain(coded))  # fmt: skip
+    pairs = F.transform(F.map_entries(row), lambda one: F.concat(quoted(one["key"]), F.lit(":"), value(one["value"])))
+    return F.when(row.isNotNull(), F.concat(F.lit("{"), F.array_join(pairs, ","), F.lit("}")))
+
+
+def _commented(rows: DataFrame, table: tables.Table) -> DataFrame:
+    """Rows whose columns carry their comments, which a table that gets new columns takes from them."""
+    comments = {column.name: column.comment for column in table.columns}
+    return rows.select(*(F.col(f"`{name}`").alias(name, metadata={"comment": comments[name]}) for name in rows.columns))
+
+
+# Names ----------------------------------------------------------------------
+
+
+def column_names(sources: Iterable[str]) -> dict[str, str]:
+    """The column for each of the source's names, which are given in lower case.
+
+    Everything but letters, digits and underscores becomes an underscore. Names that would meet a column of ours, or
+    begin with an underscore, get ``source_`` in front; a field without a name is ``unnamed``. Where several meet in one
+    name, the one whose own name it is has it, then the first by alphabet; the others get ``_2``, ``_3``, ….
+    """
+    wished = {source: _plain_name(source) for source in sources}
+    names: dict[str, str] = {}
+    for source, name in sorted(wished.items(), key=lambda item: (item[0] != item[1], item[0])):
+        free, number = name, 2
+        while free in names.values() or (free != name and free in wished.values()):
+            free, number = f"{name}_{number}", number + 1
+        names[source] = free
+    return names
+
+
+def _plain_name(source: str) -> str:
+    plain = re.sub(r"[^\w]", "_", source.lower())
+    if not plain:
+        return "unnamed"
+    return "source_" + plain.lstrip("_") if plain.startswith("_") or plain in _OURS else plain
+
+
+# Types ----------------------------------------------------------------------
+
+
+def _seen(changes: DataFrame, keys: list[str]) -> dict[str, Seen]:
+    """What came for each of the source's columns, by its name in lower case; deletes tell of the key alone."""
+    own = F.array(*(F.lit(key.lower()) for key in keys))
+    key_before = F.map_filter("_before", lambda name, _: F.array_contains(own, F.lower(name)))
+    # A key that is in none of the rows stands in the message's primary key, as text.
+    guessed: Callable[[Column], Column] = lambda text: F.when(text.rlike(r"^-?(0|[1-9]\d*)$"), "n").otherwise("s")  # noqa: E731
+    given = F.transform_values(F.from_json("_key", cdc.MAP), lambda _, text: F.concat(guessed(text), text))
+    deleted = F.when(F.size(key_before) > 0, key_before).otherwise(given)
+    row = F.when(F.col("operation_type") == "DELETE", deleted).otherwise(F.col("_after"))
+    each = changes.select("_types", F.explode(row).alias("_name", "_coded"))
+    declared, letter, text = F.col("_types")[F.col("_name")], F.col("_coded").substr(1, 1), cdc.plain(F.col("_coded"))
+    number = F.when(text.rlike(r"^-?\d+$"), "int").when(text.rlike(r"^-?\d+\.\d+$"), "fraction").otherwise("double")
+    kind = F.when(letter == "n", number).when(letter == "b", "boolean").when(letter.isNotNull(), "string")
+    is_number = declared.isNull() & (letter == "n")
+    digits: Callable[[str], Column] = lambda pattern: F.max(  # noqa: E731
+        F.when(is_number, F.length(F.regexp_extract(text, pattern, 1)))
+    )
+    mantissa = F.regexp_extract(text, r"^-?0*([\d.]*)", 1)
+    found = each.groupBy(F.lower("_name").alias("name")).agg(
+        F.min("_name").alias("source"),
+        F.collect_set(F.coalesce(declared, kind)).alias("kinds"),
+        digits(r"^-?0*(\d*)").alias("whole"),
+        digits(r"\.(\d*)$").alias("fraction"),
+        F.max(is_number & (number == "int") & text.try_cast("bigint").isNull()).alias("big"),
+        F.max(F.when(is_number, F.length(F.regexp_replace(mantissa, r"\.", "")))).alias("digits"),
+        F.bool_and(declared.isNotNull() | letter.isNull()).alias("declared"),
+    )
+    return {
+        name: Seen(source, frozenset(kinds), whole or 0, fraction or 0, bool(big), digits or 0, declared)
+        for name, source, kinds, whole, fraction, big, digits, declared in found.collect()
+        if kinds
+    }
+
+
+def type_of(seen: Seen) -> str:
+    """The narrowest type that holds what came.
+
+    Whole numbers are bigint up to 2^63, else decimal; numbers with a fraction are decimal. double is what a schema
+    calls so, or what is written with an exponent beside numbers of at most 15 digits. What fits in none of them is
+    string.
+    """
+    kinds = set(seen.kinds)
+    if len(kinds) == 1 and (only := next(iter(kinds))) not in ("int", "fraction", "double"):
+        return only
+    if kinds == {"date", "timestamp"}:
+        return "timestamp"
+    exact = {kind: _digits(kind) for kind in kinds if kind.startswith("decimal") or kind == "bigint"}
+    if len(exact) + len(kinds & {"int", "fraction", "double"}) < len(kinds):
+        return "string"
+    if "double" in kinds:
+        digits = max([seen.digits, *(p for kind, (p, _) in exact.items() if kind != "bigint")])
+        return "double" if digits <= DOUBLE_DIGITS else "string"
+    if kinds <= {"int", "bigint"} and not seen.big:
+        return "bigint"
+    whole, fraction = _places(seen)
+    if whole + fraction > DIGITS:
+        return "string"
+    return f"decimal({DIGITS if kinds & {'int', 'fraction'} else whole + fraction},{fraction})"
+
+
+def _places(seen: Seen) -> tuple[int, int]:
+    """Digits before and after the point, at most, of values and of types that a schema names."""
+    exact = [_digits(kind) for kind in seen.kinds if kind.startswith("decimal") or kind == "bigint"]
+    return max([seen.whole, *(p - s for p, s in exact)]), max([seen.fraction, *(s for _, s in exact)])
+
+
+def _digits(kind: str) -> tuple[int, int]:
+    if kind == "bigint":
+        return 19, 0
+    precision, scale = re.findall(r"\d+", kind)
+    return int(precision), int(scale)
+
+
+def holds(kind: str, seen: Seen) -> bool:
+    """Whether a column has the right type also with what came since."""
+    if kind == "string":
+        return True
+    if kind.startswith("decimal") and (own := _digits(kind))[0] == DIGITS:
+        number = {one for one in seen.kinds if one.startswith("decimal") or one in ("bigint", "int", "fraction")}
+        whole, fraction = _places(seen)
+        return number == seen.kinds and whole <= DIGITS - own[1] and fraction <= own[1]
+    return type_of(seen._replace(kinds=seen.kinds | {kind})) == kind
+
+
+def _columns(seen: Mapping[str, Seen]) -> dict[str, Own]:
+    names = column_names(seen)
+    return {source: one.own(names[source]) for source, one in sorted(seen.items())}
+
+
+def _with(present: dict[str, Own], seen: Mapping[str, Seen]) -> dict[str, Own] | None:
+    """The columns and those that came in addition; None where one that is there has to change."""
+    names = column_names({*present, *seen})
+    if any(names[source] != own.name or (source in seen and not holds(own.kind, seen[source]))
+           for source, own in present.items()):  # fmt: skip
+        return None
+    return present | {source: one.own(names[source]) for source, one in sorted(seen.items()) if source not in present}
+
+
+def _present(inputs: Inputs) -> dict[str, Own]:
+    """The source's columns that the table has, by the source's names."""
+    opened = delta.open_table(delta.table_path(inputs.settings, inputs.table)) if inputs.settings.enable_delta else None
+    found = {}
+    for column in delta.as_made(inputs.table, opened).columns:
+        if column.comment.startswith(SOURCE_COLUMN):
+            source, _ = json.JSONDecoder().raw_decode(column.comment.removeprefix(SOURCE_COLUMN))
+            found[source.lower()] = Own(column.name, column.type, column.comment)
+    return found

@@ -1,0 +1,132 @@
+"""Records on their way to the engine: what was read of landing files, as Parquet that every engine reads.
+
+The folder of a load lives from its reading to its commit. One that a killed run left is removed by a
+later one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.intake import records
+from lakehouse_lib.storage import delta
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SCHEMA = pa.schema([
+    *records.SCHEMA, ("_source_file", pa.string()), ("_source_line", pa.int64()),
+    ("load_timestamp", pa.timestamp("us", "UTC")),
+])  # fmt: skip
+"""A record, the file below the feed's folder, its number in the file from 1, and when the file landed."""
+
+SMALL = 32 << 20
+"""Bytes of records up to which a landing file shares a staged file with others."""
+
+LEFT_OVER = timedelta(days=2)
+"""Age from which a folder belongs to no run any more."""
+
+_TIME = "%Y%m%dT%H%M%S"
+
+
+class Stage:
+    """The folder of one load, while it is filled; by several threads at once."""
+
+    def __init__(self, folder: str) -> None:
+        self._filesystem, self._root = delta.filesystem(folder)
+        self._lock = threading.RLock()
+        self._shared: pq.ParquetWriter | None = None
+        self._count = 0
+
+    def __enter__(self) -> Stage:
+        self._filesystem.create_dir(self._root, recursive=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._count:  # Spark reads no folder without a file
+            self._shared = self._new()[1]
+        if self._shared:
+            self._shared.close()
+
+    def add(self, path: str, modified: datetime, batches: Iterable[pa.RecordBatch]) -> None:
+        """Add the records of a file: all of them, or none where reading it fails."""
+        placed = _placed(path, modified, batches)
+        held: list[pa.RecordBatch] = []
+        size = 0
+        while size <= SMALL:
+            batch = next(placed, None)
+            if batch is None:
+                self.put(held)
+                return
+            held.append(batch)
+            size += batch.nbytes
+        name, writer = self._new()
+        try:
+            with writer:
+                for batch in chain(held, placed):
+                    writer.write_batch(batch)
+        except BaseException:
+            self._filesystem.delete_file(name)
+            raise
+
+    def put(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Add rows of `SCHEMA`."""
+        with self._lock:
+            for batch in batches:
+                if self._shared is None:
+                    _, self._shared = self._new()
+                self._shared.write_batch(batch)
+
+    def _new(self) -> tuple[str, pq.ParquetWriter]:
+        with self._lock:
+            self._count += 1
+            name = f"{self._root}/{self._count:06d}.parquet"
+        return name, pq.ParquetWriter(name, SCHEMA, filesystem=self._filesystem, compression="snappy")
+
+
+def _placed(path: str, modified: datetime, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    line = 1
+    landed = pa.scalar(modified, SCHEMA.field("load_timestamp").type)
+    for batch in batches:
+        count = batch.num_rows
+        if count:
+            lines = pa.array(np.arange(line, line + count))
+            columns = [*batch.columns, pa.repeat(path, count), lines, pa.repeat(landed, count)]
+            yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        line += count
+
+
+def folder(settings: Settings, name: str) -> str:
+    """The folder of a load."""
+    return f"{settings.layer_path('ops')}/staging/{datetime.now(UTC):{_TIME}}-{name}"
+
+
+def read(spark: SparkSession, folder: str) -> DataFrame:
+    """The staged records, as columns of `SCHEMA`."""
+    kinds = {"raw": "string", "record": "map<string,string>", "problem": "string", "not_json": "array<string>",
+             "_source_file": "string", "_source_line": "bigint", "load_timestamp": "timestamp"}  # fmt: skip
+    return spark.read.schema(", ".join(f"{name} {kind}" for name, kind in kinds.items())).parquet(folder)
+
+
+def remove(folder: str) -> None:
+    """Remove a load's folder, and those that killed runs left beside it."""
+    filesystem, root = delta.filesystem(folder)
+    parent = root.rpartition("/")[0]
+    before = f"{datetime.now(UTC) - LEFT_OVER:{_TIME}}"
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_dir(root)
+    with contextlib.suppress(FileNotFoundError):  # another feed may be faster
+        for info in filesystem.get_file_info(pafs.FileSelector(parent, allow_not_found=True)):
+            if info.base_name < before:
+                filesystem.delete_dir(info.path)

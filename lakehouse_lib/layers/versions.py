@@ -1,0 +1,276 @@
+"""The versions of a source table's rows, derived from its changes in the source's order.
+
+The order of the changes of a row:
+
+1. Changes with a position in the same log: by position, snapshot rows before others of their position, then by time
+   and by place in landing.
+2. A change's *moment* is its time, or the latest time of a change of the row before it in its log: clocks step back,
+   logs do not. A row of a snapshot carries the time at which it was read; its moment is at the latest 1 ms before the
+   earliest time of any later change.
+3. Changes of different logs, and those without a position, are placed by their moments; at the same moment those
+   without a position come first.
+4. A change that is delivered again, with the same content, place and time, is the first of its copies.
+
+So the outcome depends on the set of the changes and not on when they arrive; only where all else is equal, path and
+line of the file decide. Rows are rebuilt from all changes of the keys that new changes touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column, Window
+from pyspark.sql import functions as F
+
+from lakehouse_lib.engines.session import settle
+from lakehouse_lib.errors import TableError
+from lakehouse_lib.intake.envelopes import ABSENT, OTHERS
+from lakehouse_lib.layers import cdc
+from lakehouse_lib.layers.refresh import Inputs
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+SOURCE = "cdc_changes_bronze"
+GONE = ("DELETE", "TRUNCATE")
+_PLACE = ("_source_file", "_source_line")
+_TRUNCATES = "operation_type = 'TRUNCATE'"
+_KEPT = ("operation_type", "change_timestamp", "_source_file", "_source_line")
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Versions of the rows that new changes touch, and what became of those changes."""
+
+    rows: DataFrame
+    """``_key string`` (JSON), ``_n bigint`` (place in the order), ``operation_type``, ``change_timestamp``, ``_moment
+    bigint`` (microseconds), ``_row map<string,string>`` (as `envelopes.coded`; null where the row is gone), and
+    the file and line of the change."""
+    changes: DataFrame
+    """The changes behind them, each once: ``_after``, ``_before``, ``_types`` and the key."""
+    keys: DataFrame | None
+    """``_key`` of the rows that are told; None for all rows of the table."""
+    counts: DataFrame
+    """One row: ``records_read``, ``accepted``, ``duplicate`` and ``quarantined`` of the new changes."""
+
+
+def of(inputs: Inputs, source_table: str, keys: list[str], whole: bool = False) -> Versions:
+    """Versions of the rows of a source table that new changes touch; of all where ``whole`` or in a full refresh.
+
+    Raises
+    ------
+    TableError
+        The name stands for tables of several databases.
+    """
+    changes = _of_table(_tagged(inputs), source_table, keys, inputs.settings.cdc.absent)
+    partial = F.size("_unchanged") > 0
+    move = F.when(F.col("_prior").isNotNull() & partial, F.struct("_prior", "_key"))
+    about = changes.agg(
+        F.collect_set("source_database").alias("databases"), F.collect_set(move).alias("moves"),
+        F.max(partial).alias("partial"), F.max(F.col("_is_new") & F.expr(_TRUNCATES)).alias("truncated"),
+    ).first()  # fmt: skip
+    assert about is not None
+    _check_one_table(source_table, sorted(about["databases"]))
+    grouped = _grouped(changes, _roots(about["moves"]))
+    touched = None
+    if not (inputs.full or whole or about["truncated"]):
+        touched = _keys(grouped.where("_is_new")).select("_group").distinct().withColumn("_touched", F.lit(True))
+        without_row = F.expr(_TRUNCATES) | (F.col("_group").isNull() & F.col("_is_new"))
+        grouped = grouped.join(touched, "_group", "left").where(F.col("_touched") | without_row).drop("_touched")
+    unique = settle(_each_once(grouped))
+    ordered = _in_order(unique.where("_group IS NOT NULL"), unique.where(_TRUNCATES))
+    if about["partial"]:
+        both = F.when(F.size("_unchanged") > 0, F.coalesce("_after", "_before")).otherwise(F.col("_after"))
+        rows = settle(_versions(ordered), alike=_whole_rows(ordered.withColumn("_after", both)))
+    else:
+        rows = settle(_whole_rows(ordered))
+    return Versions(rows, unique, None if touched is None else _keys(unique), _counted(unique))
+
+
+def _tagged(inputs: Inputs) -> DataFrame:
+    """All changes, and whether they are new to the table (``_is_new``)."""
+    new = inputs.new(SOURCE)
+    if inputs.full or inputs.states[SOURCE].after is None:
+        return new.withColumn("_is_new", F.lit(True))
+    marked = new.select(*_PLACE, F.lit(True).alias("_is_new"))
+    every = inputs.all(SOURCE).join(marked, list(_PLACE), "left")
+    return every.withColumn("_is_new", F.coalesce("_is_new", F.lit(False)))
+
+
+def _keys(changes: DataFrame) -> DataFrame:
+    """``_key`` and ``_group`` of the rows that changes are of, also by the key that a row had before."""
+    each = changes.select("_group", F.explode(F.array("_key", "_prior")).alias("_key"))
+    return each.where("_key IS NOT NULL").distinct()
+
+
+def _of_table(changes: DataFrame, source_table: str, keys: list[str], absent: str) -> DataFrame:
+    """The good changes of one table, with the key of the row. A change of the key is a delete of the old one and an
+    insert of the new one; where it leaves columns as they were it stays one change, and has the key before too."""
+    own = changes.where(cdc.of_table(source_table) & (F.size("_quality_flags") == 0))
+    old, new = cdc.key_of(keys, "_before"), cdc.key_of(keys, "_after", "_before")
+    operation = F.col("operation_type")
+    moved = (operation == "UPDATE") & (old != new)
+    unchanged = F.coalesce("_unchanged", F.array().cast("array<string>"))
+    unchanged = (
+        F.array_remove(unchanged, ABSENT)
+        if absent == "null"
+        else F.transform(unchanged, lambda name: F.when(name == ABSENT, OTHERS).otherwise(name))
+    )
+    partial = F.size(unchanged) > 0
+    step: Callable[[int, Column, Column, Column], Column] = lambda number, key, prior, op: F.struct(  # noqa: E731
+        F.lit(number).alias("_step"), key.alias("_key"), prior.alias("_prior"), op.alias("operation_type")
+    )
+    nothing = F.lit(None).cast("string")
+    key = F.when(operation == "DELETE", F.coalesce(old, new)).when(operation != "TRUNCATE", new)
+    steps = F.when(
+        moved & ~partial, F.array(step(0, old, nothing, F.lit("DELETE")), step(1, new, nothing, F.lit("INSERT")))
+    ).otherwise(F.array(step(1, key, F.when(moved, old), operation)))
+    return own.select(
+        "_is_new", "source_database", "change_timestamp", "_log", "_position", "_snapshot", "_before", "_after",
+        "_types", *_PLACE, unchanged.alias("_unchanged"), F.explode(steps).alias("_one"),
+        F.xxhash64("operation_type", "cdc_id", *(F.coalesce(name, F.lit("")) for name in (
+            "before_values", "after_values", "primary_key", F.to_json("_unchanged")))).alias("_content"),
+    ).select("*", "_one.*").drop("_one")  # fmt: skip
+
+
+def _check_one_table(source_table: str, databases: list[str]) -> None:
+    if len(databases) > 1 and not source_table.startswith("*."):
+        name = source_table.rsplit(".", 1)[-1]
+        raise TableError(
+            f"{source_table} is a table of several databases: {', '.join(databases)}. Say which one in the parameters, "
+            f"for example source_table: {databases[0]}.{name}, or *.{name} for all of them together."
+        )
+
+
+def _roots(moves: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """For each key that a row with unchanged columns moved from or to: the smallest key that it is linked with."""
+    parents: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parents.setdefault(key, key) != key:
+            parents[key] = parents[parents[key]]
+            key = parents[key]
+        return key
+
+    for old, new in moves:
+        one, other = sorted((root(old), root(new)))
+        parents[other] = one
+    return {key: root(key) for key in parents}
+
+
+def _grouped(changes: DataFrame, roots: dict[str, str]) -> DataFrame:
+    """Changes with ``_group``: the key, or one key for all those that a row had in turn."""
+    if not roots:
+        return changes.withColumn("_group", F.col("_key"))
+    linked = changes.sparkSession.createDataFrame(list(roots.items()), "_linked string, _root string")
+    joined = changes.join(F.broadcast(linked), F.col("_key") == F.col("_linked"), "left")
+    return joined.withColumn("_group", F.coalesce("_root", "_key")).drop("_linked", "_root")
+
+
+def _each_once(changes: DataFrame) -> DataFrame:
+    """Redelivered changes once: the same content at the same place of the log, or at the same time where it has none.
+
+    Adds ``_copies`` (how many of them are new) and ``_known`` (whether one is not).
+    """
+    same = Window.partitionBy("_log", "_position", "_snapshot", "change_timestamp", "_content", "_key", "_prior",
+                              "_step")  # fmt: skip
+    first = same.orderBy(*_PLACE)
+    counted = changes.withColumns({
+        "_nth": F.row_number().over(first), "_copies": F.count_if("_is_new").over(same),
+        "_known": F.count_if(~F.col("_is_new")).over(same) > 0,
+    })  # fmt: skip
+    return counted.where("_nth = 1").drop("_nth", "_is_new")
+
+
+def _counted(unique: DataFrame) -> DataFrame:
+    lost = F.col("_key").isNull() & ~F.expr(_TRUNCATES)
+    total: Callable[[Column | str], Column] = lambda column: F.coalesce(F.sum(column), F.lit(0))  # noqa: E731
+    return unique.where("_step = 1").agg(
+        total("_copies").alias("records_read"), total(F.when(lost, F.col("_copies"))).alias("quarantined"),
+        F.count_if((F.col("_copies") > 0) & ~F.col("_known") & ~lost).alias("accepted"),
+    ).select("records_read", "accepted", (F.col("records_read") - F.col("accepted") - F.col("quarantined"))
+             .alias("duplicate"), "quarantined", F.lit("missing_key").alias("reason"))  # fmt: skip
+
+
+def _in_order(changes: DataFrame, truncates: DataFrame) -> DataFrame:
+    """Changes and truncations of each group with ``_moment`` and ``_n``, the place in the order."""
+    groups = changes.select("_group", F.col("source_database").alias("_of")).distinct()
+    same = F.col("source_database").eqNullSafe(F.col("_of"))
+    merged = changes.unionByName(truncates.drop("_group").join(groups, same).drop("_of"))
+    place = [F.col("_snapshot").desc(), *map(F.col, ("change_timestamp", *_PLACE, "_step"))]
+    log = Window.partitionBy("_group", "_log").orderBy("_position", *place)
+    own = F.unix_micros("change_timestamp")
+    following = F.min(F.when(~F.col("_snapshot"), own)).over(
+        log.rowsBetween(Window.currentRow, Window.unboundedFollowing)
+    )
+    has_place = F.col("_log").isNotNull()
+    time = F.when(has_place & F.col("_snapshot"), F.least(own, following - 1000)).otherwise(own)
+    timed = merged.withColumn("_time", time)
+    latest = F.max("_time").over(log.rowsBetween(Window.unboundedPreceding, Window.currentRow))
+    timed = timed.withColumn("_moment", F.when(has_place, latest).otherwise(own))
+    whole = Window.partitionBy("_group").orderBy("_moment", has_place, "_log", "_position", *place)
+    return timed.withColumn("_n", F.row_number().over(whole).cast("bigint"))
+
+
+def _versions(ordered: DataFrame) -> DataFrame:
+    """Each change as the version that it makes: with the values that it leaves as they were."""
+    is_partial = F.max(F.size("_unchanged") > 0).over(Window.partitionBy("_group"))
+    ordered = ordered.withColumn("_partial", is_partial)
+    change = F.struct("_n", "_moment", *_KEPT, "_key", "_prior", "_before", "_after", "_unchanged")
+    in_order = F.array_sort(F.collect_list(change), lambda a, b: (a["_n"] - b["_n"]).cast("int"))
+    folded = ordered.where("_partial").groupBy("_group").agg(in_order.alias("_changes"))
+    told = F.aggregate("_changes", _nothing(), _applied, lambda state: state["told"])
+    folded = folded.select(F.explode(told).alias("_told")).select("_told.*")
+    return _whole_rows(ordered.where(~F.col("_partial"))).unionByName(folded)
+
+
+def _whole_rows(ordered: DataFrame) -> DataFrame:
+    """The versions that changes make which hold the row; a truncation has no key, and in its group there is one."""
+    row = F.when(~F.col("operation_type").isin(*GONE), F.col("_after"))
+    return ordered.select(F.col("_group").alias("_key"), "_n", "_moment", *_KEPT, row.alias("_row"))
+
+
+_ROWS = "map<string,map<string,string>>"
+_TOLD = ("array<struct<_key:string,operation_type:string,_row:map<string,string>,_n:bigint,_moment:bigint,"
+         "change_timestamp:timestamp,_source_file:string,_source_line:bigint>>")  # fmt: skip
+
+
+def _nothing() -> Column:
+    """The state before any change: no rows by key, and no versions."""
+    return F.struct(F.create_map().cast(_ROWS).alias("rows"), F.array().cast(_TOLD).alias("told"))
+
+
+def _applied(state: Column, change: Column) -> Column:
+    """The state after a change: the rows by key, and one more version told of."""
+    rows, operation = state["rows"], change["operation_type"]
+    key, prior = change["_key"], change["_prior"]
+    before = rows[F.coalesce(prior, key)]
+    named: Callable[[Column | str], Column] = lambda name: F.array_contains(change["_unchanged"], name)  # noqa: E731
+    stays = F.when(named(OTHERS), before).otherwise(F.map_filter(before, lambda name, _: named(name)))
+    sent = F.map_filter(change["_before"], lambda name, _: named(OTHERS) | named(name))
+    partial = _overlaid(_overlaid(sent, stays), change["_after"])
+    made = F.when(~operation.isin(*GONE), F.when(F.size(change["_unchanged"]) > 0, partial).otherwise(change["_after"]))
+    others = F.map_filter(rows, lambda name, _: (name != key) & ~name.eqNullSafe(prior))
+    now = F.when(made.isNull(), others).otherwise(F.map_concat(others, F.create_map(key, made)))
+    told: Callable[[Column, Column, Column], Column] = lambda k, op, row: F.struct(  # noqa: E731
+        k.alias("_key"), op.alias("operation_type"), row.alias("_row"),
+        *(change[name].alias(name) for name in ("_n", "_moment", *_KEPT[1:])),
+    )  # fmt: skip
+    nothing = F.lit(None).cast(cdc.MAP)
+    here = F.array(told(key, operation, made))
+    moved = F.array(told(prior, F.lit("DELETE"), nothing), told(key, F.lit("INSERT"), made))
+    cleared = F.transform(F.map_keys(rows), lambda name: told(name, operation, nothing))
+    more = F.when(operation == "TRUNCATE", cleared).when(prior.isNotNull(), moved).otherwise(here)
+    return F.struct(
+        F.when(operation == "TRUNCATE", F.create_map().cast(_ROWS)).otherwise(now).alias("rows"),
+        F.concat(state["told"], more).alias("told"),
+    )
+
+
+def _overlaid(below: Column, above: Column) -> Column:
+    """Values of both maps; those of ``above`` where both have one."""
+    none = F.create_map().cast(cdc.MAP)
+    below, above = F.coalesce(below, none), F.coalesce(above, none)
+    return F.map_concat(F.map_filter(below, lambda name, _: ~F.map_contains_key(above, name)), above)

@@ -1,0 +1,456 @@
+"""Operators of Spark SQL, and the rule for each node of the tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+from sqlglot import exp
+
+from lakehouse_lib.sql import types as st
+from lakehouse_lib.sql.expressions import (
+    ARGUMENTS,
+    Expr,
+    Scope,
+    adjacent_node,
+    boolean_node,
+    call,
+    call_of,
+    cast_node,
+    column_node,
+    dot_node,
+    expression,
+    extract_node,
+    hex_node,
+    identifier_node,
+    interval_node,
+    literal_node,
+    merged,
+    neg_node,
+    null_node,
+    paren_node,
+    raw_node,
+    refuse,
+    trim_node,
+)
+from lakehouse_lib.sql.expressions import (
+    NODES as NODES,
+)
+from lakehouse_lib.sql.types import Type, once
+
+_SIGNS = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%", exp.IntDiv: "div"}
+_COMPARED = {exp.EQ: "=", exp.NEQ: "=", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
+             exp.NullSafeEQ: "<=>", exp.NullSafeNEQ: "<=>"}  # fmt: skip
+
+
+def _operator(node: exp.Binary, scope: Scope) -> Expr:
+    sign, chain = _SIGNS[type(node)], [node.expression]
+    left = node.this
+    while type(left) is type(node):  # long sums are no deep recursion
+        chain.append(left.expression)
+        left = left.this
+    made = expression(left, scope)
+    for right in reversed(chain):
+        made = arithmetic(sign, made, expression(right, scope))
+    return made
+
+
+def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") -> Expr:
+    """An operation of two numbers, or of a time and an interval; NULL instead of an error if ``safe``."""
+    name = name or f"({a.name} {sign} {b.name})"
+    if not safe and (made := _of_time(sign, a, b, name)):
+        return made
+    kinds = [one.type for one in (a, b)]
+    if any(kind.kind not in (*st.NUMERIC, "string", "void") for kind in kinds):
+        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
+    if kinds[0] == kinds[1] and kinds[0] in (st.STRING, st.VOID):
+        wide = st.DOUBLE
+    else:
+        wide = cast("Type", st.common(*kinds))
+    if (sign == "div" and wide.kind in ("float", "double")) or wide.kind == "string":
+        raise refuse(f"{a.type} {sign} {b.type} is an error in Spark")
+    if wide.kind == "decimal":
+        return _decimals(sign, a, b, safe, name)
+    if sign == "/" and wide == st.BIGINT:  # a text beside a whole number is one, before it is divided
+        a, b = (replace(one, sql=one.to(wide), type=wide) if one.type == st.STRING else one for one in (a, b))
+    if sign == "/":
+        wide = st.DOUBLE
+    if sign == "div":
+        wide = st.BIGINT
+    one, other = a.to(wide), b.to(wide)
+    if sign in ("/", "div", "%") and not (b.known and b.constant):
+        other = f"nullif({other}, 0)" if safe else f"spark_nonzero({other})"
+    if safe and wide.kind in st.INTEGRAL and sign in "+-*":
+        sql = f"TRY_CAST(CAST({one} AS HUGEINT) {sign} {other} AS {wide.duck})"
+    elif sign == "%" and wide.kind in st.INTEGRAL:
+        sql = f"CASE WHEN {other} = -1 THEN CAST({one} * 0 AS {wide.duck}) ELSE ({one} % {other}) END" if not (
+            b.known and b.constant != -1) else f"({one} % {other})"  # fmt: skip
+    elif sign == "div":
+        sql = f"CAST(CAST({one} AS HUGEINT) // {other} AS BIGINT)"
+    else:
+        sql = f"({one} {sign} {other})"
+    return merged(sql, wide, name, [a, b])
+
+
+def _decimals(sign: str, a: Expr, b: Expr, safe: bool, name: str) -> Expr:
+    one, other = (st.as_decimal(x.type, x.constant if x.known and not isinstance(x.constant, bool) else None)
+                  if x.type.kind in ("decimal", *st.INTEGRAL) else None for x in (a, b))  # fmt: skip
+    one, other = one or other, other or one
+    if one is None or other is None or a.type == st.VOID or b.type == st.VOID:
+        return merged("NULL", st.VOID, name, [a, b])
+    (p, s), (q, t) = one.inner, other.inner
+    left, right = a.to(one), b.to(other)
+    if sign == "/":
+        scale = max(6, s + q + 1)
+        kind = st.decimal(p - s + t + scale, scale)
+    elif sign == "*":
+        kind = st.decimal(p + q + 1, s + t)
+    elif sign == "%":
+        kind = st.decimal(min(p - s, q - t) + max(s, t), max(s, t))
+    elif sign == "div":
+        kind = st.decimal(max(p - s + t, 1), 0)
+    else:
+        kind = st.decimal(max(p - s, q - t) + max(s, t) + 1, max(s, t))
+    if safe and sign in ("/", "%", "div"):
+        right = f"nullif({right}, 0)"
+    cast = "TRY_CAST" if safe else "CAST"
+    if sign in "+-" and kind.inner[1] == max(s, t) and kind.inner[0] < 38:
+        made = f"({left} {sign} {right})"
+    elif sign == "*" and p + q + 1 <= 38:
+        made = f"({left} * {right})"
+    elif sign == "div":
+        made = f"spark_decimal('div', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), 0)"
+        return merged(f"{cast}({made} AS BIGINT)", st.BIGINT, name, [a, b])
+    else:
+        made = f"spark_decimal('{sign}', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), {kind.inner[1]})"
+    return merged(f"{cast}({made} AS {kind.duck})", kind, name, [a, b])
+
+
+def _of_time(sign: str, a: Expr, b: Expr, name: str) -> Expr | None:
+    if a.type == st.INTERVAL and b.type == st.INTERVAL and sign in "+-":
+        units = {a.constant, b.constant}
+        months = {"YEAR", "MONTH"}
+        if units & months and units - months:
+            raise refuse("an interval of months and of days at once is not answered here")
+        order = ["YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND"]
+        return merged_interval(f"({a.sql} {sign} {b.sql})", max(units, key=order.index), name)
+    if a.type == st.INTERVAL and b.type.kind in st.INTEGRAL and sign == "*":
+        unit = a.constant if a.constant in ("YEAR", "MONTH") else "SECOND"  # whole days may have become parts
+        return merged_interval(f"({a.sql} * {b.sql})", unit, name)
+    if sign == "*" and b.type == st.INTERVAL and a.type.kind in st.INTEGRAL:
+        return _of_time(sign, b, a, name)
+    if sign == "+" and a.type == st.INTERVAL:
+        return _of_time(sign, b, a, name)
+    if sign not in "+-" or a.type.kind not in ("date", "timestamp", "string") or (
+            a.type == st.STRING and b.type != st.INTERVAL):  # fmt: skip
+        if sign == "+" and b.type == st.DATE and a.type.kind in ("tinyint", "smallint", "int"):
+            return merged(f"({b.sql} + {a.to(st.INT)})", st.DATE, f"date_add({b.name}, {a.name})", [a, b])
+        return None
+    if b.type == st.INTERVAL:
+        name = name[1:-1] if name.startswith("(") else name
+        if a.type == st.STRING:
+            raise refuse("a text and an interval; make it a TIMESTAMP first")
+        kind = st.DATE if a.type == st.DATE and b.constant in ("YEAR", "MONTH", "WEEK", "DAY") else st.TIMESTAMP
+        return merged(f"CAST({a.sql} {sign} {b.sql} AS {kind.duck})", kind, name, [a, b])
+    if a.type == st.DATE and b.type.kind in ("tinyint", "smallint", "int"):
+        word = "date_add" if sign == "+" else "date_sub"
+        return merged(f"({a.sql} {sign} {b.to(st.INT)})", st.DATE, f"{word}({a.name}, {b.name})", [a, b])
+    raise refuse(f"{a.type} {sign} {b.type} gives an interval in Spark; say datediff or timestampdiff")
+
+
+def merged_interval(sql: str, unit: str, name: str) -> Expr:
+    return Expr(sql, st.INTERVAL, name, unit)
+
+
+def _comparison(node: exp.Binary, scope: Scope) -> Expr:
+    a, b, sign = expression(node.this, scope), expression(node.expression, scope), _COMPARED[type(node)]
+    made = compared(sign, a, b)
+    if isinstance(node, (exp.NEQ, exp.NullSafeNEQ)):
+        return replace(made, sql=f"(NOT {made.sql})", name=f"(NOT {made.name})")
+    return made
+
+
+def compared(sign: str, a: Expr, b: Expr) -> Expr:
+    """Two values held against each other."""
+    wide = st.common(a.type, b.type)
+    if wide is None or wide.holds("map", "interval"):
+        raise refuse(f"{a.type} {sign} {b.type} is an error in Spark, or not answered here")
+    if wide.kind in ("array", "struct") and a.type != b.type:
+        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
+    word = "IS NOT DISTINCT FROM" if sign == "<=>" else sign
+    return merged(f"({a.to(wide)} {word} {b.to(wide)})", st.BOOLEAN, f"({a.name} {sign} {b.name})", [a, b])
+
+
+def truth(node: exp.Expression, scope: Scope, null: bool = True) -> Expr:
+    """A condition.
+
+    Raises
+    ------
+    ConfigError
+        It is neither true nor false in Spark.
+    """
+    one = expression(node, scope)
+    if one.type != st.BOOLEAN and not (null and one.type == st.VOID):
+        raise refuse(f"{one.name} is {one.type}, and no condition")
+    return replace(one, sql=one.to(st.BOOLEAN), type=st.BOOLEAN)
+
+
+def _connector(node: exp.Connector, scope: Scope) -> Expr:
+    word, left, chain = ("AND" if isinstance(node, exp.And) else "OR"), node.this, [node.expression]
+    while type(left) is type(node):
+        chain.append(left.expression)
+        left = left.this
+    made = truth(left, scope)
+    for right in reversed(chain):
+        other = truth(right, scope)
+        made = merged(
+            f"({made.sql} {word} {other.sql})", st.BOOLEAN, f"({made.name} {word} {other.name})", [made, other]
+        )
+    return made
+
+
+def _not(node: exp.Not, scope: Scope) -> Expr:
+    inner = node.this
+    if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null):
+        one = expression(inner.this, scope)
+        return merged(f"({one.sql} IS NOT NULL)", st.BOOLEAN, f"({one.name} IS NOT NULL)", [one])
+    one = truth(inner, scope)
+    return merged(f"(NOT {one.sql})", st.BOOLEAN, f"(NOT {one.name})", [one])
+
+
+def _is(node: exp.Is, scope: Scope) -> Expr:
+    if isinstance(node.expression, exp.Null):
+        one = expression(node.this, scope)
+        return merged(f"({one.sql} IS NULL)", st.BOOLEAN, f"({one.name} IS NULL)", [one])
+    if not isinstance(node.expression, exp.Boolean):
+        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+    one, word = truth(node.this, scope), "true" if node.expression.this else "false"
+    return merged(f"({one.sql} IS NOT DISTINCT FROM {word})", st.BOOLEAN, f"({one.name} <=> {word})", [one])
+
+
+def _in(node: exp.In, scope: Scope) -> Expr:
+    one = expression(node.this, scope)
+    if query := node.args.get("query"):
+        sql, columns = scope.ask(query.this if isinstance(query, exp.Subquery) else query)
+        if len(columns) != 1:
+            raise refuse("IN wants a query of one column")
+        wide = st.common(one.type, columns[0][1])
+        if wide is None or wide.holds("map") or (one.type.inner and one.type.kind != "decimal"):
+            raise refuse(f"{one.type} IN {columns[0][1]} is not answered here")
+        inner = f"SELECT {st.cast('q.c0', columns[0][1], wide)} FROM ({sql}) AS q"
+        return merged(f"({one.to(wide)} IN ({inner}))", st.BOOLEAN, f"({one.name} IN (listquery()))", [one])
+    if node.args.get("unnest") or node.args.get("field"):
+        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+    items = [expression(item, scope) for item in node.expressions]
+    wide = widest([one, *items], "IN")
+    if wide.holds("map", "interval") or (
+        wide.inner and wide.kind != "decimal" and any(i.type != wide for i in [one, *items])
+    ):
+        raise refuse(f"IN of {wide} is not answered here")
+    names = ", ".join(item.name for item in items)
+    return merged(f"({one.to(wide)} IN ({', '.join(item.to(wide) for item in items)}))", st.BOOLEAN,
+                  f"({one.name} IN ({names}))", [one, *items])  # fmt: skip
+
+
+def widest(items: list[Expr], what: str) -> Type:
+    """The type that all values fit.
+
+    Raises
+    ------
+    ConfigError
+        There is none in Spark.
+    """
+    texts = [item for item in items if item.type == st.STRING]
+    wide = st.VOID
+    for item in [item for item in items if item.type != st.STRING] + texts:
+        both = st.common(wide, item.type)
+        if both is None:
+            raise refuse(f"{what}: {wide} and {item.type} have no type in common")
+        wide = both
+    return wide
+
+
+def _between(node: exp.Between, scope: Scope) -> Expr:
+    one, low, high = (expression(part, scope) for part in (node.this, node.args["low"], node.args["high"]))
+    if node.args.get("symmetric"):
+        raise refuse("BETWEEN SYMMETRIC is not answered here")
+    above, below = compared(">=", one, low), compared("<=", one, high)
+    return merged(f"({above.sql} AND {below.sql})", st.BOOLEAN, f"between({one.name}, {low.name}, {high.name})",
+                  [one, low, high])  # fmt: skip
+
+
+def _like(node: exp.Like | exp.ILike, scope: Scope, escape: str = "\\") -> Expr:
+    word = "LIKE" if isinstance(node, exp.Like) else "ILIKE"
+    if isinstance(node.expression, (exp.Any, exp.All)):
+        patterns = node.expression.this
+        bare = patterns.this if isinstance(patterns, exp.Paren) else patterns
+        listed = patterns.expressions if isinstance(patterns, exp.Tuple) else [bare]
+        made = [_like(type(node)(this=node.this.copy(), expression=one.copy()), scope, escape) for one in listed]
+        both = " OR " if isinstance(node.expression, exp.Any) else " AND "
+        return merged(f"({both.join(one.sql for one in made)})", st.BOOLEAN, node.sql("spark"), made)
+    one, pattern = expression(node.this, scope), expression(node.expression, scope)
+    for part in (one, pattern):
+        if not st.implicit(part.type, st.STRING):
+            raise refuse(f"{part.type} {word} is not answered here")
+    if not isinstance(pattern.constant, str):
+        if word != "LIKE" or escape != "\\":
+            raise refuse(f"{word} of a pattern that is no constant is not answered here")
+        held, bad = one.to(st.STRING), "error('A pattern with a backslash that is no constant')"
+        like = lambda v: f"CASE WHEN contains({v}, '\\') THEN {bad} ELSE {held} LIKE {v} END"  # noqa: E731
+        sql = once(pattern.to(st.STRING), like)
+        return merged(sql, st.BOOLEAN, f"{one.name} LIKE {pattern.name}", [one, pattern])
+    name = f"{one.name} LIKE {pattern.name}" if word == "LIKE" else f"ilike({one.name}, {pattern.name})"
+    name += "" if escape == "\\" else f" ESCAPE '{escape}'"
+    _checked_pattern(pattern.constant, escape)
+    sql, shape = one.to(st.STRING), pattern.constant
+    if word == "ILIKE":
+        sql, shape = call("lower", [replace(one, sql=sql, type=st.STRING)], scope).sql, shape.lower()
+    if escape in shape:
+        parts = re.findall(rf"{re.escape(escape)}(.)|(.)", shape, re.DOTALL)
+        regex = "".join(
+            re.escape(kept) if kept else {"%": ".*", "_": "."}.get(one_, re.escape(one_)) for kept, one_ in parts
+        )
+        return merged(f"regexp_full_match({sql}, {st.text('(?s)' + regex)})", st.BOOLEAN, name, [one])
+    return merged(f"({sql} LIKE {st.text(shape)})", st.BOOLEAN, name, [one])
+
+
+def _checked_pattern(pattern: str, escape: str) -> None:
+    at = 0
+    while at < len(pattern):
+        if pattern[at] == escape:
+            if pattern[at + 1 : at + 2] not in ("_", "%", escape) or at + 1 >= len(pattern):
+                raise refuse(f"the pattern {pattern} escapes what needs no escape")
+            at += 1
+        at += 1
+
+
+def _escape(node: exp.Escape, scope: Scope) -> Expr:
+    letter = node.expression
+    if not (isinstance(letter, exp.Literal) and letter.is_string and len(letter.name) == 1):
+        raise refuse("ESCAPE wants one character")
+    if not isinstance(node.this, (exp.Like, exp.ILike)):
+        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+    made = _like(node.this, scope, letter.name)
+    negate = node.this.args.get("negate")
+    return merged(f"(NOT {made.sql})", st.BOOLEAN, f"(NOT {made.name})", [made]) if negate else made
+
+
+def _rlike(node: exp.RegexpLike, scope: Scope) -> Expr:
+    if node.args.get("flag"):
+        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+    return call("rlike", [expression(node.this, scope), expression(node.expression, scope)], scope)
+
+
+def _pipes(node: exp.DPipe, scope: Scope) -> Expr:
+    parts, left = [node.expression], node.this
+    while isinstance(left, exp.DPipe):
+        parts.append(left.expression)
+        left = left.this
+    made = [expression(part, scope) for part in [left, *reversed(parts)]]
+    name = made[0].name
+    for part in made[1:]:
+        name = f"concat({name}, {part.name})"
+    return replace(call("concat", made, scope), name=name)
+
+
+def _case(node: exp.Case, scope: Scope) -> Expr:
+    subject = expression(node.this, scope) if node.this else None
+    tests, values = [], []
+    for branch in node.args["ifs"]:
+        if subject is None:
+            tests.append(truth(branch.this, scope, null=False))
+        else:
+            tests.append(compared("=", subject, expression(branch.this, scope)))
+        values.append(expression(branch.args["true"], scope))
+    default = expression(node.args["default"], scope) if node.args.get("default") else None
+    wide = widest([*values, *([default] if default else [])], "CASE")
+    pairs = list(zip(tests, values, strict=True))
+    sql = " ".join(f"WHEN {test.sql} THEN {value.to(wide)}" for test, value in pairs)
+    name = " ".join(f"WHEN {test.name} THEN {value.name}" for test, value in pairs)
+    end = f" ELSE {default.to(wide)}" if default else ""
+    shown = f" ELSE {default.name}" if default else ""
+    return merged(
+        f"CASE {sql}{end} END", wide, f"CASE {name}{shown} END", [*tests, *values, *([default] if default else [])]
+    )
+
+
+def _bits(node: exp.Binary, scope: Scope) -> Expr:
+    sign = {exp.BitwiseAnd: "&", exp.BitwiseOr: "|", exp.BitwiseXor: "^"}[type(node)]
+    a, b = expression(node.this, scope), expression(node.expression, scope)
+    wide = st.common(a.type, b.type)
+    if wide is None or wide.kind not in st.INTEGRAL:
+        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
+    one, other = a.to(wide), b.to(wide)
+    sql = f"xor({one}, {other})" if sign == "^" else f"({one} {sign} {other})"
+    return merged(sql, wide, f"({a.name} {sign} {b.name})", [a, b])
+
+
+def _flipped(node: exp.BitwiseNot, scope: Scope) -> Expr:
+    one = expression(node.this, scope)
+    if one.type.kind not in st.INTEGRAL:
+        raise refuse(f"~{one.type} is not answered here")
+    return merged(f"(~{one.sql})", one.type, f"~{one.name}", [one])
+
+
+def _item(node: exp.Bracket, scope: Scope) -> Expr:
+    if len(node.expressions) != 1 or node.args.get("offset") or node.args.get("safe"):
+        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+    of, at = expression(node.this, scope), expression(node.expressions[0], scope)
+    name = f"{of.name}[{at.name}]"
+    if of.type.kind == "array" and at.type.kind in st.INTEGRAL:
+        sql = once(of.sql, lambda v: f"spark_item({v}, {at.to(st.BIGINT)})")
+        return merged(sql, of.type.inner[0], name, [of, at])
+    if of.type.kind == "map" and st.implicit(at.type, of.type.inner[0]):
+        return replace(call("element_at", [of, at], scope), name=name)
+    raise refuse(f"{of.type}[{at.type}] is not answered here")
+
+
+def _subquery(node: exp.Expression, scope: Scope) -> Expr:
+    query = node.this if isinstance(node, exp.Subquery) else node
+    sql, columns = scope.ask(query)
+    if len(columns) != 1:
+        raise refuse("a query that stands for a value has one column")
+    return Expr(f"({sql})", columns[0][1], "scalarsubquery()")
+
+
+def _exists(node: exp.Exists, scope: Scope) -> Expr:
+    sql, _ = scope.ask(node.this)
+    return Expr(f"EXISTS ({sql})", st.BOOLEAN, "exists()")
+
+
+_RULES: dict[type, Callable[[Any, Scope], Expr]] = {
+    exp.Column: column_node, exp.Identifier: identifier_node, exp.Dot: dot_node, exp.Literal: literal_node, 
+    exp.Neg: neg_node,
+    exp.Boolean: boolean_node, exp.Null: null_node, exp.RawString: raw_node, exp.HexString: hex_node, 
+    exp.Concat: adjacent_node,
+    exp.Paren: paren_node, exp.Cast: cast_node, exp.TryCast: cast_node, exp.Interval: interval_node,
+    **dict.fromkeys(_SIGNS, _operator),
+    **dict.fromkeys(_COMPARED, _comparison), exp.And: _connector, exp.Or: _connector, exp.Not: _not, 
+    exp.Is: _is,
+    exp.In: _in, exp.Between: _between, exp.Like: _like, exp.ILike: _like, exp.Escape: _escape,
+    exp.RegexpLike: _rlike, exp.DPipe: _pipes, exp.Case: _case, exp.BitwiseAnd: _bits, exp.BitwiseOr: _bits,
+    exp.BitwiseXor: _bits, exp.BitwiseNot: _flipped, exp.Bracket: _item, exp.Subquery: _subquery,
+    exp.Select: _subquery, exp.Exists: _exists, exp.Trim: trim_node, 
+    exp.Extract: extract_node,
+    exp.Substring: call_of("substring", "this", "start", "length"),
+    exp.StrPosition: call_of("locate", "substr", "this", "position"),
+    exp.Overlay: call_of("overlay", "this", "expression", "from_", "for_"),
+    exp.CurrentDate: lambda node, scope: call("current_date", [], scope),
+    exp.CurrentTimestamp: lambda node, scope: call("current_timestamp", [], scope),
+}  # fmt: skip
+NODES |= _RULES
+
+ARGUMENTS |= {
+    exp.Column: ("table", "db", "catalog"), exp.Identifier: ("quoted",), exp.Literal: ("is_string",),
+    exp.Concat: ("safe",),
+    exp.Cast: ("to", "_type"), exp.TryCast: ("to", "safe", "_type"), exp.Interval: ("unit",),
+    exp.Div: ("typed", "safe"),
+    exp.In: ("query",), exp.Between: ("low", "high"), exp.DPipe: ("safe",), exp.Case: ("ifs", "default"),
+    exp.Trim: ("position",), exp.Substring: ("start", "length"), exp.StrPosition: ("substr", "position"),
+    exp.Overlay: ("from_", "for_"), exp.Window: ("partition_by", "order", "spec", "alias", "over"),
+    exp.Select: ("from_", "joins", "laterals", "where", "group", "having", "qualify", "windows", "distinct", "order",
+                 "limit", "offset", "with_", "sort"),
+    exp.Subquery: ("order", "limit", "offset", "with_"),
+}  # fmt: skip

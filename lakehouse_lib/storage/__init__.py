@@ -1,0 +1,1 @@
+"""Tables on disk: Delta, the archive, and reads without an engine by DuckDB. Only this package opens a table."""

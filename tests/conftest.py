@@ -23,6 +23,13 @@ CHROMIUM = Path("/usr/bin/chromium")
 os.chdir(Path(__file__).parents[1])
 
 
+FOR_A_FEW_ROWS = {} if "LAKEHOUSE_TEST_AS_SHIPPED" in os.environ else {
+    "spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+}  # fmt: skip
+"""A run of a few rows takes three fifths of the time where Spark compiles nothing for it and plans it once. Tests of
+commands start engines as they are shipped; LAKEHOUSE_TEST_AS_SHIPPED=1 does so for all."""
+
 LONGEST = ("test_laws", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history", "test_maintenance")
 
 
@@ -46,7 +53,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the suite's Spark engine: one, also where several processes share the tests."""
     base = tmp_path_factory.getbasetemp()
     home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "engine"
-    settings = Settings(lakehouse_base_path=str(home), engine_idle_minutes=60, driver_memory="6g")
+    settings = Settings(
+        lakehouse_base_path=str(home), engine_idle_minutes=60, driver_memory="6g", spark_conf=FOR_A_FEW_ROWS
+    )
     plan = session.ensure(settings)
     yield f"sc://localhost:{plan['port']}/;token={plan['token']}"
     session.release(settings)

@@ -7,9 +7,7 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,6 @@ from lakehouse_lib import config
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import (
     ConfigError,
-    EngineError,
     LakehouseError,
     LockedError,
     NotMadeError,
@@ -60,6 +57,9 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(joined, namespace)
 
 
+_Command = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line: every command and its options."""
     whole = _Parser(prog="lakehouse", description="The lakehouse in the terminal.")
@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(does=does)
         return added
 
+    for add in (_add_runs, _add_trust, _add_tables, _add_care, _add_services):
+        add(command)
+    return whole
+
+
+def _add_runs(command: _Command) -> None:
     command("setup", _setup, "fetch what the engine needs: a Java and Delta's jars")
     run = command("run", _run, "the layers in order, incremental, through the notebooks")
     run.add_argument("--tables", default="", help="comma-separated; default: all")
@@ -89,6 +95,9 @@ def parser() -> argparse.ArgumentParser:
                      help="gets the summary as JSON when the run fails or the verdict changes")  # fmt: skip
     notebook = command("notebook", _notebook, "execute one notebook")
     notebook.add_argument("name")
+
+
+def _add_trust(command: _Command) -> None:
     command("health", _health, "how the lakehouse is, and what needs a person; ends with 3 if it is degraded")
     command("report", _report, "the same as one HTML page, with the figures")
     sample = command("sample", _sample, "write sample landing files")
@@ -102,6 +111,10 @@ def parser() -> argparse.ArgumentParser:
     quarantine.add_argument("action", nargs="?", default="show", choices=("show", "replay"))
     quarantine.add_argument("table", nargs="?", default="", help="bronze table; needed for replay")
     quarantine.add_argument("--reason", default="", help="only records that carry this flag")
+
+
+def _add_tables(command: _Command) -> None:
+    command("tables", _tables, "the tables and what is in them")
     describe = command("describe", _describe, "a table: columns, owner, sources, state")
     describe.add_argument("table")
     describe.add_argument("--owner", default="", help="give it this owner")
@@ -127,6 +140,9 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("table")
     restore.add_argument("version", type=int)
     restore.add_argument("--yes", action="store_true", help="do it")
+
+
+def _add_care(command: _Command) -> None:
     optimize = command("optimize", _optimize, "put small files together, ordered by what is looked for; shorten logs")
     optimize.add_argument("table", nargs="?", default="", help="default: whatever is worth it")
     vacuum = command("vacuum", _vacuum, "remove files that no version within the retention needs; dry run unless --yes")
@@ -142,12 +158,13 @@ def parser() -> argparse.ArgumentParser:
     archived = command("archive", _archive, "what is in the archive, or bring a table's rows back from it")
     archived.add_argument("action", nargs="?", default="show", choices=("show", "restore"))
     archived.add_argument("table", nargs="?", default="", help="needed for restore")
-    command("tables", _tables, "the tables and what is in them")
+
+
+def _add_services(command: _Command) -> None:
     api = command("api", _api, "the REST API: catalog, tables, previews, lineage, health, metrics")
     api.add_argument("--host", default="127.0.0.1", help="other than loopback needs LAKEHOUSE_API_TOKEN")
     api.add_argument("--port", type=int, default=8888)
     command("lab", _lab, "JupyterLab attached to the warm engine")
-    return whole
 
 
 def _environment(options: argparse.Namespace) -> None:
@@ -174,7 +191,6 @@ def _settings(**values: Any) -> Settings:
 
 def _setup(_: argparse.Namespace) -> int:
     from lakehouse_lib.engines import toolchain
-    from lakehouse_lib.errors import SetupError
 
     try:
         java = toolchain.find_java()
@@ -187,6 +203,7 @@ def _setup(_: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from lakehouse_lib import run
     from lakehouse_lib.care import health
 
     settings = _settings(notify=options.notify)
@@ -197,7 +214,7 @@ def _run(options: argparse.Namespace) -> int:
     before = health.last_verdict(settings) if settings.notify else ""
     failure: LakehouseError | None = None
     try:
-        _run_notebooks(settings, run_id, options)
+        run.everything(settings, run_id, options.sample)
     except (ConfigError, LockedError):
         raise
     except LakehouseError as error:
@@ -209,121 +226,6 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_notebooks(settings: Settings, run_id: str, options: argparse.Namespace) -> None:
-    """The notebooks of a run, then the report; errors are raised when all is done that can be."""
-    from lakehouse_lib import notebooks, sample
-    from lakehouse_lib.care import health, maintenance
-    from lakehouse_lib.engines import session
-    from lakehouse_lib.flow import selection
-    from lakehouse_lib.flow.lock import locked
-    from lakehouse_lib.intake import landing
-    from lakehouse_lib.trust import quality
-
-    began = time.monotonic()
-    selection.check_days(settings)
-    latest = settings.local_dir("runs") / "latest"
-    with locked(settings):
-        empty = options.sample and sample.wanted(settings)
-        if not empty:
-            for table in selection.selected(settings, "bronze"):
-                if table.layer == "bronze":
-                    landing.check_there(settings, landing.feed_of(table))
-        if not empty and not selection.pending(settings):
-            failures = _maintain(settings, run_id, latest=False) if maintenance.aged(settings) else []
-            print(_nothing_new(settings, time.monotonic() - began))
-            if health.outdated(settings):
-                _render(settings, run_id, latest=False)
-            _raise(failures)
-            selection.stop_on_files(settings)
-            quality.stop_on_errors(quality.latest(settings))
-            return
-        # Not above: a run with nothing new does without Jupyter's libraries.
-        from lakehouse_lib import kernels
-
-        os.environ[session.OWNER_VARIABLE] = str(os.getpid())
-        given = {"tables": settings.tables, "full": settings.full,
-                 "date_from": str(settings.date_from or ""), "date_to": str(settings.date_to or "")}  # fmt: skip
-        failures = []
-        starter = ThreadPoolExecutor(1)
-        if not settings.spark_master.startswith("sc://"):
-            # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
-            starter.submit(session.ensure, settings)
-        kernels.prepare()
-        try:
-            if empty:
-                sample.write_landing(settings)
-                print(f"Sample input written to {settings.layer_path('landing')}")
-            print(f"Run {run_id}")
-            for name in notebooks.ORDER:
-                failures += _one(settings, name, run_id, given)
-        finally:
-            starter.shutdown()
-            session.release(settings)
-        failures += _maintain(settings, run_id)
-        _render(settings, run_id)
-    print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
-    _raise(failures)
-
-
-def _maintain(settings: Settings, run_id: str, latest: bool = True) -> list[LakehouseError]:
-    """The maintenance notebook, where a run has something to do there."""
-    from lakehouse_lib import notebooks
-    from lakehouse_lib.care import maintenance
-
-    if not maintenance.automatic(settings.model_copy(update={"run_id": run_id})):
-        return []
-    given = {"auto_optimize": settings.auto_optimize, "auto_archive": settings.auto_archive}
-    return _one(settings, notebooks.MAINTENANCE, run_id, given, latest)
-
-
-def _raise(failures: list[LakehouseError]) -> None:
-    if failures:
-        kind = QualityError if all(isinstance(error, QualityError) for error in failures) else LakehouseError
-        said = dict.fromkeys(line for error in failures for line in str(error).splitlines())
-        raise kind("The run needs a person:\n" + "\n".join(said))
-
-
-def _nothing_new(settings: Settings, seconds: float) -> str:
-    """Why a run has nothing to do."""
-    from lakehouse_lib.flow import selection
-    from lakehouse_lib.intake import landing
-
-    wanted = selection.selected(settings)
-    if landing.not_in_use(settings).issuperset(table.name for table in wanted):
-        feeds = ", ".join(table.name.removesuffix("_bronze") for table in wanted if table.layer == "bronze")
-        return (f"Nothing to load: no file has come yet. Put files into {settings.layer_path('landing')}, in a folder "
-                f"for each feed ({feeds or 'see the README'}); for sample input: lakehouse run --sample.")  # fmt: skip
-    latest = settings.local_dir("runs") / "latest"
-    return f"Nothing new: all tables are up to date ({seconds:.1f} s). The last notebooks: {latest}"
-
-
-def _one(
-    settings: Settings, name: str, run_id: str, given: dict[str, Any], latest: bool = True
-) -> list[LakehouseError]:
-    """Execute one notebook of a run; what does not depend on it goes on after an error."""
-    from lakehouse_lib import notebooks
-
-    print(name, flush=True)
-    began = time.monotonic()
-    try:
-        notebooks.execute(settings, name, run_id, given, latest)
-    except (ConfigError, SetupError, EngineError):
-        raise
-    except LakehouseError as error:
-        return [error]
-    finally:
-        print(f"    {time.monotonic() - began:.1f} s")
-    return []
-
-
-def _render(settings: Settings, run_id: str, latest: bool = True) -> None:
-    from lakehouse_lib import notebooks
-
-    print(notebooks.REPORT, flush=True)
-    page = notebooks.execute(settings, notebooks.REPORT, run_id, latest=latest).with_suffix(".html")
-    print(f"Health report: {page}")
-
-
 def _health(_: argparse.Namespace) -> int:
     from lakehouse_lib.care import health
 
@@ -333,8 +235,10 @@ def _health(_: argparse.Namespace) -> int:
 
 
 def _report(_: argparse.Namespace) -> int:
+    from lakehouse_lib import run
+
     settings = _settings()
-    _render(settings, settings.run_id or config.new_run_id(), latest=False)
+    run.report(settings, settings.run_id or config.new_run_id(), latest=False)
     return 0
 
 

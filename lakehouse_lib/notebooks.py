@@ -67,11 +67,7 @@ def execute(
     LakehouseError
         A cell failed; the message is the cell's own error.
     """
-    import papermill
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
-
-    from lakehouse_lib import kernels
 
     root = config.project_root() / "notebooks"
     source = root / f"{name.removesuffix('.ipynb')}.ipynb"
@@ -83,17 +79,7 @@ def execute(
     failure = None
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
-        with tempfile.TemporaryDirectory(prefix="lakehouse-") as sockets:
-            papermill.execute_notebook(
-                str(source), str(target), parameters={"run_id": run_id} | (parameters or {}),
-                cwd=str(root), kernel_name="python3", progress_bar=False, log_output=False,
-                store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
-                kernel_manager_class=kernels.Manager,
-                # Sockets of files in a folder of their own: no port to race for, nothing to listen in on.
-                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-                # What a kernel holds was written or given back by its cells: no need to wait for its farewell.
-                shutdown_kernel="immediate", extra_arguments=["--log-level=CRITICAL"],
-            )  # fmt: skip
+        _papermill(source, target, {"run_id": run_id} | (parameters or {}))
     except PapermillExecutionError as error:
         kind = getattr(errors, error.ename, None)
         text = error.evalue if kind else f"{error.ename}: {error.evalue}"
@@ -106,6 +92,25 @@ def execute(
     if failure:
         raise failure
     return target
+
+
+def _papermill(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    import papermill
+    from traitlets.config import Config
+
+    from lakehouse_lib import kernels
+
+    with tempfile.TemporaryDirectory(prefix="lakehouse-") as sockets:
+        papermill.execute_notebook(
+            str(source), str(target), parameters=parameters,
+            cwd=str(source.parent), kernel_name="python3", progress_bar=False, log_output=False,
+            store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
+            kernel_manager_class=kernels.Manager,
+            # Sockets of files in a folder of their own: no port to race for, nothing to listen in on.
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+            # What a kernel holds was written or given back by its cells: no need to wait for its farewell.
+            shutdown_kernel="immediate", extra_arguments=["--log-level=CRITICAL"],
+        )  # fmt: skip
 
 
 class _Indented(io.TextIOBase):

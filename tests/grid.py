@@ -247,7 +247,7 @@ def operators(rounds: int, listed: list[tuple[str, tuple[str, ...]]]) -> Iterato
             rows = [[one[n] if n < len(one) and m == 0 else picks.choice(one) for m, one in enumerate(columns)]
                     for n in range(max(map(len, columns)))]  # fmt: skip
             if "_by(" in text:
-                rows = [list(row) for row in zip(*columns)]  # no two are the largest
+                rows = [list(row) for row in zip(*columns, strict=False)]  # no two are the largest
             elif len(columns) == 2:
                 rows += [[picks.choice(columns[0]), one] for one in columns[1]]
             yield text, text, rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 from conftest import change
@@ -107,12 +108,12 @@ def test_replicas_evolve_and_do_not_depend_on_the_order_of_arrival(lakehouse, de
     ]
     lakes = []
     for name, parts in {"once": [first + second + third], "steps": [third, first, second, second]}.items():
-        lake = replica_of(lambda n, **more: lakehouse(n, landing_path=str(tmp_path / name), **more), "t", name=name)
+        lake = replica_of(partial(lakehouse, landing_path=str(tmp_path / name)), "t", name=name)
         for number, part in enumerate(parts):
             deliver(f"cdc_changes/{number}.json", part + ["\n"] * number, tmp_path / name)
             load(lake, LAYERS)
         lakes.append(lake)
-    once, steps = ([r for r in rows(lake, "copy_silver")] for lake in lakes)
+    once, steps = (rows(lake, "copy_silver") for lake in lakes)
     assert once == steps
     by_id = {r["id"]: r for r in once if not r["is_deleted"]}
     assert {i: (r["n"], r["city"]) for i, r in by_id.items()} == {1: ("1.5", "Ulm"), 7: ("2", None)}

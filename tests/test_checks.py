@@ -153,6 +153,7 @@ def reverse_order(rows):
         ({"check": "range", "column": "event_huor", "min": 1}, "unknown column 'event_huor'; did you mean event_hour?"),
         ({"check": "range", "colum": "event_hour"}, "unknown argument of range 'colum'; did you mean column?"),
         ({"check": "range", "column": "event_hour", "min": [1]}, "min = [1]: expected float | str"),
+        ({"check": "unique", "columns": "user_id"}, "columns = 'user_id': expected list"),
         ({"check": "range", "column": "event_hour"}, "range needs min, max or both"),
         ({"check": "range", "column": "event_hour", "min": 0, "severity": "eror"}, "did you mean error?"),
         ({"check": "range", "column": "event_hour", "min": 0, "scope": "runs"}, "did you mean run?"),

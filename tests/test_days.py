@@ -11,11 +11,11 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from lake import rows
 
-from lakehouse_lib import cli, config
+from lakehouse_lib import cli, config, run
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.flow import pipeline, selection
-from lakehouse_lib.layers import refresh
+from lakehouse_lib.layers import inputs
 from lakehouse_lib.model import tables
 from lakehouse_lib.storage import archive, delta
 
@@ -75,9 +75,9 @@ def test_days_to_compute_again_are_those_there_are(lakehouse):
 
     def days(full: bool = False, **asked: date) -> list[int] | None:
         settings = lake.model_copy(update=asked)
-        states = refresh.source_states(settings, gold)
+        states = inputs.source_states(settings, gold)
         states = {name: replace(state, changes=None) for name, state in states.items()}
-        found = refresh.Inputs(None, settings, gold, "r", states, full).days("app_events_silver")
+        found = inputs.Inputs(None, settings, gold, "r", states, full).days("app_events_silver")
         return None if found is None else sorted(day.day for day in found)
 
     assert days() == [] and days(full=True, date_from=date(2026, 3, 2)) is None
@@ -107,7 +107,7 @@ def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkey
     def notebooks(settings, *_):
         seen.append((settings.date_from, settings.date_to, os.environ["LAKEHOUSE_DATE_FROM"]))
 
-    monkeypatch.setattr(cli, "_run_notebooks", notebooks)
+    monkeypatch.setattr(run, "everything", notebooks)
     assert cli.main(["run", *words]) == 0
     assert seen == [(TODAY - timedelta(7), TODAY, str(TODAY - timedelta(7)))]
 

@@ -27,7 +27,7 @@ from lakehouse_lib.catalog import lineage, trace
 from lakehouse_lib.config import SampleSettings, Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError, TableError
 from lakehouse_lib.flow import pipeline
-from lakehouse_lib.layers import refresh
+from lakehouse_lib.layers.inputs import Inputs
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta, reader
@@ -277,7 +277,7 @@ def test_a_table_made_by_sql_has_lineage_of_its_columns(lake, extra_table):
     assert found["busy_days_gold.known"].direct == ["users_silver.name"]
 
 
-def busy_days(inputs: refresh.Inputs):
+def busy_days(inputs: Inputs):
     """The test's transformation, in SQL with a CTE, an alias and a join."""
     return inputs.spark.sql(
         """

@@ -91,7 +91,7 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
         findings += [one for table in used for one in probes.behind(settings, table)]
     findings += probes.upkeep(settings, now)
     findings.sort(key=lambda one: -VERDICTS.index(one.verdict))
-    states = {name: "Unknown" for name in declared} | {table.name: "Healthy" for table in used}
+    states = dict.fromkeys(declared, "Unknown") | {table.name: "Healthy" for table in used}
     states |= dict.fromkeys(unused, NOT_IN_USE)
     states |= {name: "Warning" for name in whole if last.get(name, {}).get("state") == "held"}  # its cause is told
     for one in reversed(findings):

@@ -19,7 +19,7 @@ from deltalake.exceptions import DeltaError
 from lakehouse_lib.config import Settings, command
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.flow import bookkeeping
-from lakehouse_lib.layers import refresh
+from lakehouse_lib.layers import inputs
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, delta
@@ -259,7 +259,7 @@ def waiting(settings: Settings, table: Table) -> str:
     behind = []
     for other in tables.declared(settings).values():
         if table.name in other.sources:
-            state = refresh.source_states(settings, other).get(table.name)
+            state = inputs.source_states(settings, other).get(table.name)
             if not delta.exists(settings, other) or state is None or state.changed:
                 behind.append(other.name)
     return f"{', '.join(behind)} has not read all of it yet" if behind else ""

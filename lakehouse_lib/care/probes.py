@@ -23,7 +23,7 @@ from lakehouse_lib.catalog import lineage
 from lakehouse_lib.config import Settings, command
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers import refresh
+from lakehouse_lib.layers import inputs
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -240,7 +240,7 @@ def behind(settings: Settings, table: Table) -> list[Finding]:
         waits = len(landing.pending_files(settings, table))
         text = f"{waits} files wait in landing"
     else:
-        states = refresh.source_states(settings, table)
+        states = inputs.source_states(settings, table)
         waits = sum(state.changed for state in states.values())
         text = f"{waits} of its {len(states)} sources have changed since it read them"
     return [Finding("behind", "Warning", table.name, text, command("run"))] if waits else []

@@ -130,7 +130,7 @@ def picture(settings: Settings, name: str) -> str:
     edges = {(source, one) for one, sources in before.items() for source in sources}
     edges |= {(one, target) for one, targets in after.items() for target in targets}
     names = list(dict.fromkeys([*before, *after]))
-    column = {one: 0 for one in names}
+    column = dict.fromkeys(names, 0)
     for _ in names:  # the longest way from landing
         for source, target in edges:
             column[target] = max(column[target], column[source] + 1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from lakehouse_lib import config
@@ -19,7 +20,7 @@ from lakehouse_lib.flow.selection import is_pending, selected
 from lakehouse_lib.flow.steps import RunResult, Step
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import columns, loading, refresh
-from lakehouse_lib.layers.refresh import Inputs
+from lakehouse_lib.layers.inputs import Inputs, live_rows, source_states
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -53,50 +54,65 @@ def run(
     """
     result = RunResult(settings.run_id or new_run_id())
     with locked(settings):
-        unused = landing.not_in_use(settings)
-        for table in selected(settings, layer):
-            if table.layer == "bronze" and table.name in unused:
-                landing.check_there(settings, landing.feed_of(table))
-        wanted = {name for table in selected(settings, layer) for name in (table.name, *table.sources)}
-        made = [name for name in unused & wanted if not delta.exists(settings, tables.get(settings, name))]
-        for name in made:  # nothing is done for them, but what reads them finds a table
-            delta.ensure(settings, tables.get(settings, name))
-        chosen = {table.name: table for table in selected(settings, layer) if table.name not in unused}
-        waiting = dict(chosen)
-        finished: dict[str, Step] = {}
-        settled, checked = ledger.last_accounted(settings), quality.latest(settings)
-        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            running: dict[Future[Step], str] = {}
-            while waiting or running:
-                for name, table in list(waiting.items()):
-                    if all(other in finished for other in tables.waits_for(table) if other in chosen):
-                        failed = [s for s in table.sources
-                                  if s in finished and finished[s].state == "failed"]  # fmt: skip
-                        step = pool.submit(_step, settings, table, result.run_id, failed, settled, checked)
-                        running[step] = name
-                        del waiting[name]
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    name = running.pop(future)
-                    finished[name] = future.result()
-                    if finished[name].state != "nothing new":
-                        progress(finished[name].line())
-                    for note in finished[name].notes:
-                        progress(f"    {note}")
-                    for found in finished[name].checks:
-                        if found.failed:
-                            progress(f"    {found.severity}: {found.message}")
-        result.steps = [finished[name] for name in chosen]
+        wanted, unused = selected(settings, layer), landing.not_in_use(settings)
+        created = _create_unused(settings, wanted, unused)
+        chosen = {table.name: table for table in wanted if table.name not in unused}
+        work = partial(_step, settings, run_id=result.run_id, settled=ledger.last_accounted(settings),
+                       checked=quality.latest(settings))  # fmt: skip
+        for step in _side_by_side(chosen, work):
+            result.steps.append(step)
+            _tell(step, progress)
+        result.steps.sort(key=lambda step: list(chosen).index(step.table))
         if not any(step.state != "nothing new" or step.problems for step in result.steps):
             progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
         bookkeeping.write(settings, result)
-        if made or any(step.state != "nothing new" or step.checks for step in result.steps):
+        if created or any(step.state != "nothing new" or step.checks for step in result.steps):
             catalog.publish(settings)
     return result
 
 
+def _create_unused(settings: Settings, wanted: list[Table], unused: set[str]) -> list[str]:
+    """Create the tables of feeds that never had a file: nothing is done for them, but what reads them finds a table."""
+    for table in wanted:
+        if table.layer == "bronze" and table.name in unused:
+            landing.check_there(settings, landing.feed_of(table))
+    needed = {name for table in wanted for name in (table.name, *table.sources)}
+    missing = [name for name in unused & needed if not delta.exists(settings, tables.get(settings, name))]
+    for name in missing:
+        delta.ensure(settings, tables.get(settings, name))
+    return missing
+
+
+def _side_by_side(chosen: dict[str, Table], work: Callable[[Table, list[str]], Step]) -> Iterator[Step]:
+    """Do the work of each table when all that it waits for have ended; ``work`` is told which sources failed."""
+    waiting, finished = dict(chosen), dict[str, Step]()
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        running: set[Future[Step]] = set()
+        while waiting or running:
+            for name, table in list(waiting.items()):
+                if all(other in finished for other in tables.waits_for(table) if other in chosen):
+                    failed = [s for s in table.sources if s in finished and finished[s].state == "failed"]
+                    running.add(pool.submit(work, table, failed))
+                    del waiting[name]
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                step = future.result()
+                finished[step.table] = step
+                yield step
+
+
+def _tell(step: Step, progress: Callable[[str], None]) -> None:
+    if step.state != "nothing new":
+        progress(step.line())
+    for note in step.notes:
+        progress(f"    {note}")
+    for result in step.checks:
+        if result.failed:
+            progress(f"    {result.severity}: {result.message}")
+
+
 def _step(
-    settings: Settings, table: Table, run_id: str, failed: list[str], settled: ledger.Accounted, checked: quality.Latest
+    settings: Settings, table: Table, failed: list[str], run_id: str, settled: ledger.Accounted, checked: quality.Latest
 ) -> Step:
     step = Step(table.name)
     began = time.monotonic()
@@ -159,7 +175,7 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         wanted = config.command(f"run --tables {','.join([*missing, table.name])}")
         raise LakehouseError(f"its source {', '.join(missing)} has not been made yet: {wanted}")
     delta.ensure(settings, table)
-    states = refresh.source_states(settings, table)
+    states = source_states(settings, table)
     full = settings.full or not settings.enable_delta
     # A run that was killed after its commit has not told how far it read the sources but the first.
     full = full or any(state.lost_track or state.after is None for state in states.values())
@@ -168,7 +184,7 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
         inputs = Inputs(spark, settings, table, run_id, states, full)
         outcome = loading.transformation(table)(inputs)
         if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
-            outcome = refresh.Difference(outcome, refresh.live_rows(inputs))
+            outcome = refresh.Difference(outcome, live_rows(inputs))
         chosen_by = [*table.key, *outcome.order] if isinstance(outcome, refresh.Upsert) else []
         step.columns = columns.of(settings, table.name, outcome.rows, by=chosen_by)
         counts = refresh.write(inputs, outcome)

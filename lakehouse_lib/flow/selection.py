@@ -5,7 +5,7 @@ from __future__ import annotations
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LandingError
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers import refresh
+from lakehouse_lib.layers import inputs
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -64,7 +64,7 @@ def is_pending(settings: Settings, table: Table) -> bool:
         return True
     if settings.has_days and table.layer == "gold":
         return True
-    return any(state.changed for state in refresh.source_states(settings, table).values())
+    return any(state.changed for state in inputs.source_states(settings, table).values())
 
 
 def stop_on_files(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from lakehouse_lib.intake.envelopes import ABSENT, FIELDS, INTERNAL, NESTED, OPE
 from lakehouse_lib.layers.bronze import (
     Bounds,
     Fields,
+    Value,
     common_flags,
     flag_array,
     in_range,
@@ -38,78 +39,105 @@ CHANGES_OF_A_MESSAGE = 100_000
 def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
     """Columns of cdc_changes_bronze; a message with several rows becomes several changes."""
     fields = Fields(_each_change(records), "cdc_changes", settings, bounds)
-    get: Callable[[str], Column] = lambda name: F.col("record")[name]  # noqa: E731 - short and local
     given = {name: fields.text(name) for name in FIELDS if name not in ("change_timestamp", "timestamp", *_OBJECTS)}
-    objects = {name: fields.object(name) for name in _OBJECTS}
-    at, key = fields.time("change_timestamp"), fields.text("primary_key")
-    known = get("_envelope").isNotNull() | F.lit(bool(fields.mapped))
-    control = get("_control")
-    if "operation_type" in fields.mapped:
-        control = F.when(given["operation_type"].isNull(), control)
-    is_row = control.isNull() & known
-    operation = F.create_map(*(F.lit(word) for pair in OPERATIONS.items() for word in pair))[
-        F.lower(F.trim(given["operation_type"]))
-    ]
-    body = fields.records.withColumns({"_operation": operation, "_is_row": F.coalesce(is_row, F.lit(False))})
-    is_row, operation = F.col("_is_row"), F.col("_operation")
-    before, after = (objects[name].column for name in _OBJECTS)
-    flags = {
-        **{name: control == name for name in (*CONTROLS, NESTED)},
-        UNKNOWN: control.isNull() & ~known,
-        **{name: is_row & on for name, on in common_flags(at, "change_timestamp", latest).items()},
-        "unknown_operation": is_row & operation.isNull(),
-        "missing_table_name": is_row & given["table_name"].isNull(),
-        "missing_row": is_row
-        & (
-            (operation.isin("INSERT", "UPDATE") & after.isNull() & ~objects["after_values"].bad)
-            | ((operation == "DELETE") & F.coalesce(before, key).isNull() & ~objects["before_values"].bad)
-        ),
-        "invalid_primary_key": key.isNotNull() & _broken("primary_key"),
-        **{f"invalid_{name}": is_row & value.bad for name, value in objects.items()},
-    }
-    content = F.concat_ws(
-        "|", given["table_name"], operation, given["sequence"], F.unix_micros(at.column), before, after, key
-    )
-    mapped = {name: name in fields.mapped for name in FIELDS}
-    log, position = get("_log"), get("_position")
-    rows = {"before_values": F.from_json(get("_before"), MAP), "after_values": F.from_json(get("_after"), MAP)}
-    unchanged = F.from_json(get("_unchanged"), "array<string>")
-    if fields.mapped:
-        other = get("_envelope").isNull()
-        placed = given["sequence"].isNotNull() & (other | F.lit(mapped["sequence"]))
-        log = F.when(placed, F.lit("sequence")).otherwise(log)
-        position = F.when(placed, _position(given["sequence"])).otherwise(position)
-        rows = {name: F.when(other | F.lit(mapped[name]), _coded(text)).otherwise(rows[name])
-                for name, text in (("before_values", before), ("after_values", after))}  # fmt: skip
-        partial = other & (operation == "UPDATE")
-        unchanged = F.when(partial, F.array(F.lit(ABSENT))).otherwise(unchanged)
-    is_flat = F.coalesce(get("_envelope") == "flat", F.lit(False)) & F.lit(not fields.mapped)
+    before, after = (fields.object(name) for name in _OBJECTS)
+    at = fields.time("change_timestamp")
+    body = fields.records.withColumns({
+        "_operation": _operation(given["operation_type"]),
+        "_is_row": F.coalesce(_is_row(fields, given), F.lit(False)),
+    })  # fmt: skip
+    operation, key = F.col("_operation"), given["primary_key"]
+    content = F.concat_ws("|", given["table_name"], operation, given["sequence"], F.unix_micros(at.column),
+                          before.column, after.column, key)  # fmt: skip
+    is_flat = F.coalesce(_get("_envelope") == "flat", F.lit(False)) & F.lit(not fields.mapped)
+    flags = _flags(fields, given, before, after, common_flags(at, "change_timestamp", latest))
     return body.withColumn("_quality_flags", flag_array(flags, F.col("problem"))).select(
         F.coalesce(given["cdc_id"], F.substring(F.sha2(content, 256), 1, 32)).alias("cdc_id"),
         given["table_name"].alias("table_name"),
         given["source_database"].alias("source_database"),
         operation.alias("operation_type"),
         key.alias("primary_key"),
-        before.alias("before_values"),
-        after.alias("after_values"),
+        before.column.alias("before_values"),
+        after.column.alias("after_values"),
         at.column.alias("change_timestamp"),
         F.when(in_range(at.column, latest), at.column.cast("date")).alias("change_date"),
         given["sequence"].alias("sequence"),
         "load_timestamp",
         given["source_system"].alias("source_system"),
         (F.col("_source_line") * CHANGES_OF_A_MESSAGE + F.coalesce("_number", F.lit(0))).alias("_source_line"),
-        log.alias("_log"),
-        position.alias("_position"),
-        F.coalesce(get("_snapshot") == "true", F.lit(False)).alias("_snapshot"),
-        rows["before_values"].alias("_before"),
-        rows["after_values"].alias("_after"),
-        unchanged.alias("_unchanged"),
-        F.from_json(get("_types"), MAP).alias("_types"),
+        *_decoded(fields, given["sequence"], before.column, after.column),
         "_source_file",
         "_quality_flags",
         F.when(is_flat, unknown_fields((*FIELDS, *INTERNAL))).alias("_rescued_data"),
         raw_text().alias("_raw"),
     )
+
+
+def _get(name: str) -> Column:
+    return F.col("record")[name]
+
+
+def _operation(given: Column) -> Column:
+    """INSERT, UPDATE, DELETE or TRUNCATE, for what the sources call them."""
+    return F.create_map(*(F.lit(word) for pair in OPERATIONS.items() for word in pair))[F.lower(F.trim(given))]
+
+
+def _control(fields: Fields, given: dict[str, Column]) -> Column:
+    """What a message is that changes no row; one that the feed's parameters map is a row where they say so."""
+    control = _get("_control")
+    return F.when(given["operation_type"].isNull(), control) if "operation_type" in fields.mapped else control
+
+
+def _is_row(fields: Fields, given: dict[str, Column]) -> Column:
+    return _control(fields, given).isNull() & (_get("_envelope").isNotNull() | F.lit(bool(fields.mapped)))
+
+
+def _flags(
+    fields: Fields, given: dict[str, Column], before: Value, after: Value, common: dict[str, Column]
+) -> dict[str, Column]:
+    """What is wrong with a change, or sets it aside, by name."""
+    control, operation, is_row = _control(fields, given), F.col("_operation"), F.col("_is_row")
+    known = _get("_envelope").isNotNull() | F.lit(bool(fields.mapped))
+    key = given["primary_key"]
+    return {
+        **{name: control == name for name in (*CONTROLS, NESTED)},
+        UNKNOWN: control.isNull() & ~known,
+        **{name: is_row & on for name, on in common.items()},
+        "unknown_operation": is_row & operation.isNull(),
+        "missing_table_name": is_row & given["table_name"].isNull(),
+        "missing_row": is_row
+        & (
+            (operation.isin("INSERT", "UPDATE") & after.column.isNull() & ~after.bad)
+            | ((operation == "DELETE") & F.coalesce(before.column, key).isNull() & ~before.bad)
+        ),
+        "invalid_primary_key": key.isNotNull() & _broken("primary_key"),
+        **{f"invalid_{name}": is_row & value.bad for name, value in zip(_OBJECTS, (before, after), strict=True)},
+    }
+
+
+def _decoded(fields: Fields, sequence: Column, before: Column, after: Column) -> list[Column]:
+    """What `envelopes` found out: the place in the source's log, and the rows with values as `envelopes.coded`."""
+    log, position = _get("_log"), _get("_position")
+    rows = {name: F.from_json(_get(name), MAP) for name in ("_before", "_after")}
+    unchanged = F.from_json(_get("_unchanged"), "array<string>")
+    if fields.mapped:
+        mapped = {name: F.lit(name in fields.mapped) for name in FIELDS}
+        other = _get("_envelope").isNull()
+        placed = sequence.isNotNull() & (other | mapped["sequence"])
+        log = F.when(placed, F.lit("sequence")).otherwise(log)
+        position = F.when(placed, _position(sequence)).otherwise(position)
+        for name, object_, text in zip(rows, _OBJECTS, (before, after), strict=True):
+            rows[name] = F.when(other | mapped[object_], _coded(text)).otherwise(rows[name])
+        partial = other & (F.col("_operation") == "UPDATE")
+        unchanged = F.when(partial, F.array(F.lit(ABSENT))).otherwise(unchanged)
+    return [
+        log.alias("_log"),
+        position.alias("_position"),
+        F.coalesce(_get("_snapshot") == "true", F.lit(False)).alias("_snapshot"),
+        *(row.alias(name) for name, row in rows.items()),
+        unchanged.alias("_unchanged"),
+        F.from_json(_get("_types"), MAP).alias("_types"),
+    ]
 
 
 _OBJECTS = ("before_values", "after_values")

@@ -125,7 +125,7 @@ def _settled(target: str, made: Frame) -> Lineage:
 
     def add(path: str, value: Value) -> None:
         flat[path] = value
-        for name, inner in (value.fields or {}).items():
+        for name in value.fields or {}:
             add(f"{path}.{name}", value.get(name))
 
     for name, value in made.columns.items():
@@ -385,16 +385,16 @@ class _Walk:
                 over = [self.value(one, frame) for one in (*body.partition_spec, *order)]
                 return self.value(body.window_function, frame).because(_union(over).refs)
             case "unresolved_extract_value":
-                owner = self.value(body.child, frame)
-                if body.extraction.WhichOneof("expr_type") == "literal":
-                    literal = body.extraction.literal
-                    return owner.get(str(getattr(literal, literal.WhichOneof("literal_type"))))
-                return replace(owner, length=None).because(self.value(body.extraction, frame).refs)
-            case "unresolved_function":
-                return self.call(body.function_name.lower(), list(body.arguments), frame)
-            case "call_function":
+                return self._part(self.value(body.child, frame), body.extraction, frame)
+            case "unresolved_function" | "call_function":
                 return self.call(body.function_name.lower(), list(body.arguments), frame)
         raise NotImplementedError(f"expression {kind}")
+
+    def _part(self, owner: Value, which: Any, frame: Frame) -> Value:
+        """A field of a struct, or an element of an array or a map."""
+        if which.WhichOneof("expr_type") == "literal":
+            return owner.get(str(getattr(which.literal, which.literal.WhichOneof("literal_type"))))
+        return replace(owner, length=None).because(self.value(which, frame).refs)
 
     def attribute(self, text: str, frame: Frame) -> Value:
         """A column by name, or a field of one; a qualifier in front is passed over."""

@@ -9,7 +9,8 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from lakehouse_lib.config import SegmentSettings
-from lakehouse_lib.layers.refresh import Days, Difference, Inputs, live_rows
+from lakehouse_lib.layers.inputs import Inputs, live_rows
+from lakehouse_lib.layers.refresh import Days, Difference
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -158,34 +159,9 @@ def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> 
         )
         firsts = firsts.where(F.col("day") >= after)
         recent = recent.where(F.col("day") > F.date_sub(after, 30))
-    of_events = events.groupBy(F.col("event_date").alias("day")).agg(
-        F.count(F.lit(1)).alias("total_events"),
-        F.coalesce(F.sum(exact("event_value")).cast("double"), F.lit(0.0)).alias("total_value"),
-    )
-    of_sessions = sessions.groupBy(F.col("session_date").alias("day")).agg(
-        F.count(F.lit(1)).alias("total_sessions"),
-        (F.sum(exact("session_duration_seconds")).cast("double") / F.count(F.lit(1))).alias("avg_session_duration"),
-        (F.count_if("is_bounce") / F.count(F.lit(1))).alias("bounce_rate"),
-    )
-    base = of_events.join(of_sessions, "day", "full_outer")
-    spread = recent.select(
-        "user_id", F.col("day").alias("seen"),
-        F.explode(F.sequence("day", F.date_add("day", 29))).alias("day"),
-    )  # fmt: skip
-    ago = F.datediff("day", "seen")
-    users = (
-        spread.join(F.broadcast(base.select("day")), "day")
-        .groupBy("day", "user_id")
-        .agg(F.min(ago).alias("ago"))
-        .groupBy("day")
-        .agg(
-            F.count_if(F.col("ago") == 0).alias("total_users"),
-            F.count_if(F.col("ago") < 7).alias("wau"),
-            F.count(F.lit(1)).alias("mau"),
-        )
-    )
+    base = _by_day(events, sessions)
     new = firsts.groupBy("day").agg(F.count(F.lit(1)).alias("new_users"))
-    joined = base.join(users, "day", "left").join(new, "day", "left")
+    joined = base.join(_active_users(recent, base), "day", "left").join(new, "day", "left")
     counts = ("total_users", "wau", "mau", "new_users", "total_events", "total_sessions")
     joined = joined.withColumns({c: F.coalesce(c, F.lit(0).cast("bigint")) for c in counts})
     returning = F.col("total_users") - F.col("new_users")
@@ -199,10 +175,52 @@ def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> 
     )  # fmt: skip
 
 
+def _by_day(events: DataFrame, sessions: DataFrame) -> DataFrame:
+    """What each day has of events and of sessions."""
+    of_events = events.groupBy(F.col("event_date").alias("day")).agg(
+        F.count(F.lit(1)).alias("total_events"),
+        F.coalesce(F.sum(exact("event_value")).cast("double"), F.lit(0.0)).alias("total_value"),
+    )
+    of_sessions = sessions.groupBy(F.col("session_date").alias("day")).agg(
+        F.count(F.lit(1)).alias("total_sessions"),
+        (F.sum(exact("session_duration_seconds")).cast("double") / F.count(F.lit(1))).alias("avg_session_duration"),
+        (F.count_if("is_bounce") / F.count(F.lit(1))).alias("bounce_rate"),
+    )
+    return of_events.join(of_sessions, "day", "full_outer")
+
+
+def _active_users(user_days: DataFrame, days: DataFrame) -> DataFrame:
+    """How many users were seen on each day, in the 7 and in the 30 days that end with it."""
+    spread = user_days.select(
+        "user_id", F.col("day").alias("seen"),
+        F.explode(F.sequence("day", F.date_add("day", 29))).alias("day"),
+    )  # fmt: skip
+    ago = F.datediff("day", "seen")
+    return (
+        spread.join(F.broadcast(days.select("day")), "day")
+        .groupBy("day", "user_id")
+        .agg(F.min(ago).alias("ago"))
+        .groupBy("day")
+        .agg(
+            F.count_if(F.col("ago") == 0).alias("total_users"),
+            F.count_if(F.col("ago") < 7).alias("wau"),
+            F.count(F.lit(1)).alias("mau"),
+        )
+    )
+
+
 def user_segments(inputs: Inputs) -> Difference:
     """user_segments_gold, as of the newest day of the data."""
     made = segments(inputs.all("users_silver"), inputs.all("app_events_silver"), inputs.settings.segments)
     return Difference(made, live_rows(inputs))
+
+
+RECOMMENDED = {
+    "VIP": "Thank personally; offer early access",
+    "Active": "Recommend an upgrade",
+    "Regular": "Send a weekly digest",
+    "Inactive": "Win back with an offer",
+}
 
 
 def segments(users: DataFrame, events: DataFrame, rules: SegmentSettings) -> DataFrame:
@@ -217,8 +235,31 @@ def segments(users: DataFrame, events: DataFrame, rules: SegmentSettings) -> Dat
     """
     users = users.where("NOT is_deleted")
     as_of = users.agg(F.max("last_seen_date").alias("segment_date")).where("segment_date IS NOT NULL")
+    days = F.datediff("segment_date", "last_seen_date")
+    joined = (
+        users.select("user_id", "last_seen_date")
+        .crossJoin(F.broadcast(as_of))
+        .join(_worth(events, as_of), "user_id", "left")
+        .select(
+            "user_id", "segment_date", days.alias("recency_days"),
+            F.coalesce("frequency", F.lit(0).cast("bigint")).alias("frequency"),
+            F.coalesce("monetary_value", F.lit(0.0)).alias("monetary_value"),
+            F.coalesce("lifetime_value", F.lit(0.0)).alias("lifetime_value"),
+        )
+    )  # fmt: skip
+    recency = F.col("recency_days")
+    churn = F.round(F.coalesce(F.least(F.lit(1.0), recency / rules.inactive_days), F.lit(1.0)), 4)
+    return joined.withColumn("segment_name", _segment(rules)).select(
+        "user_id", "segment_date", "segment_name", "recency_days", "frequency", "monetary_value",
+        "lifetime_value", _engagement(rules).alias("engagement_score"), churn.alias("risk_of_churn"),
+        _action().alias("recommended_action"),
+    )  # fmt: skip
+
+
+def _worth(events: DataFrame, as_of: DataFrame) -> DataFrame:
+    """How often each user came in 90 days, and what they are worth."""
     recent = F.col("event_date") > F.date_sub("segment_date", 90)
-    worth = (
+    return (
         events.where("user_id IS NOT NULL")
         .crossJoin(F.broadcast(as_of))
         .groupBy("user_id")
@@ -228,46 +269,33 @@ def segments(users: DataFrame, events: DataFrame, rules: SegmentSettings) -> Dat
             F.sum(exact("event_value")).cast("double").alias("lifetime_value"),
         )
     )
-    days = F.datediff("segment_date", "last_seen_date")
-    frequency = F.coalesce("frequency", F.lit(0).cast("bigint"))
-    value = F.coalesce("monetary_value", F.lit(0.0))
-    joined = (
-        users.select("user_id", "last_seen_date")
-        .crossJoin(F.broadcast(as_of))
-        .join(worth, "user_id", "left")
-        .select(
-            "user_id", "segment_date", days.alias("recency_days"),
-            frequency.alias("frequency"), value.alias("monetary_value"),
-            F.coalesce("lifetime_value", F.lit(0.0)).alias("lifetime_value"),
-        )
-    )  # fmt: skip
+
+
+def _segment(rules: SegmentSettings) -> Column:
     recency = F.col("recency_days")
-    name = (
+    return (
         F.when(recency.isNull() | (recency > rules.inactive_days), "Inactive")
         .when(F.col("monetary_value") >= rules.vip_value, "VIP")
         .when((recency < rules.active_days) & (F.col("frequency") >= rules.active_events), "Active")
         .otherwise("Regular")
     )
-    score = F.round(
-        F.coalesce(40 * F.pow(F.lit(0.5), recency / rules.active_days), F.lit(0.0))
+
+
+def _action() -> Column:
+    (first, text), *others = RECOMMENDED.items()
+    action = F.when(F.col("segment_name") == first, text)
+    for segment, text in others:
+        action = action.when(F.col("segment_name") == segment, text)
+    return action
+
+
+def _engagement(rules: SegmentSettings) -> Column:
+    return F.round(
+        F.coalesce(40 * F.pow(F.lit(0.5), F.col("recency_days") / rules.active_days), F.lit(0.0))
         + 40 * F.least(F.lit(1.0), F.col("frequency") / (2.0 * rules.active_events))
         + 20 * F.greatest(F.lit(0.0), F.least(F.lit(1.0), F.col("monetary_value") / rules.vip_value)),
         2,
     )
-    churn = F.round(F.coalesce(F.least(F.lit(1.0), recency / rules.inactive_days), F.lit(1.0)), 4)
-    actions = {
-        "VIP": "Thank personally; offer early access",
-        "Active": "Recommend an upgrade",
-        "Regular": "Send a weekly digest",
-    }
-    action = F.when(F.col("segment_name") == "Inactive", "Win back with an offer")
-    for segment, text in actions.items():
-        action = action.when(F.col("segment_name") == segment, text)
-    return joined.withColumn("segment_name", name).select(
-        "user_id", "segment_date", "segment_name", "recency_days", "frequency", "monetary_value",
-        "lifetime_value", score.alias("engagement_score"), churn.alias("risk_of_churn"),
-        action.alias("recommended_action"),
-    )  # fmt: skip
 
 
 def _only(df: DataFrame, column: str, days: set[date] | None) -> DataFrame:

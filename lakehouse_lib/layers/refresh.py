@@ -1,52 +1,27 @@
-"""Bring one table up to date: what its transformation may read, and how the outcome is written.
+"""Write what a transformation returns: one of `Append`, `Upsert`, `Days` or `Difference`.
 
-A transformation returns one of `Append`, `Upsert`, `Days` or `Difference`. Each is written in one
-commit that also remembers how far the sources were read and what became of every record.
+Each is described as one `Write` and committed in one place, with how far the sources were read and
+what became of every record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from lakehouse_lib.config import Settings
 from lakehouse_lib.engines.session import settle
-from lakehouse_lib.model import tables
+from lakehouse_lib.layers.inputs import Inputs
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, delta
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, Row, SparkSession
-
-
-@dataclass(frozen=True)
-class SourceState:
-    """One source of a table: how far it was read, and what came since."""
-
-    table: Table
-    app_id: str
-    after: int | None
-    upto: int
-    changes: delta.Changes | None
-
-    @property
-    def changed(self) -> bool:
-        """Whether there is anything to read."""
-        return self.changes is None or self.changes.any
-
-    @property
-    def lost_track(self) -> bool:
-        """Whether what is new cannot be told from what was read before."""
-        if self.changes is None:
-            return False
-        return not self.changes.complete or (self.table.layer == "bronze" and self.changes.rewritten)
+    from pyspark.sql import Column, DataFrame, Row
 
 
 @dataclass(frozen=True)
@@ -77,108 +52,19 @@ class Difference:
     """Rows that should stand where ``old`` stands (None: where the whole table stands).
 
     Only rows that differ are written. ``tally`` is a one-row frame of ledger counts where rows
-    and records are not the same thing.
+    and records are not the same thing. ``table`` is the declaration with the columns that the data
+    needs, where they are not known beforehand: the table gets them before ``old`` is asked for its
+    rows; with ``reschema`` it is written whole, with their types.
     """
 
     rows: DataFrame
-    old: DataFrame | None = None
+    old: DataFrame | Callable[[], DataFrame] | None = None
     tally: DataFrame | None = None
-
-
-@dataclass
-class Inputs:
-    """What a transformation may read."""
-
-    spark: SparkSession
-    settings: Settings
-    table: Table
-    run_id: str
-    states: dict[str, SourceState]
-    full: bool
-    table_now: Table = field(init=False)
-    """The table with the columns that its data needs; differs for replicas only."""
+    table: Table | None = None
     reschema: bool = False
-    """Write the table whole, with new column types."""
-
-    def __post_init__(self) -> None:
-        self.table_now = self.table
-
-    def all(self, source: str) -> DataFrame:
-        """A source as it is, archived rows too; all reads of one refresh see the same version."""
-        state = self.states[source]
-        version = state.upto if self.settings.enable_delta else None
-        rows = delta.read(self.spark, self.settings, state.table, version)
-        return archive.with_archived(self.settings, state.table, rows)
-
-    def before(self, source: str) -> DataFrame | None:
-        """A source as it was when it was last read; None where that is not known."""
-        state = self.states[source]
-        if state.after is None:
-            return None
-        return delta.read(self.spark, self.settings, state.table, state.after)
-
-    def new(self, source: str) -> DataFrame:
-        """Rows that were added to an append-only source since it was last read."""
-        state = self.states[source]
-        if self.full or state.after is None:
-            return self.all(source)
-        if not state.changed:
-            return self.all(source).limit(0)
-        return delta.read_inserts(self.spark, self.settings, state.table, state.after, state.upto)
-
-    def days(self, source: str) -> set[date] | None:
-        """Days of a source that changed since it was last read, and those to compute again that it or the table
-        has; None for all (full refresh)."""
-        return None if self.full else self.changed_days(source)
-
-    def changed_days(self, source: str) -> set[date]:
-        """`days` of a refresh that is not full."""
-        days: set[date] = set()
-        state = self.states[source]
-        if state.changes:
-            days |= {date.fromisoformat(day) for day in state.changes.partitions if day}
-        if self.settings.has_days:
-            there = archive.days(self.settings, state.table) | archive.days(self.settings, self.table)
-            days |= {day for day in there if self.settings.asks_for(day)}
-        return days
-
-    def current(self) -> DataFrame:
-        """The table itself, archived rows too."""
-        return archive.with_archived(self.settings, self.table, delta.read(self.spark, self.settings, self.table))
-
-    @cached_property
-    def consumed(self) -> list[delta.Consumed]:
-        """How far this refresh reads each source that has something new."""
-        return [
-            delta.Consumed(state.app_id, state.upto)
-            for state in self.states.values()
-            if state.changed and state.upto > (-1 if state.after is None else state.after)
-        ]
 
 
-def live_rows(inputs: Inputs) -> DataFrame | None:
-    """The table's rows to compare with; None where it is made anew."""
-    return None if inputs.full else inputs.current()
-
-
-def source_states(settings: Settings, table: Table) -> dict[str, SourceState]:
-    """How far a table has read each source, from the Delta logs."""
-    target = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
-    states = {}
-    for name in table.sources:
-        source = tables.get(settings, name)
-        if not settings.enable_delta:
-            states[name] = SourceState(source, "", None, 0, None)
-            continue
-        path = delta.table_path(settings, source)
-        opened = delta.open_table(path)
-        if opened is None:
-            continue
-        app_id, upto = delta.source_id(opened), opened.version()
-        after = delta.watermark(target, app_id)
-        seen = None if after is None else delta.changes(path, after, upto)
-        states[name] = SourceState(source, app_id, after, upto, seen)
-    return states
+Outcome = Append | Upsert | Days | Difference
 
 
 def first_of(df: DataFrame, keys: list[str], order: list[str], prefer: str | None) -> DataFrame:
@@ -202,54 +88,101 @@ def content_hash(df: DataFrame, names: Iterable[str]) -> Column:
     return F.xxhash64(nulls, *(F.col(f"`{name}`") for name in names))
 
 
-def write(inputs: Inputs, outcome: Append | Upsert | Days | Difference) -> dict[str, int]:
+@dataclass(frozen=True)
+class Write:
+    """What one commit does to a table."""
+
+    counts: dict[str, int]
+    """What becomes of the records, by `ops.COUNTS`."""
+    rows: DataFrame | None = None
+    """Rows to add; with ``_action`` (insert, update, delete) where some replace others."""
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    parts: frozenset[str] = frozenset()
+    """Partitions that hold the rows that are updated or deleted."""
+    days: set[date] | None = None
+    """Partitions that the rows replace."""
+    whole: bool = False
+    """Whether the rows replace the table."""
+
+
+def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
     """Write an outcome in one commit; returns the ledger counts."""
-    writers: dict[type, Callable[[Inputs, Any], dict[str, int]]] = {
+    table, reschema = inputs.table, False
+    if isinstance(outcome, Difference) and outcome.table:
+        table, reschema = outcome.table, outcome.reschema
+        if not reschema:
+            delta.ensure(inputs.settings, table)
+    describe: dict[type, Callable[[Inputs, Any], Write]] = {
         Append: _append,
         Upsert: _upsert,
         Days: _days,
         Difference: _difference,
     }
-    return writers[type(outcome)](inputs, outcome)
+    meant = describe[type(outcome)](inputs, outcome)
+    _commit(inputs, table, meant, reschema)
+    return meant.counts
 
 
-def info(inputs: Inputs, counts: dict[str, Any], **expected: int) -> dict[str, Any]:
-    """What a commit says of itself: run, sources and the ledger of its records."""
+def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
+    """Write rows, and what the commit says of itself; archived rows that it replaces are brought back first."""
+    settings, consumed = inputs.settings, inputs.consumed
     reads = {name: state.upto for name, state in inputs.states.items()}
-    return {"run_id": inputs.run_id, "sources": reads, "ledger": counts, "expected": expected}
-
-
-def stamped(inputs: Inputs, df: DataFrame) -> DataFrame:
-    """Rows with the run and the time."""
-    return df.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
-
-
-def _append(inputs: Inputs, outcome: Append) -> dict[str, int]:
-    rows = settle(outcome.rows)
-    count = rows.count()
-    counts = _counts(records_read=count, accepted=count)
-    if inputs.full:
-        _replace(inputs, rows, counts, count)
-    elif count:
-        delta.append(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed,
-                     info(inputs, counts, inserted=count))  # fmt: skip
+    expected = {"inserted": meant.inserted, "updated": meant.updated, "deleted": meant.deleted}
+    says = {"run_id": inputs.run_id, "sources": reads, "ledger": meant.counts, "expected": expected}
+    if meant.whole:
+        archive.restore(settings, table)
+        if not _is_empty(inputs, table) or (reschema and meant.inserted):
+            delta.overwrite(_stamped(inputs, meant).drop("_action"), settings, table, consumed, says, reschema=reschema)
+            return
+    elif meant.updated or meant.deleted:
+        archive.restore(settings, table, meant.parts)
+        rows = _stamped(inputs, meant).select(*table.names, "_action")
+        delta.merge(inputs.spark, rows, settings, table, consumed, says, meant.parts if table.partition_by else None)
+        return
+    elif meant.days:
+        archive.restore(settings, table, meant.days)
+        delta.overwrite(_stamped(inputs, meant).drop("_action"), settings, table, consumed, says, meant.days)
+        return
+    if meant.inserted:
+        delta.append(_stamped(inputs, meant).drop("_action"), settings, table, consumed, says)
     else:
-        delta.mark(inputs.settings, inputs.table_now, inputs.consumed, info(inputs, counts))
-    return counts
+        delta.mark(settings, table, consumed, says)
 
 
-def _upsert(inputs: Inputs, outcome: Upsert) -> dict[str, int]:
-    table, key = inputs.table_now, list(inputs.table.key)
-    part = table.partition_by or key[0]
-    names = [name for name in outcome.rows.columns]
-    new = outcome.rows.withColumns({"_old": F.lit(False), "_part": F.lit(None).cast("string")})
-    if not inputs.full:
-        new = settle(new)
-        old = inputs.current().join(new.select(*key).distinct(), key, "left_semi").select(*names)
-        new = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")}).unionByName(new)
-    ranked = first_of(new, key, outcome.order, prefer="_old")
-    ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
-    ranked = settle(ranked.where("NOT _old"))
+def _is_empty(inputs: Inputs, table: Table) -> bool:
+    """Whether a Delta table has no rows: there is nothing to replace."""
+    settings = inputs.settings
+    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    return opened is not None and not opened.file_uris()
+
+
+def _stamped(inputs: Inputs, meant: Write) -> DataFrame:
+    """Rows with the run and the time."""
+    assert meant.rows is not None, "what is written has rows"
+    return meant.rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
+
+
+def _added(rows: DataFrame, counts: dict[str, int] | None, days: set[date] | None, whole: bool) -> Write:
+    """Rows of which each is a record, unless ``counts`` says otherwise."""
+    rows = settle(rows)
+    count = rows.count()
+    return Write(counts or _counts(records_read=count, accepted=count), rows, inserted=count, days=days, whole=whole)
+
+
+def _append(inputs: Inputs, outcome: Append) -> Write:
+    return _added(outcome.rows, None, None, inputs.full)
+
+
+def _days(inputs: Inputs, outcome: Days) -> Write:
+    if outcome.days is not None and not outcome.days:
+        return Write(_counts())
+    return _added(outcome.rows, None, outcome.days, inputs.full or outcome.days is None)
+
+
+def _upsert(inputs: Inputs, outcome: Upsert) -> Write:
+    ranked = _ranked(inputs, outcome)
     won, replaces = F.col("_rank") == 1, F.col("_replaces")
     tally = ranked.agg(
         F.count(F.lit(1)).alias("records_read"),
@@ -260,117 +193,64 @@ def _upsert(inputs: Inputs, outcome: Upsert) -> dict[str, int]:
     ).first()
     assert tally is not None
     counts = _counts(**{name: tally[name] for name in COUNTS[:4]})
-    winners = ranked.where(won).select(*names, replaces.alias("_replaces"))
-    rows = winners.drop("_replaces")
-    if inputs.full:
-        _replace(inputs, rows, counts, counts["accepted"])
-    elif counts["updated"]:
-        archive.restore(inputs.settings, table, tally["parts"])
-        action = F.when(F.col("_replaces"), "update").otherwise("insert").alias("_action")
-        marked = stamped(inputs, winners).select(*table.names, action)
-        delta.merge(
-            inputs.spark, marked, inputs.settings, table, inputs.consumed,
-            info(inputs, counts, inserted=counts["accepted"], updated=counts["updated"]),
-            tally["parts"] if table.partition_by else None,
-        )  # fmt: skip
-    elif counts["accepted"]:
-        delta.append(stamped(inputs, rows), inputs.settings, table, inputs.consumed,
-                     info(inputs, counts, inserted=counts["accepted"]))  # fmt: skip
-    else:
-        delta.mark(inputs.settings, table, inputs.consumed, info(inputs, counts))
-    return counts
+    action = F.when(replaces, "update").otherwise("insert").alias("_action")
+    rows = ranked.where(won).select(*outcome.rows.columns, action)
+    parts = frozenset(tally["parts"])
+    return Write(counts, rows, counts["accepted"], counts["updated"], parts=parts, whole=inputs.full)
 
 
-def _days(inputs: Inputs, outcome: Days) -> dict[str, int]:
-    if outcome.days is not None and not outcome.days:
-        delta.mark(inputs.settings, inputs.table_now, inputs.consumed, info(inputs, _counts()))
-        return _counts()
-    rows = settle(outcome.rows)
-    count = rows.count()
-    counts = _counts(records_read=count, accepted=count)
-    if inputs.full:
-        _replace(inputs, rows, counts, count)
-    else:
-        archive.restore(inputs.settings, inputs.table_now, outcome.days)
-        delta.overwrite(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed,
-                        info(inputs, counts, inserted=count), outcome.days)  # fmt: skip
-    return counts
+def _ranked(inputs: Inputs, outcome: Upsert) -> DataFrame:
+    """New records with their rank among those of their key, and whether the winner replaces a row of the table."""
+    key, names = list(inputs.table.key), outcome.rows.columns
+    new = outcome.rows.withColumns({"_old": F.lit(False), "_part": F.lit(None).cast("string")})
+    if not inputs.full:
+        new = settle(new)
+        old = inputs.current().join(new.select(*key).distinct(), key, "left_semi").select(*names)
+        part = F.col(inputs.table.partition_by or key[0]).cast("string")
+        new = old.withColumns({"_old": F.lit(True), "_part": part}).unionByName(new)
+    ranked = first_of(new, key, outcome.order, prefer="_old")
+    ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
+    return settle(ranked.where("NOT _old"))
 
 
-def _difference(inputs: Inputs, outcome: Difference) -> dict[str, int]:
-    table, key = inputs.table_now, list(inputs.table.key)
-    rows = outcome.rows
-    names = rows.columns
-    compared = [name for name in names if name not in ("_run_id", "_processed_at")]
+def _difference(inputs: Inputs, outcome: Difference) -> Write:
+    counts = None if outcome.tally is None else _counts(**cast("Row", outcome.tally.first()).asDict())
     if outcome.old is None:
-        rows = settle(rows)
-        count = rows.count()
-        counts = _tally(outcome) or _counts(records_read=count, accepted=count)
-        _replace(inputs, rows, counts, count)
-        return counts
-    part = table.partition_by
-    old_part = F.col(part) if part else F.lit(None)
-    old = outcome.old.select(
-        *(F.col(k).alias(f"_k_{k}") for k in key),
-        content_hash(outcome.old, compared).alias("_old_hash"),
-        old_part.cast("string").alias("_old_part"),
+        return _added(outcome.rows, counts, None, whole=True)
+    old = outcome.old() if callable(outcome.old) else outcome.old
+    compared = settle(_compared(outcome.rows, old, inputs.table))
+    summed = compared.groupBy("_action").agg(F.count(F.lit(1)).alias("n"), F.collect_set("_old_part").alias("parts"))
+    by_action = {row["_action"]: row for row in summed.collect()}
+    inserted, updated, deleted, same = (
+        by_action[name]["n"] if name in by_action else 0 for name in ("insert", "update", "delete", "same")
     )
-    new = rows.withColumn("_new_hash", content_hash(rows, compared))
-    same_key = [F.col(k) == F.col(f"_k_{k}") for k in key]
+    counts = counts or _counts(
+        records_read=inserted + updated + same, accepted=inserted, updated=updated, unchanged=same
+    )
+    parts = frozenset(part for name in ("update", "delete") if name in by_action for part in by_action[name]["parts"])
+    rows = compared.where("_action <> 'same'").select(*outcome.rows.columns, "_action")
+    return Write(counts, rows, inserted, updated, deleted, parts)
+
+
+def _compared(rows: DataFrame, old: DataFrame, table: Table) -> DataFrame:
+    """New and old rows by their key, with what is to be done (``_action``) and where the old one is (``_old_part``)."""
+    key, part = list(table.key), table.partition_by
+    content = [name for name in rows.columns if name not in ("_run_id", "_processed_at")]
+    before = old.select(
+        *(F.col(k).alias(f"_k_{k}") for k in key),
+        content_hash(old, content).alias("_old_hash"),
+        (F.col(part) if part else F.lit(None)).cast("string").alias("_old_part"),
+    )
+    after = rows.withColumn("_new_hash", content_hash(rows, content))
     action = (
         F.when(F.col("_old_hash").isNull(), "insert")
         .when(F.col("_new_hash").isNull(), "delete")
         .when(F.col("_old_hash") != F.col("_new_hash"), "update")
         .otherwise("same")
     )
-    joined = new.join(old, same_key, "full_outer").withColumn("_action", action)
-    joined = settle(joined.withColumns({k: F.coalesce(k, f"_k_{k}") for k in key}))
-    by_action = {
-        row["_action"]: row
-        for row in joined.groupBy("_action")
-        .agg(F.count(F.lit(1)).alias("n"), F.collect_set("_old_part").alias("parts"))
-        .collect()
-    }
-    number = {name: by_action[name]["n"] if name in by_action else 0
-              for name in ("insert", "update", "delete", "same")}  # fmt: skip
-    counts = _tally(outcome) or _counts(
-        records_read=number["insert"] + number["update"] + number["same"],
-        accepted=number["insert"], updated=number["update"], unchanged=number["same"],
-    )  # fmt: skip
-    says = info(inputs, counts, inserted=number["insert"], updated=number["update"],
-                deleted=number["delete"])  # fmt: skip
-    changed = stamped(inputs, joined.where("_action <> 'same'"))
-    if number["update"] or number["delete"]:
-        parts = {p for a in ("update", "delete") if a in by_action for p in by_action[a]["parts"]}
-        archive.restore(inputs.settings, table, parts)
-        delta.merge(inputs.spark, changed.select(*table.names, "_action"), inputs.settings, table,
-                    inputs.consumed, says, parts if part else None)  # fmt: skip
-    elif number["insert"]:
-        delta.append(changed, inputs.settings, table, inputs.consumed, says)
-    else:
-        delta.mark(inputs.settings, table, inputs.consumed, says)
-    return counts
-
-
-def _replace(inputs: Inputs, rows: DataFrame, counts: dict[str, Any], count: int) -> None:
-    """Write a table whole; a table that is empty and stays so is only marked."""
-    archive.restore(inputs.settings, inputs.table)
-    opened = delta.open_table(delta.table_path(inputs.settings, inputs.table)) \
-        if inputs.settings.enable_delta else None  # fmt: skip
-    empty = opened is not None and not opened.file_uris()
-    says = info(inputs, counts, inserted=count)
-    if empty and not count:
-        delta.mark(inputs.settings, inputs.table_now, inputs.consumed, says)
-    elif empty and not inputs.reschema:
-        delta.append(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed, says)
-    else:
-        delta.overwrite(stamped(inputs, rows), inputs.settings, inputs.table_now, inputs.consumed,
-                        says, reschema=inputs.reschema)  # fmt: skip
+    joined = after.join(before, [F.col(k) == F.col(f"_k_{k}") for k in key], "full_outer")
+    return joined.withColumn("_action", action).withColumns({k: F.coalesce(k, f"_k_{k}") for k in key})
 
 
 def _counts(**given: int) -> dict[str, int]:
     return dict.fromkeys(COUNTS, 0) | given
-
-
-def _tally(outcome: Difference) -> dict[str, Any] | None:
-    return None if outcome.tally is None else _counts(**cast("Row", outcome.tally.first()).asDict())

@@ -17,7 +17,8 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib.intake.connect_types import DIGITS
 from lakehouse_lib.layers import cdc, versions
-from lakehouse_lib.layers.refresh import Difference, Inputs
+from lakehouse_lib.layers.inputs import Inputs
+from lakehouse_lib.layers.refresh import Difference
 from lakehouse_lib.model import tables
 from lakehouse_lib.storage import delta
 
@@ -77,17 +78,16 @@ def replica(inputs: Inputs) -> Difference:
     if columns is None:  # a column gets another name or type, and all rows with it
         told = versions.of(inputs, rule.source_table, rule.keys, whole=True)
         columns = _columns(_seen(told.changes, rule.keys))
-    inputs.reschema = any(source not in columns or columns[source][:2] != own[:2] for source, own in present.items())
-    inputs.table_now = tables.with_columns(
-        inputs.table, {own.name: (own.kind, own.comment) for own in columns.values()}
-    )
-    rows = _commented(current_rows(told.rows, columns, rule.keys), inputs.table_now)
-    if not inputs.reschema:
-        delta.ensure(inputs.settings, inputs.table_now)
-    if inputs.reschema or inputs.full:
-        return Difference(rows, None, told.counts)
-    old = inputs.current()
-    return Difference(rows, old if told.keys is None else old.join(told.keys, "_key", "left_semi"), told.counts)
+    reschema = any(source not in columns or columns[source][:2] != own[:2] for source, own in present.items())
+    table = tables.with_columns(inputs.table, {own.name: (own.kind, own.comment) for own in columns.values()})
+    rows = _commented(current_rows(told.rows, columns, rule.keys), table)
+    if reschema or inputs.full:
+        return Difference(rows, None, told.counts, table, reschema)
+
+    def old() -> DataFrame:
+        return inputs.current() if told.keys is None else inputs.current().join(told.keys, "_key", "left_semi")
+
+    return Difference(rows, old, told.counts, table)
 
 
 def current_rows(rows: DataFrame, columns: Mapping[str, Own], keys: list[str]) -> DataFrame:

@@ -1,6 +1,6 @@
 """Silver: cleaned events, sessions, users and their history, quarantine.
 
-The functions named in the declarations take `refresh.Inputs` and say what is to be written; the
+The functions named in the declarations take `Inputs` and say what is to be written; the
 others are plain DataFrame → DataFrame.
 """
 
@@ -15,7 +15,8 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib.engines.session import settle
 from lakehouse_lib.layers import bronze, cdc, replicas, versions
-from lakehouse_lib.layers.refresh import Append, Days, Difference, Inputs, Upsert, first_of, live_rows
+from lakehouse_lib.layers.inputs import Inputs, live_rows
+from lakehouse_lib.layers.refresh import Append, Days, Difference, Upsert, first_of
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 

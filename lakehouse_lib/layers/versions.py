@@ -28,7 +28,7 @@ from lakehouse_lib.engines.session import settle
 from lakehouse_lib.errors import TableError
 from lakehouse_lib.intake.envelopes import ABSENT, OTHERS
 from lakehouse_lib.layers import cdc
-from lakehouse_lib.layers.refresh import Inputs
+from lakehouse_lib.layers.inputs import Inputs
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

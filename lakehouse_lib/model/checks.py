@@ -146,12 +146,12 @@ class _On:
                     unit="of the rows" if tolerance else "rows", **more)  # fmt: skip
 
 
-# The words of their annotations say what a parameters file may give (`_arguments`), so `list` and `dict` stand bare.
+# Their annotations say what a parameters file may give (`_arguments`).
 
 
-def not_null(on: _On, column: str = "", columns: list[str] = []) -> Rule:
+def not_null(on: _On, column: str = "", columns: list[str] | None = None) -> Rule:
     """The column, or each of the columns, has a value."""
-    names = _columns(column, columns)
+    names = _columns(column, columns or ())
     return on.rows(f"lack {' or '.join(names)}", " OR ".join(f"{_quoted(name)} IS NULL" for name in names))
 
 
@@ -177,7 +177,7 @@ def range_(on: _On, column: str, min: float | str | None = None, max: float | st
     return on.rows(f"have {column} {_outside(min, max)}", " OR ".join(broken))
 
 
-def allowed_values(on: _On, column: str, values: list) -> Rule:  # type: ignore[type-arg]
+def allowed_values(on: _On, column: str, values: list[Any]) -> Rule:
     """Each value is one of these."""
     listed = ", ".join(_literal(value, on.types[column]) for value in values)
     return on.rows(f"have a {column} other than {_shortened(values)}", f"{_quoted(column)} NOT IN ({listed})")
@@ -219,9 +219,9 @@ def expression(on: _On, condition: str) -> Rule:
 # Kinds: all rows together ---------------------------------------------------
 
 
-def unique(on: _On, column: str = "", columns: list[str] = []) -> Rule:
+def unique(on: _On, column: str = "", columns: list[str] | None = None) -> Rule:
     """No value, or combination of values, stands in two rows; nulls do not count."""
-    names = _columns(column, columns)
+    names = _columns(column, columns or ())
     there = " AND ".join(f"{_quoted(name)} IS NOT NULL" for name in names)
     # 64-bit hashes cannot hide a repetition; one that they make up is looked at again by `quality`.
     hashes = f"count(DISTINCT hash({', '.join(map(_double_quoted, names))}))"
@@ -262,7 +262,7 @@ def aggregate(on: _On, expression: str, min: float | None = None, max: float | N
     return Rule(expression, parts, lambda p: p["value"], min, max)
 
 
-def drift(on: _On, column: str, baseline: dict, max: float = 0.25) -> Rule:  # type: ignore[type-arg]
+def drift(on: _On, column: str, baseline: dict[str, Any], max: float = 0.25) -> Rule:
     """The shares of the values are those of the baseline (value: share, or ``<5``-like bins).
 
     Measured by the population stability index, Σ (p − q) · ln(p / q); below 0.1 nothing moved,
@@ -297,7 +297,7 @@ def drift(on: _On, column: str, baseline: dict, max: float = 0.25) -> Rule:  # t
     return Rule(f"drift of {column} (population stability index)", parts, index, high=max, additive=True)
 
 
-def schema(on: _On, columns: dict | list) -> Rule:  # type: ignore[type-arg]
+def schema(on: _On, columns: dict[str, str] | list[str]) -> Rule:
     """These columns are there, and of these types where types are given."""
     wanted = columns if isinstance(columns, dict) else dict.fromkeys(columns)
     wrong = [f"{name} is missing" for name in wanted if name not in on.types]
@@ -382,7 +382,7 @@ def _arguments(check: Check, types: Mapping[str, str]) -> None:
     for name, value in check.arguments.items():
         if name not in expected:
             raise ConfigError(_unknown(f"argument of {check.kind}", name, [*expected, *COMMON]))
-        wanted = str(expected[name].annotation)
+        wanted = re.sub(r"\[.*?\]", "", str(expected[name].annotation))
         if not any(isinstance(value, _FITS[word]) for word in re.findall(r"\w+", wanted) if word in _FITS):
             raise ConfigError(f"{name} = {value!r}: expected {wanted.replace(' | None', '')}")
     missing = [name for name, p in expected.items() if p.default is p.empty and name not in check.arguments]

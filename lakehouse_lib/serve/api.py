@@ -226,12 +226,16 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
 
     # Free before the answer is sent, for the next request of the same client.
     place = [Depends(reading, scope="function")]
-    of_all: dict[str, Any] = {"dependencies": place, "responses": _problems(422, 429, 503)}
-    of_one: dict[str, Any] = {"dependencies": place, "responses": _problems(404, 422, 429, 503)}
     rows = {200: {"model": answers.Rows, "content": {answers.CSV: {}, answers.ARROW: {}}}}
     of_rows: dict[str, Any] = {"dependencies": place, "response_class": Response,
                                "responses": rows | _problems(404, 408, 411, 413, 422, 429, 503)}  # fmt: skip
+    _add_state(app, state, settings)
+    _add_catalog(app, settings, place)
+    _add_tables(app, settings, place, of_rows)
+    _add_query(app, state, settings, of_rows)
 
+
+def _add_state(app: FastAPI, state: _State, settings: Settings) -> None:
     @app.get("/health", tags=["state"], response_model=Health, responses={503: {"model": Health}})
     def get_health() -> Any:
         """Whether the lakehouse can be read, and how it is; 503 if it cannot."""
@@ -245,6 +249,16 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
                        checked_at=made.generated_at, checked=CHECKED, tables=made.states,
                        findings=[answers.Finding.model_validate(one) for one in made.findings])  # fmt: skip
         return JSONResponse(about.model_dump(mode="json"), 503 if unreadable else 200)
+
+    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
+    def get_metrics() -> Response:
+        """For Prometheus: health, rows, ages, failing checks, and the API's own answers."""
+        return Response(generate_latest(state.registry) + _metrics(settings, state), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_catalog(app: FastAPI, settings: Settings, place: list[Any]) -> None:
+    of_all: dict[str, Any] = {"dependencies": place, "responses": _problems(422, 429, 503)}
+    of_one: dict[str, Any] = {"dependencies": place, "responses": _problems(404, 422, 429, 503)}
 
     @app.get("/catalog", tags=["catalog"], response_model=answers.Catalog, **of_all)
     def get_catalog() -> Any:
@@ -267,6 +281,24 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
         found = catalog.matching(catalog.entries(settings), q)
         found = [e for e in found if layer in ("", e.layer) and (not tag or tag in e.tags) and owner in ("", e.owner)]
         return {"total": len(found), "offset": offset, "tables": found[offset : offset + limit]}
+
+    @app.get("/catalog/lineage/{name}", tags=["catalog"], response_model=answers.Lineage | list[dict[str, Any]],
+             **of_one)  # fmt: skip
+    def get_lineage(name: Name, format: Literal["plain", "openlineage"] = "plain") -> Any:
+        """What a table is made from, what is made from it, and where its columns come from; or the jobs
+        that make it and its sources, as OpenLineage has them."""
+        up = lineage.upstream(settings, name)
+        columns = lineage.columns(settings)
+        if format == "openlineage":
+            from lakehouse_lib.flow import openlineage
+
+            return openlineage.described(settings, [one for one in up if not one.startswith("landing/")], columns)
+        own = {column.partition(".")[2]: made for column, made in columns.items() if column.startswith(f"{name}.")}
+        return {"table": name, "upstream": up, "downstream": lineage.downstream(settings, name), "columns": own}
+
+
+def _add_tables(app: FastAPI, settings: Settings, place: list[Any], of_rows: dict[str, Any]) -> None:
+    of_one: dict[str, Any] = {"dependencies": place, "responses": _problems(404, 422, 429, 503)}
 
     @app.get("/tables/{name}", tags=["tables"], response_model=answers.Table, **of_one)
     def get_table(name: Name) -> Any:
@@ -301,20 +333,8 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
         tables.get(settings, name)
         return {"table": name, "checks": list(quality.latest(settings).get(name, {}).values())}
 
-    @app.get("/catalog/lineage/{name}", tags=["catalog"], response_model=answers.Lineage | list[dict[str, Any]],
-             **of_one)  # fmt: skip
-    def get_lineage(name: Name, format: Literal["plain", "openlineage"] = "plain") -> Any:
-        """What a table is made from, what is made from it, and where its columns come from; or the jobs
-        that make it and its sources, as OpenLineage has them."""
-        up = lineage.upstream(settings, name)
-        columns = lineage.columns(settings)
-        if format == "openlineage":
-            from lakehouse_lib.flow import openlineage
 
-            return openlineage.described(settings, [one for one in up if not one.startswith("landing/")], columns)
-        own = {column.partition(".")[2]: made for column, made in columns.items() if column.startswith(f"{name}.")}
-        return {"table": name, "upstream": up, "downstream": lineage.downstream(settings, name), "columns": own}
-
+def _add_query(app: FastAPI, state: _State, settings: Settings, of_rows: dict[str, Any]) -> None:
     @app.post("/query", tags=["query"], **of_rows)
     def post_query(request: Request, asked: answers.Asked) -> Response:
         """The answer of one SELECT, in Spark SQL or DuckDB's, over the tables by name or ``layer.name``."""
@@ -328,11 +348,6 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
             "catalog": _catalog(settings, asked.sql),
         }, seconds)  # fmt: skip
         return answers.rows(request, found.rows, found.truncated, found.versions, began)
-
-    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
-    def get_metrics() -> Response:
-        """For Prometheus: health, rows, ages, failing checks, and the API's own answers."""
-        return Response(generate_latest(state.registry) + _metrics(settings, state), media_type=CONTENT_TYPE_LATEST)
 
 
 def _catalog(settings: Settings, sql: str) -> list[dict[str, Any]] | None:

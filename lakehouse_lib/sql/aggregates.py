@@ -23,23 +23,10 @@ _DISTINCT = ("count", "sum", "avg", "mean", "min", "max", "collect_list", "array
 
 def node(given: exp.Expression, scope: Scope) -> Expr:
     """A call of an aggregate with what stands around it: FILTER, WITHIN GROUP, IGNORE NULLS, OVER."""
-    over = condition = within = None
-    nulls = ""
-    while not isinstance(given, exp.Anonymous):
-        if isinstance(given, exp.Window) and over is None:
-            over = given
-        elif isinstance(given, exp.Filter) and condition is None and isinstance(given.expression, exp.Where):
-            condition = truth(given.expression.this, scope)
-        elif isinstance(given, exp.WithinGroup) and within is None:
-            within = given.expression
-        elif isinstance(given, (exp.IgnoreNulls, exp.RespectNulls)) and not nulls:
-            nulls = "IGNORE" if isinstance(given, exp.IgnoreNulls) else "RESPECT"
-        else:
-            raise refuse(f"{given.sql('spark')[:60]!r} is not answered here")
-        given = given.this
-    name, nodes = given.name.lower(), given.expressions
+    call, over, condition, within, nulls = _around(given, scope)
+    name, nodes = call.name.lower(), call.expressions
     if scope.ordering and any(len(one.parts) == 1 and one.name.lower() in scope.aliases and not _plain_column(
-            scope.aliases[one.name.lower()], one) for one in given.find_all(exp.Column)):  # fmt: skip
+            scope.aliases[one.name.lower()], one) for one in call.find_all(exp.Column)):  # fmt: skip
         raise refuse(f"ORDER BY {name} of a name that the SELECT list gives to another value is an error in Spark")
     scope = replace(scope, aliases_first=False)  # within, a name is the source's, also in HAVING and ORDER BY
     distinct = len(nodes) == 1 and isinstance(nodes[0], exp.Distinct)
@@ -60,6 +47,27 @@ def node(given: exp.Expression, scope: Scope) -> Expr:
     if distinct and name not in _DISTINCT:
         raise refuse(f"{name}(DISTINCT …) is not answered here")
     return _made(name, args, distinct, condition, within, nulls, over, scope)
+
+
+def _around(
+    given: exp.Expression, scope: Scope
+) -> tuple[exp.Anonymous, exp.Window | None, Expr | None, exp.Expression | None, str]:
+    """The call, and what stands around it: OVER, FILTER, WITHIN GROUP, and what becomes of nulls."""
+    over = condition = within = None
+    nulls = ""
+    while not isinstance(given, exp.Anonymous):
+        if isinstance(given, exp.Window) and over is None:
+            over = given
+        elif isinstance(given, exp.Filter) and condition is None and isinstance(given.expression, exp.Where):
+            condition = truth(given.expression.this, scope)
+        elif isinstance(given, exp.WithinGroup) and within is None:
+            within = given.expression
+        elif isinstance(given, (exp.IgnoreNulls, exp.RespectNulls)) and not nulls:
+            nulls = "IGNORE" if isinstance(given, exp.IgnoreNulls) else "RESPECT"
+        else:
+            raise refuse(f"{given.sql('spark')[:60]!r} is not answered here")
+        given = given.this
+    return given, over, condition, within, nulls
 
 
 def _plain_column(value: Expr, column: exp.Column) -> bool:

@@ -65,10 +65,8 @@ def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") 
     kinds = [one.type for one in (a, b)]
     if any(kind.kind not in (*st.NUMERIC, "string", "void") for kind in kinds):
         raise refuse(f"{a.type} {sign} {b.type} is not answered here")
-    if kinds[0] == kinds[1] and kinds[0] in (st.STRING, st.VOID):
-        wide = st.DOUBLE
-    else:
-        wide = cast("Type", st.common(*kinds))
+    texts = kinds[0] == kinds[1] and kinds[0] in (st.STRING, st.VOID)
+    wide = st.DOUBLE if texts else cast("Type", st.common(*kinds))
     if (sign == "div" and wide.kind in ("float", "double")) or wide.kind == "string":
         raise refuse(f"{a.type} {sign} {b.type} is an error in Spark")
     if wide.kind == "decimal":
@@ -79,19 +77,21 @@ def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") 
         wide = st.DOUBLE
     if sign == "div":
         wide = st.BIGINT
+    return merged(_calculated(sign, a, b, wide, safe), wide, name, [a, b])
+
+
+def _calculated(sign: str, a: Expr, b: Expr, wide: Type, safe: bool) -> str:
+    """The operation on two numbers of one type."""
     one, other = a.to(wide), b.to(wide)
     if sign in ("/", "div", "%") and not (b.known and b.constant):
         other = f"nullif({other}, 0)" if safe else f"spark_nonzero({other})"
     if safe and wide.kind in st.INTEGRAL and sign in "+-*":
-        sql = f"TRY_CAST(CAST({one} AS HUGEINT) {sign} {other} AS {wide.duck})"
-    elif sign == "%" and wide.kind in st.INTEGRAL:
-        sql = f"CASE WHEN {other} = -1 THEN CAST({one} * 0 AS {wide.duck}) ELSE ({one} % {other}) END" if not (
-            b.known and b.constant != -1) else f"({one} % {other})"  # fmt: skip
-    elif sign == "div":
-        sql = f"CAST(CAST({one} AS HUGEINT) // {other} AS BIGINT)"
-    else:
-        sql = f"({one} {sign} {other})"
-    return merged(sql, wide, name, [a, b])
+        return f"TRY_CAST(CAST({one} AS HUGEINT) {sign} {other} AS {wide.duck})"
+    if sign == "%" and wide.kind in st.INTEGRAL and not (b.known and b.constant != -1):
+        return f"CASE WHEN {other} = -1 THEN CAST({one} * 0 AS {wide.duck}) ELSE ({one} % {other}) END"
+    if sign == "div":
+        return f"CAST(CAST({one} AS HUGEINT) // {other} AS BIGINT)"
+    return f"({one} {sign} {other})"
 
 
 def _decimals(sign: str, a: Expr, b: Expr, safe: bool, name: str) -> Expr:
@@ -421,18 +421,18 @@ def _exists(node: exp.Exists, scope: Scope) -> Expr:
 
 
 _RULES: dict[type, Callable[[Any, Scope], Expr]] = {
-    exp.Column: column_node, exp.Identifier: identifier_node, exp.Dot: dot_node, exp.Literal: literal_node, 
+    exp.Column: column_node, exp.Identifier: identifier_node, exp.Dot: dot_node, exp.Literal: literal_node,
     exp.Neg: neg_node,
-    exp.Boolean: boolean_node, exp.Null: null_node, exp.RawString: raw_node, exp.HexString: hex_node, 
+    exp.Boolean: boolean_node, exp.Null: null_node, exp.RawString: raw_node, exp.HexString: hex_node,
     exp.Concat: adjacent_node,
     exp.Paren: paren_node, exp.Cast: cast_node, exp.TryCast: cast_node, exp.Interval: interval_node,
     **dict.fromkeys(_SIGNS, _operator),
-    **dict.fromkeys(_COMPARED, _comparison), exp.And: _connector, exp.Or: _connector, exp.Not: _not, 
+    **dict.fromkeys(_COMPARED, _comparison), exp.And: _connector, exp.Or: _connector, exp.Not: _not,
     exp.Is: _is,
     exp.In: _in, exp.Between: _between, exp.Like: _like, exp.ILike: _like, exp.Escape: _escape,
     exp.RegexpLike: _rlike, exp.DPipe: _pipes, exp.Case: _case, exp.BitwiseAnd: _bits, exp.BitwiseOr: _bits,
     exp.BitwiseXor: _bits, exp.BitwiseNot: _flipped, exp.Bracket: _item, exp.Subquery: _subquery,
-    exp.Select: _subquery, exp.Exists: _exists, exp.Trim: trim_node, 
+    exp.Select: _subquery, exp.Exists: _exists, exp.Trim: trim_node,
     exp.Extract: extract_node,
     exp.Substring: call_of("substring", "this", "start", "length"),
     exp.StrPosition: call_of("locate", "substr", "this", "position"),

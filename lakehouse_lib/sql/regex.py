@@ -21,45 +21,41 @@ def _pattern(java: str) -> re.Pattern[str]:
     """
     made, at = "", 0
     while at < len(java):
-        token, rest = java[at], java[at:]
-        if token == "\\":
-            found = re.match(r"\\([dDwWsSbBtnrf0-9A-z]|[^A-Za-z0-9])", rest, re.S)
-            letter = rest[1:2]
-            if letter == "Q" or not found or letter in "ceghijklmopquvxyzCEFGHIJKLMNOPRTUVXY0":
-                raise ValueError(f"the pattern {java} holds {rest[:2]}, which is not answered here")
-            made += {"\\Z": _END, "\\z": r"\Z"}.get(found[0], found[0])
-            at += len(found[0])
-        elif token == "[":
-            end = re.match(r"\[\^?\]?(?:\\.|[^\\\[\]])*\]", rest, re.S)
-            if not end or "&&" in end[0] or re.search(r"\\[^dDwWsStnrf\W]", end[0]) or end[0][1:2] == "]":
-                raise ValueError(f"the pattern {java} holds a class that is not answered here")
-            made += end[0]
-            at += len(end[0])
-        elif token == ".":
-            made += r"[^\n\r\x85\u2028\u2029]"
-            at += 1
-        elif token == "$":
-            made += _END
-            at += 1
-        elif token == "{":
-            found = re.match(r"\{\d+(?:,\d*)?\}", rest)
-            if not found or not made:
-                raise ValueError(f"the pattern {java} holds a brace that is no repetition")
-            made += found[0]
-            at += len(found[0])
-        elif rest.startswith("(?"):
-            found = re.match(r"\(\?(?::|=|!|<=|<!|>|<[A-Za-z][A-Za-z0-9]*>|i\))", rest)
-            if not found or (found[0] == "(?i)" and made):
-                raise ValueError(f"the pattern {java} holds {rest[:4]}, which is not answered here")
-            made += "(?P" + found[0][2:] if re.match(r"\(\?<[A-Za-z]", found[0]) else found[0]
-            at += len(found[0])
-        else:
-            made += token
-            at += 1
+        read, written = _part(java, at, made)
+        made += written
+        at += len(read)
     try:
         return re.compile(made, re.ASCII)
     except re.error as error:
         raise ValueError(f"the pattern {java}: {error}") from None
+
+
+def _part(java: str, at: int, before: str) -> tuple[str, str]:
+    """What stands next in a pattern, and the same in Python's words; ``before`` is what has been written."""
+    rest = java[at:]
+    token = rest[0]
+    if token == "\\":
+        found = re.match(r"\\([dDwWsSbBtnrf0-9A-z]|[^A-Za-z0-9])", rest, re.S)
+        letter = rest[1:2]
+        if letter == "Q" or not found or letter in "ceghijklmopquvxyzCEFGHIJKLMNOPRTUVXY0":
+            raise ValueError(f"the pattern {java} holds {rest[:2]}, which is not answered here")
+        return found[0], {"\\Z": _END, "\\z": r"\Z"}.get(found[0], found[0])
+    if token == "[":
+        end = re.match(r"\[\^?\]?(?:\\.|[^\\\[\]])*\]", rest, re.S)
+        if not end or "&&" in end[0] or re.search(r"\\[^dDwWsStnrf\W]", end[0]) or end[0][1:2] == "]":
+            raise ValueError(f"the pattern {java} holds a class that is not answered here")
+        return end[0], end[0]
+    if token == "{":
+        found = re.match(r"\{\d+(?:,\d*)?\}", rest)
+        if not found or not before:
+            raise ValueError(f"the pattern {java} holds a brace that is no repetition")
+        return found[0], found[0]
+    if rest.startswith("(?"):
+        found = re.match(r"\(\?(?::|=|!|<=|<!|>|<[A-Za-z][A-Za-z0-9]*>|i\))", rest)
+        if not found or (found[0] == "(?i)" and before):
+            raise ValueError(f"the pattern {java} holds {rest[:4]}, which is not answered here")
+        return found[0], "(?P" + found[0][2:] if re.match(r"\(\?<[A-Za-z]", found[0]) else found[0]
+    return token, {".": r"[^\n\r\x85\u2028\u2029]", "$": _END}.get(token, token)
 
 
 def _matches(compiled: re.Pattern[str], text: str) -> list[re.Match[str]]:

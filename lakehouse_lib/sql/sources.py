@@ -58,18 +58,7 @@ def _base(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, 
     alias, own = node.args.get("alias"), queries.fresh()
     names = [part.name for part in alias.columns] if alias else []
     if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-        known = {key for key, value in node.args.items() if value}
-        if known - {"this", "alias", "pivots", "sample", "joins"}:
-            raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-        name = node.name.lower()
-        if name in ctes:
-            inner, columns = ctes[name]
-            listed = [(shown, kind, f"{own}.c{n}") for n, (shown, kind) in enumerate(columns)]
-        elif name in queries.tables:
-            inner = st.quoted(name)
-            listed = [(shown, kind, f"{own}.{st.quoted(shown)}") for shown, kind in queries.tables[name]]
-        else:
-            raise refuse(f"there is no table {name}")
+        inner, listed = _named(queries, node, ctes, own)
         return f"{inner} AS {own}", _source(alias.name if alias and alias.name else node.name, listed, names)
     if isinstance(node, exp.Table) and isinstance(node.this, exp.Anonymous):
         return _function(queries, node, scope, own, names)
@@ -92,6 +81,23 @@ def _base(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, 
         listed = [(shown, kind, f"{own}.c{n}") for n, (shown, kind) in enumerate(columns)]
         return f"{'LATERAL ' if lateral else ''}({sql}) AS {own}", _source(alias.name if alias else "", listed, names)
     raise refuse(f"{node.sql('spark')[:60]!r} is no table that is answered here")
+
+
+def _named(
+    queries: Queries, node: exp.Table, ctes: dict[str, Any], own: str
+) -> tuple[str, list[tuple[str, Type, str]]]:
+    """A table, or a query of WITH, by its name."""
+    known = {key for key, value in node.args.items() if value}
+    if known - {"this", "alias", "pivots", "sample", "joins"}:
+        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+    name = node.name.lower()
+    if name in ctes:
+        inner, columns = ctes[name]
+        return inner, [(shown, kind, f"{own}.c{n}") for n, (shown, kind) in enumerate(columns)]
+    if name in queries.tables:
+        listed = [(shown, kind, f"{own}.{st.quoted(shown)}") for shown, kind in queries.tables[name]]
+        return st.quoted(name), listed
+    raise refuse(f"there is no table {name}")
 
 
 def _source(name: str, listed: list[tuple[str, Type, str]], names: list[str]) -> Source:

@@ -164,9 +164,7 @@ def _reader(pattern: str) -> tuple[re.Pattern[str], list[str]]:
         size = len(letters)
         if letters in texts:
             made += f"({texts[letters]})"
-        elif letters in ("yyyy", "yy"):
-            made += rf"(\d{{{size}}})"
-        elif letters[0] == "S" and size <= 9:
+        elif letters in ("yyyy", "yy") or (letters[0] == "S" and size <= 9):
             made += rf"(\d{{{size}}})"
         elif letters[0] in "MdHhms" and size <= 2:
             made += r"(\d\d)" if size == 2 else r"(\d\d?)"

@@ -225,31 +225,14 @@ def _simple(sql: str, given: Type, to: Type, safe: bool) -> str | None:
                                    f"THEN {value.replace('{0}', v)} ELSE {bad.replace('{0}', v)} END")  # fmt: skip
 
     inner = f"{'TRY_CAST' if safe else 'CAST'}({{}} AS {to.duck})"
-    if a in ("float", "double"):
-        if b in INTEGRAL:
-            return inner.format(f"trunc({sql})")
-        if b == "decimal":
-            exact = inner.format(f"CAST({sql} AS VARCHAR)")
-            return exact
-        if b == "boolean":
-            return f"({sql} <> 0)"
-        if b == "timestamp":
-            made = "make_timestamp(CAST(trunc(CAST({0} AS DOUBLE) * 1000000) AS BIGINT))"
-            return only("isfinite({0}) AND abs({0}) < 2e11", made, False)
-    if a == "decimal" and b in INTEGRAL:
-        return inner.format(f"trunc({sql})")
-    if a in NUMERIC and b in NUMERIC:
-        return plain
-    if a in NUMERIC and b == "boolean":
-        return f"({sql} <> 0)"
-    if a == "boolean" and b in NUMERIC:
-        return plain
-    if a in INTEGRAL and b == "timestamp":
-        return only("abs({0}::DOUBLE) < 2e11", "make_timestamp(CAST({0} AS BIGINT) * 1000000)", False)
     if a == "string":
         return _of_text(sql, to, only, inner)
     if b == "string":
         return to_text(sql, given)
+    if a in NUMERIC and (made := _of_number(sql, a, b, plain, only, inner)):
+        return made
+    if a == "boolean" and b in NUMERIC:
+        return plain
     if a == "timestamp" and b in ("bigint", "int"):
         return inner.format(f"CAST(floor(epoch_us({sql})::DECIMAL(20,0) / 1000000) AS BIGINT)")
     if a == "timestamp" and b in ("double", "float"):
@@ -257,6 +240,22 @@ def _simple(sql: str, given: Type, to: Type, safe: bool) -> str | None:
     if {a, b} == {"date", "timestamp"}:
         return plain
     return f"encode({sql})" if (a, b) == ("string", "binary") else None
+
+
+def _of_number(sql: str, a: str, b: str, plain: str, only: Callable[..., str], inner: str) -> str | None:
+    floating = a in ("float", "double")
+    if b in INTEGRAL and (floating or a == "decimal"):
+        return inner.format(f"trunc({sql})")
+    if b == "decimal" and floating:
+        return inner.format(f"CAST({sql} AS VARCHAR)")
+    if b == "boolean":
+        return f"({sql} <> 0)"
+    if b == "timestamp" and floating:
+        made = "make_timestamp(CAST(trunc(CAST({0} AS DOUBLE) * 1000000) AS BIGINT))"
+        return only("isfinite({0}) AND abs({0}) < 2e11", made, False)
+    if b == "timestamp" and a in INTEGRAL:
+        return only("abs({0}::DOUBLE) < 2e11", "make_timestamp(CAST({0} AS BIGINT) * 1000000)", False)
+    return plain if b in NUMERIC else None
 
 
 def _of_text(sql: str, to: Type, only: Callable[[str, str], str], inner: str) -> str | None:

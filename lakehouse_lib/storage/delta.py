@@ -365,7 +365,7 @@ def merge(
     table: Table,
     consumed: Iterable[Consumed],
     info: dict[str, Any],
-    partitions: Iterable[date] | None = None,
+    partitions: Iterable[str] | None = None,
 ) -> None:
     """Apply rows marked by ``_action`` (insert, update, delete) by the table's key, in one commit.
 

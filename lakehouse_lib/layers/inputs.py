@@ -1,0 +1,128 @@
+"""What the transformation of a table may read: its sources as they are, and what came since it was last made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.model import tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import archive, delta
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """One source of a table: how far it was read, and what came since."""
+
+    table: Table
+    app_id: str
+    after: int | None
+    upto: int
+    changes: delta.Changes | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to read."""
+        return self.changes is None or self.changes.any
+
+    @property
+    def lost_track(self) -> bool:
+        """Whether what is new cannot be told from what was read before."""
+        if self.changes is None:
+            return False
+        return not self.changes.complete or (self.table.layer == "bronze" and self.changes.rewritten)
+
+
+@dataclass
+class Inputs:
+    """What a transformation may read."""
+
+    spark: SparkSession
+    settings: Settings
+    table: Table
+    run_id: str
+    states: dict[str, SourceState]
+    full: bool
+
+    def all(self, source: str) -> DataFrame:
+        """A source as it is, archived rows too; all reads of one refresh see the same version."""
+        state = self.states[source]
+        version = state.upto if self.settings.enable_delta else None
+        rows = delta.read(self.spark, self.settings, state.table, version)
+        return archive.with_archived(self.settings, state.table, rows)
+
+    def before(self, source: str) -> DataFrame | None:
+        """A source as it was when it was last read; None where that is not known."""
+        state = self.states[source]
+        if state.after is None:
+            return None
+        return delta.read(self.spark, self.settings, state.table, state.after)
+
+    def new(self, source: str) -> DataFrame:
+        """Rows that were added to an append-only source since it was last read."""
+        state = self.states[source]
+        if self.full or state.after is None:
+            return self.all(source)
+        if not state.changed:
+            return self.all(source).limit(0)
+        return delta.read_inserts(self.spark, self.settings, state.table, state.after, state.upto)
+
+    def days(self, source: str) -> set[date] | None:
+        """Days of a source that changed since it was last read, and those to compute again that it or the table
+        has; None for all (full refresh)."""
+        return None if self.full else self.changed_days(source)
+
+    def changed_days(self, source: str) -> set[date]:
+        """`days` of a refresh that is not full."""
+        days: set[date] = set()
+        state = self.states[source]
+        if state.changes:
+            days |= {date.fromisoformat(day) for day in state.changes.partitions if day}
+        if self.settings.has_days:
+            there = archive.days(self.settings, state.table) | archive.days(self.settings, self.table)
+            days |= {day for day in there if self.settings.asks_for(day)}
+        return days
+
+    def current(self) -> DataFrame:
+        """The table itself, archived rows too."""
+        return archive.with_archived(self.settings, self.table, delta.read(self.spark, self.settings, self.table))
+
+    @cached_property
+    def consumed(self) -> list[delta.Consumed]:
+        """How far this refresh reads each source that has something new."""
+        return [
+            delta.Consumed(state.app_id, state.upto)
+            for state in self.states.values()
+            if state.changed and state.upto > (-1 if state.after is None else state.after)
+        ]
+
+
+def live_rows(inputs: Inputs) -> DataFrame | None:
+    """The table's rows to compare with; None where it is made anew."""
+    return None if inputs.full else inputs.current()
+
+
+def source_states(settings: Settings, table: Table) -> dict[str, SourceState]:
+    """How far a table has read each source, from the Delta logs."""
+    target = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    states = {}
+    for name in table.sources:
+        source = tables.get(settings, name)
+        if not settings.enable_delta:
+            states[name] = SourceState(source, "", None, 0, None)
+            continue
+        path = delta.table_path(settings, source)
+        opened = delta.open_table(path)
+        if opened is None:
+            continue
+        app_id, upto = delta.source_id(opened), opened.version()
+        after = delta.watermark(target, app_id)
+        seen = None if after is None else delta.changes(path, after, upto)
+        states[name] = SourceState(source, app_id, after, upto, seen)
+    return states

@@ -1,0 +1,133 @@
+"""A run from the terminal: the notebooks in order, maintenance where it is due, the report."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from lakehouse_lib import notebooks, sample
+from lakehouse_lib.care import health, maintenance
+from lakehouse_lib.config import Settings
+from lakehouse_lib.engines import session
+from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, QualityError, SetupError
+from lakehouse_lib.flow import selection
+from lakehouse_lib.flow.lock import locked
+from lakehouse_lib.intake import landing
+from lakehouse_lib.trust import quality
+
+
+def everything(settings: Settings, run_id: str, with_sample: bool) -> None:
+    """The notebooks of a run, then the report; nothing but a sentence where there is nothing to do.
+
+    ``with_sample`` writes sample input first, where there are neither landing files nor tables.
+
+    Raises
+    ------
+    LakehouseError
+        What went wrong, when all is done that can be.
+    """
+    began = time.monotonic()
+    selection.check_days(settings)
+    with locked(settings):
+        empty = with_sample and sample.wanted(settings)
+        if not empty:
+            for table in selection.selected(settings, "bronze"):
+                if table.layer == "bronze":
+                    landing.check_there(settings, landing.feed_of(table))
+        if empty or selection.pending(settings):
+            failures = _all_notebooks(settings, run_id, empty)
+            latest = settings.local_dir("runs") / "latest"
+            print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
+            _raise(failures)
+        else:
+            _nothing_new(settings, run_id, began)
+
+
+def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[LakehouseError]:
+    from lakehouse_lib import kernels  # not above: a run with nothing new does without Jupyter's libraries
+
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    given = {"tables": settings.tables, "full": settings.full,
+             "date_from": str(settings.date_from or ""), "date_to": str(settings.date_to or "")}  # fmt: skip
+    failures: list[LakehouseError] = []
+    starter = ThreadPoolExecutor(1)
+    if not settings.spark_master.startswith("sc://"):
+        # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
+        starter.submit(session.ensure, settings)
+    kernels.prepare()
+    try:
+        if empty:
+            sample.write_landing(settings)
+            print(f"Sample input written to {settings.layer_path('landing')}")
+        print(f"Run {run_id}")
+        for name in notebooks.ORDER:
+            failures += _one(settings, name, run_id, given)
+    finally:
+        starter.shutdown()
+        session.release(settings)
+    failures += _maintain(settings, run_id)
+    report(settings, run_id)
+    return failures
+
+
+def _nothing_new(settings: Settings, run_id: str, began: float) -> None:
+    """What a run without work still looks after: maintenance by the calendar, and a report that is out of date."""
+    failures = _maintain(settings, run_id, latest=False) if maintenance.aged(settings) else []
+    print(_why_nothing(settings, time.monotonic() - began))
+    if health.outdated(settings):
+        report(settings, run_id, latest=False)
+    _raise(failures)
+    selection.stop_on_files(settings)
+    quality.stop_on_errors(quality.latest(settings))
+
+
+def _maintain(settings: Settings, run_id: str, latest: bool = True) -> list[LakehouseError]:
+    """The maintenance notebook, where a run has something to do there."""
+    if not maintenance.automatic(settings.model_copy(update={"run_id": run_id})):
+        return []
+    given = {"auto_optimize": settings.auto_optimize, "auto_archive": settings.auto_archive}
+    return _one(settings, notebooks.MAINTENANCE, run_id, given, latest)
+
+
+def _raise(failures: list[LakehouseError]) -> None:
+    if failures:
+        kind = QualityError if all(isinstance(error, QualityError) for error in failures) else LakehouseError
+        said = dict.fromkeys(line for error in failures for line in str(error).splitlines())
+        raise kind("The run needs a person:\n" + "\n".join(said))
+
+
+def _why_nothing(settings: Settings, seconds: float) -> str:
+    """Why a run has nothing to do."""
+    wanted = selection.selected(settings)
+    if landing.not_in_use(settings).issuperset(table.name for table in wanted):
+        feeds = ", ".join(table.name.removesuffix("_bronze") for table in wanted if table.layer == "bronze")
+        return (f"Nothing to load: no file has come yet. Put files into {settings.layer_path('landing')}, in a folder "
+                f"for each feed ({feeds or 'see the README'}); for sample input: lakehouse run --sample.")  # fmt: skip
+    latest = settings.local_dir("runs") / "latest"
+    return f"Nothing new: all tables are up to date ({seconds:.1f} s). The last notebooks: {latest}"
+
+
+def _one(
+    settings: Settings, name: str, run_id: str, given: dict[str, Any], latest: bool = True
+) -> list[LakehouseError]:
+    """Execute one notebook of a run; what does not depend on it goes on after an error."""
+    print(name, flush=True)
+    began = time.monotonic()
+    try:
+        notebooks.execute(settings, name, run_id, given, latest)
+    except (ConfigError, SetupError, EngineError):
+        raise
+    except LakehouseError as error:
+        return [error]
+    finally:
+        print(f"    {time.monotonic() - began:.1f} s")
+    return []
+
+
+def report(settings: Settings, run_id: str, latest: bool = True) -> None:
+    """Render the health report."""
+    print(notebooks.REPORT, flush=True)
+    page = notebooks.execute(settings, notebooks.REPORT, run_id, latest=latest).with_suffix(".html")
+    print(f"Health report: {page}")

@@ -52,6 +52,10 @@ _OPTIMISE_LATER = (
 """Some twenty times what HotSpot waits for by default: to compile what a run uses a few thousand times took a third
 of its work, and did not pay. Code that many rows go through is still optimised within seconds."""
 
+_ROOM_FOR_CODE = "-XX:ReservedCodeCacheSize=768m"
+"""HotSpot's default of 240 MB is full after some fifty runs; from then on it compiles the same code again and again.
+Only what is used is taken from memory."""
+
 _open: weakref.WeakKeyDictionary[SparkSession, Path] = weakref.WeakKeyDictionary()
 """Sessions of this process, and the lakehouse that each is for."""
 
@@ -309,7 +313,9 @@ def _java_options(settings: Settings, state: Path) -> str:
         "appender.console.target = SYSTEM_ERR\nappender.console.layout.type = PatternLayout\n"
         "appender.console.layout.pattern = %d{yyyy-MM-dd HH:mm:ss} %p %c{1}: %m%n%ex\n"
     )
-    return " ".join(["-XX:+UseParallelGC", *_OPTIMISE_LATER, f"-Dlog4j2.configurationFile={properties}"])
+    return " ".join(
+        ["-XX:+UseParallelGC", *_OPTIMISE_LATER, _ROOM_FOR_CODE, f"-Dlog4j2.configurationFile={properties}"]
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,12 +30,17 @@ FOR_A_FEW_ROWS = {} if "LAKEHOUSE_TEST_AS_SHIPPED" in os.environ else {
 """A run of a few rows takes three fifths of the time where Spark compiles nothing for it and plans it once. Tests of
 commands start engines as they are shipped; LAKEHOUSE_TEST_AS_SHIPPED=1 does so for all."""
 
+OWN_ENGINES = ("test_session", "test_notebooks", "test_readme")
+"""Files with tests that start commands, and by these engines."""
 LONGEST = ("test_laws", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history", "test_maintenance")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no process is left alone with one of them at the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    for item in items:
+        if {"engine", "browser"} & {*getattr(item, "fixturenames", ())} or item.path.stem in OWN_ENGINES:
+            item.add_marker("engine")
 
 
 @pytest.fixture(autouse=True)

@@ -736,8 +736,8 @@ def test_a_process_that_died_meanwhile_is_not_noticed():
 
 
 def test_what_the_readme_shows_works(port):
-    """The README's examples, against the command itself."""
-    text = Path("README.md").read_text().split("## REST API")[1].split("\n## ")[0].replace("8888", str(port))
+    """The documented examples, against the command itself."""
+    text = Path("lakehouse_lib/serve/README.md").read_text().replace("8888", str(port))
     shell, python = re.findall(r"```(?:sh|python)\n(.*?)```", text, re.S)
     for command in re.sub(r"\\\n\s*", "", shell).splitlines():
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What the README says works: its commands, its links, its worked example, its error texts."""
+"""What README and the pages it leads to say works: commands, links, the worked example, error texts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from lakehouse_lib.model import tables
 from lakehouse_lib.storage import delta
 
 TEXT = Path("README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
-YAML = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+PAGES = [Path("README.md"), *sorted(Path().glob("[!.]*/**/README.md"))]
 
 
-@pytest.mark.parametrize("block", YAML)
+def blocks(language: str, pages: list[Path] = PAGES) -> list[str]:
+    return [block for page in pages for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)]
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
 def test_each_parameters_file_is_accepted(block):
     assert tables.declared(config.load(yaml.safe_load(block)))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [line for block in blocks("bash") for line in block.splitlines()])
 def test_each_command_is_understood(command):
     program, *arguments = shlex.split(command)
     if program == "make":
@@ -40,8 +43,9 @@ def test_each_command_is_understood(command):
 
 
 def test_each_link_leads_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert Path(target).exists(), target
+    for page in [*PAGES, Path("CHANGELOG.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
 
 
 def test_each_error_of_the_troubleshooting_is_one_that_the_code_says():
@@ -54,7 +58,7 @@ def test_each_error_of_the_troubleshooting_is_one_that_the_code_says():
 
 def test_the_worked_example_ends_well_and_finds_the_files_own_sessions(engine, shared, tmp_path):
     """The shop's CSV and nothing else: 3,605 sessions, the same clicks together as in the file's own session ids."""
-    block = next(block for block in YAML if "feeds" in block)
+    block = next(block for block in blocks("yaml") if "feeds" in block)
     (tmp_path / "shop.yml").write_text(block)
     case, base = shared / "ecom_retentioneering", tmp_path / "data-shop"
     (base / "landing/clickstream").mkdir(parents=True)

@@ -144,7 +144,7 @@ TYPES = [
 
 @pytest.mark.parametrize(("kinds", "whole", "fraction", "big", "expected"), TYPES)
 def test_column_types_hold_all_that_came(kinds, whole, fraction, big, expected):
-    seen = replicas.Seen("a", frozenset(kinds), whole, fraction, big, whole + fraction)
+    seen = replicas.Observed("a", frozenset(kinds), whole, fraction, big, whole + fraction)
     assert replicas.type_of(seen) == expected and replicas.holds(expected, seen)
 
 

@@ -60,7 +60,7 @@ def expected(changes: list[dict[str, Any]], key: int) -> dict[str, str] | None:
 
     row: dict[str, str] | None = None
     for change in sorted(own.values(), key=place):
-        gone = change["operation"] in versions.GONE
+        gone = change["operation"] in versions.REMOVALS
         row = None if gone else (row or {} if change["partial"] else {}) | named(change)
     return row
 
@@ -71,7 +71,7 @@ def named(change: dict[str, Any]) -> dict[str, str]:
 
 
 def as_bronze(change: dict[str, Any], line: int) -> tuple:
-    has_row = change["operation"] not in versions.GONE
+    has_row = change["operation"] not in versions.REMOVALS
     before = {"id": f"s{change['key']}"} if change["operation"] == "DELETE" else None
     unchanged = ["*"] if has_row and change["partial"] else None
     after = named(change) if has_row else None

@@ -108,7 +108,7 @@ def _opened(settings: Settings) -> tuple[dict[str, DeltaTable], dict[str, str]]:
     unreadable: dict[str, str] = {}
     for table in tables.declared(settings).values():
         try:
-            if found := delta.open_table(delta.table_path(settings, table)):
+            if found := delta.opened(settings, table):
                 opened[table.name] = found
                 if text := probes.files_there(settings, table, found):
                     unreadable[table.name] = text

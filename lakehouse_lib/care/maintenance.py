@@ -9,7 +9,6 @@ import contextlib
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import cast
 
 import pandas as pd
 import pyarrow as pa
@@ -60,7 +59,7 @@ def due(settings: Settings, today: date | None = None) -> list[Work]:
     found = _ops(settings) if settings.enable_delta else []
     for table in _made(settings):
         try:
-            opened = cast("DeltaTable", delta.open_table(delta.table_path(settings, table)))
+            opened = delta.made(settings, table, "there is nothing to do")
             found += filter(None, (_compact(table, opened), _checkpoint(table, opened),
                                    _vacuum(settings, table, opened)))  # fmt: skip
             found += to_archive(settings, table, today)

@@ -104,7 +104,7 @@ def _swap(settings: Settings, table: Table, reason: str, run_id: str) -> dict[st
     """Swap the records that come out otherwise now; planned again where another replay or load was faster, such
     as one whose process was killed while the engine went on."""
     for attempt in range(loading.OVERTAKEN):
-        opened = delta.open_table(delta.table_path(settings, table))
+        opened = delta.opened(settings, table)
         if opened is None:
             return {"passed": 0, "rejected": 0}
         try:

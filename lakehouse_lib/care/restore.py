@@ -67,7 +67,7 @@ def _memories(settings: Settings, table: Table, then: DeltaTable, now: DeltaTabl
     were in the archive."""
     found = []
     for name in table.sources:
-        source = delta.open_table(delta.table_path(settings, tables.get(settings, name)))
+        source = delta.opened(settings, tables.get(settings, name))
         if source is not None:
             app_id = delta.source_id(source)
             before, since = delta.watermark(then, app_id), delta.watermark(now, app_id)

@@ -51,7 +51,7 @@ def versions(settings: Settings, table: Table) -> pd.DataFrame:
     """A row for each version that can still be read, newest first: ``version``, ``at`` (UTC),
     ``operation``, ``run_id``, ``rows`` (in all), ``change`` (rows more or less) and ``files``; none where it
     has not been made."""
-    opened = delta.open_table(delta.table_path(settings, table))
+    opened = delta.opened(settings, table)
     if opened is None:
         return pd.DataFrame(columns=["version", "at", "operation", "run_id", "rows", "change", "files"])
     found: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def last_load(settings: Settings) -> tuple[Table, int] | None:
     what was before it."""
     bronze: dict[str, Table] = {}
     for table in tables.declared(settings).values():
-        opened = delta.open_table(delta.table_path(settings, table)) if table.layer == "bronze" else None
+        opened = delta.opened(settings, table) if table.layer == "bronze" else None
         bronze |= {str(opened.metadata().id): table} if opened else {}
     loads = [row for row in delta.read_ops(settings, "ledger")
              if row["table_id"] in bronze and row["run_id"] and (row.get("rows") or 0) > 0]  # fmt: skip

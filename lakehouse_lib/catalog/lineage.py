@@ -84,7 +84,7 @@ def _known_columns(settings: Settings, column: str) -> dict[str, Made]:
     name, _, path = column.partition(".")
     if not name.startswith("landing/"):
         table = tables.get(settings, name)
-        opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+        opened = delta.opened(settings, table)
         names = [f.name for f in opened.schema().fields] if opened else table.names
         if path.split(".")[0] not in [*names, "*"]:
             raise ConfigError(f"{name} has no column {path!r}; it has {', '.join(names)}")

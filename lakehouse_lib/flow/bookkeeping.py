@@ -75,7 +75,7 @@ def account(settings: Settings, table: Table) -> None:
 
 def settle(settings: Settings, table: Table, run_id: str, step: Step, settled: ledger.Accounted) -> None:
     """Account for the table's commits that the ledger lacks."""
-    opened = delta.open_table(delta.table_path(settings, table))
+    opened = delta.opened(settings, table)
     if opened is None:
         return
     step.ledger = ledger.account(settings, table, opened, settled)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import TYPE_CHECKING, cast
 
 from lakehouse_lib import config
 from lakehouse_lib.catalog import catalog
@@ -25,9 +24,6 @@ from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
 from lakehouse_lib.trust import quality
-
-if TYPE_CHECKING:
-    from deltalake import DeltaTable
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +175,7 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     full = settings.full or not settings.enable_delta
     # A run that was killed after its commit has not told how far it read the sources but the first.
     full = full or any(state.lost_track or state.after is None for state in states.values())
-    full = full or not cast("DeltaTable", delta.open_table(delta.table_path(settings, table))).file_uris()
+    full = full or refresh.is_empty(settings, table)
     with session.opened(settings) as spark:
         inputs = Inputs(spark, settings, table, run_id, states, full)
         outcome = loading.transformation(table)(inputs)

@@ -176,12 +176,12 @@ def _of_mongo(source: dict[str, Any]) -> Position | None:
 
 def _patch(message: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """The fields that a MongoDB update names: null where it removes one; the whole document where it replaces it."""
-    told = _object(message.get("updateDescription"))
-    if told is not None:
-        if told.get("truncatedArrays"):
+    update = _object(message.get("updateDescription"))
+    if update is not None:
+        if update.get("truncatedArrays"):
             return None, _control(NESTED)
-        named = plain(_object(told.get("updatedFields")) or {})
-        removed = told.get("removedFields") or []
+        named = plain(_object(update.get("updatedFields")) or {})
+        removed = update.get("removedFields") or []
     else:
         patch = _object(message.get("patch"))
         if patch is None:
@@ -266,8 +266,8 @@ def _canal(message: dict[str, Any]) -> dict[str, Any]:
     rows, old = _list(message.get("data")), _list(message.get("old"))
     if not rows and not is_ddl and operation != "TRUNCATE":
         return _control("empty_message")
-    types = {name: kind for name, said in (_object(message.get("mysqlType")) or {}).items()
-             if (kind := _mysql_type(str(said)))}  # fmt: skip
+    types = {name: kind for name, text in (_object(message.get("mysqlType")) or {}).items()
+             if (kind := _mysql_type(str(text)))}  # fmt: skip
     # Messages of one batch have one id: what is in them stands in the order in which they were written.
     place = positions.of("canal", message.get("es"), message.get("id"))
     changes = []
@@ -290,9 +290,9 @@ def _before(operation: str | None, row: Any, old: Any) -> Any:
     return {**row, **old} if isinstance(old, dict) and isinstance(row, dict) else None
 
 
-def _mysql_type(said: str) -> str:
-    kind, _, rest = said.lower().partition("(")
-    words = said.lower().split()
+def _mysql_type(text: str) -> str:
+    kind, _, rest = text.lower().partition("(")
+    words = text.lower().split()
     if not kind.split():
         return ""
     if kind.split()[0] in ("tinyint", "smallint", "mediumint", "int", "integer", "bigint", "year"):
@@ -317,9 +317,9 @@ def _flat(message: dict[str, Any]) -> dict[str, Any]:
 # Parts -----------------------------------------------------------------------
 
 
-def _operation(said: Any) -> str | None:
+def _operation(word: Any) -> str | None:
     """The operation by its name here; a word that is none stays."""
-    return None if said is None else OPERATIONS.get(str(said).strip().lower(), str(said))
+    return None if word is None else OPERATIONS.get(str(word).strip().lower(), str(word))
 
 
 def _placed(place: Position | None) -> dict[str, Any]:

@@ -336,14 +336,14 @@ def is_settled(feed: str, known: LandingFile | None, file: LandingFile) -> bool:
 def pending_files(settings: Settings, bronze: Table) -> list[LandingFile]:
     """Listed files that are new or differ from what is known of them; looks at names, sizes and times only."""
     feed = feed_of(bronze)
-    known = known_files(settings, feed, delta.open_table(delta.table_path(settings, bronze)))
+    known = known_files(settings, feed, delta.opened(settings, bronze))
     return [file for file in list_files(settings, feed) if not is_settled(feed, known.get(file.path), file)]
 
 
 def problems(settings: Settings, bronze: Table) -> list[tuple[LandingFile, str]]:
     """Files in landing that a person has to look at, as they are known, and why and what to do in a sentence."""
     feed = feed_of(bronze)
-    known = known_files(settings, feed, delta.open_table(delta.table_path(settings, bronze)))
+    known = known_files(settings, feed, delta.opened(settings, bronze))
     found = []
     for file in list_files(settings, feed):
         before = known.get(file.path)
@@ -384,7 +384,7 @@ def _shown(path: str) -> str:
 def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
     """Files of no known format that were not mentioned before; each is mentioned once."""
     feed = feed_of(bronze)
-    target = delta.open_table(delta.table_path(settings, bronze))
+    target = delta.opened(settings, bronze)
     known = known_files(settings, feed, target)
     new = [replace(file, state="ignored") for file in _listed(settings, feed)
            if not file.kind and file.path not in known]  # fmt: skip

@@ -146,8 +146,8 @@ _OBJECTS = ("before_values", "after_values")
 def _each_change(records: DataFrame) -> DataFrame:
     """One row for each change of a message: ``record`` holds its fields, ``_number`` its place."""
     several = F.from_json(F.col("record")["_changes"], f"array<{MAP}>")
-    each = records.select("*", F.posexplode_outer(several).alias("_number", "_one"))
-    return each.withColumn("record", F.coalesce("_one", "record"))
+    each = records.select("*", F.posexplode_outer(several).alias("_number", "_change"))
+    return each.withColumn("record", F.coalesce("_change", "record"))
 
 
 def _broken(*names: str) -> Column:

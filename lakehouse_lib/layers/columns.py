@@ -187,7 +187,7 @@ class _Walk:
     def _table(self, name: str) -> Frame:
         """A table of the lakehouse: its columns are the sources."""
         table = tables.get(self.settings, name)
-        opened = delta.open_table(delta.table_path(self.settings, table)) if self.settings.enable_delta else None
+        opened = delta.opened(self.settings, table)
         schema = pa.schema(opened.schema().to_arrow()) if opened else table.arrow_schema()
         return Frame({f.name: _stored(f"{name}.{f.name}", f.type) for f in schema}, frozenset({f"{name}.*"}))
 

@@ -110,7 +110,7 @@ def live_rows(inputs: Inputs) -> DataFrame | None:
 
 def source_states(settings: Settings, table: Table) -> dict[str, SourceState]:
     """How far a table has read each source, from the Delta logs."""
-    target = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    target = delta.opened(settings, table)
     states = {}
     for name in table.sources:
         source = tables.get(settings, name)

@@ -143,7 +143,7 @@ def next_load(
     Files that cannot be read are written down, and the others are taken. None where there is nothing to commit.
     """
     feed = feed_of(bronze)
-    target = delta.open_table(delta.table_path(settings, bronze))
+    target = delta.opened(settings, bronze)
     if target is not None:
         landing.settle(settings, feed, target, run_id)
     known = landing.known_files(settings, feed, target)
@@ -411,13 +411,13 @@ def _set_aside(settings: Settings, bronze: Table, load: Load, reasons: dict[str,
     tried again."""
     rows = [(replace(f, state="failed", reason=reasons[f.path]), load.version) for f in load.files
             if f.path in reasons]  # fmt: skip
-    landing.write_down(settings, load.feed, rows, run_id, delta.open_table(delta.table_path(settings, bronze)))
+    landing.write_down(settings, load.feed, rows, run_id, delta.opened(settings, bronze))
 
 
 def _all_files_there(settings: Settings, table: Table, done: Outcome) -> bool:
     """Whether every file that a bronze table has loaded is still in landing."""
     feed = feed_of(table)
-    known = landing.known_files(settings, feed, delta.open_table(delta.table_path(settings, table)))
+    known = landing.known_files(settings, feed, delta.opened(settings, table))
     listed = {file.path for file in landing.list_files(settings, feed)}
     gone = [path for path, file in known.items() if file.state == "loaded" and path not in listed]
     if gone:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
+from lakehouse_lib.config import Settings
 from lakehouse_lib.engines.session import settle
 from lakehouse_lib.layers.inputs import Inputs
 from lakehouse_lib.model.ops import COUNTS
@@ -133,7 +134,7 @@ def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     says = {"run_id": inputs.run_id, "sources": reads, "ledger": meant.counts, "expected": expected}
     if meant.whole:
         archive.restore(settings, table)
-        if not _is_empty(inputs, table) or (reschema and meant.inserted):
+        if not is_empty(settings, table) or (reschema and meant.inserted):
             delta.overwrite(_stamped(inputs, meant).drop("_action"), settings, table, consumed, says, reschema=reschema)
             return
     elif meant.updated or meant.deleted:
@@ -151,10 +152,9 @@ def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
         delta.mark(settings, table, consumed, says)
 
 
-def _is_empty(inputs: Inputs, table: Table) -> bool:
+def is_empty(settings: Settings, table: Table) -> bool:
     """Whether a Delta table has no rows: there is nothing to replace."""
-    settings = inputs.settings
-    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    opened = delta.opened(settings, table)
     return opened is not None and not opened.file_uris()
 
 

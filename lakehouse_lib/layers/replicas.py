@@ -36,7 +36,7 @@ DOUBLE_DIGITS = 15
 _OURS = ("is_deleted", "deleted_at")
 
 
-class Own(NamedTuple):
+class ReplicaColumn(NamedTuple):
     """A column of a replica."""
 
     name: str
@@ -45,7 +45,7 @@ class Own(NamedTuple):
     """The name at the source, in one of the spellings that came, and whether a schema came with it."""
 
 
-class Seen(NamedTuple):
+class Observed(NamedTuple):
     """What came for a column of the source."""
 
     source: str
@@ -63,34 +63,36 @@ class Seen(NamedTuple):
     declared: bool = False
     """Whether a schema named the type of each value."""
 
-    def own(self, name: str) -> Own:
+    def column(self, name: str) -> ReplicaColumn:
         """The column of this name that holds what came."""
-        said = SOURCE_COLUMN + json.dumps(self.source, ensure_ascii=False)
-        return Own(name, type_of(self), said if self.declared else f"{said}, {AS_IT_CAME}")
+        comment = SOURCE_COLUMN + json.dumps(self.source, ensure_ascii=False)
+        return ReplicaColumn(name, type_of(self), comment if self.declared else f"{comment}, {AS_IT_CAME}")
 
 
 def replica(inputs: Inputs) -> Difference:
     """A ``cdc.replicas`` table: the last version of each row."""
     rule = next(r for r in inputs.settings.cdc.replicas if r.target == inputs.table.name)
-    told = versions.of(inputs, rule.source_table, rule.keys)
-    present, seen = _present(inputs), _seen(told.changes, rule.keys)
-    columns = _columns(seen) if inputs.full else _with(present, seen)
+    result = versions.of(inputs, rule.source_table, rule.keys)
+    present, observed = _present(inputs), _observed(result.changes, rule.keys)
+    columns = _columns(observed) if inputs.full else _with(present, observed)
     if columns is None:  # a column gets another name or type, and all rows with it
-        told = versions.of(inputs, rule.source_table, rule.keys, whole=True)
-        columns = _columns(_seen(told.changes, rule.keys))
-    reschema = any(source not in columns or columns[source][:2] != own[:2] for source, own in present.items())
-    table = tables.with_columns(inputs.table, {own.name: (own.kind, own.comment) for own in columns.values()})
-    rows = _commented(current_rows(told.rows, columns, rule.keys), table)
+        result = versions.of(inputs, rule.source_table, rule.keys, whole=True)
+        columns = _columns(_observed(result.changes, rule.keys))
+    reschema = any(source not in columns or columns[source][:2] != column[:2] for source, column in present.items())
+    table = tables.with_columns(
+        inputs.table, {column.name: (column.kind, column.comment) for column in columns.values()}
+    )
+    rows = _commented(current_rows(result.rows, columns, rule.keys), table)
     if reschema or inputs.full:
-        return Difference(rows, None, told.counts, table, reschema)
+        return Difference(rows, None, result.counts, table, reschema)
 
     def old() -> DataFrame:
-        return inputs.current() if told.keys is None else inputs.current().join(told.keys, "_key", "left_semi")
+        return inputs.current() if result.keys is None else inputs.current().join(result.keys, "_key", "left_semi")
 
-    return Difference(rows, old, told.counts, table)
+    return Difference(rows, old, result.counts, table)
 
 
-def current_rows(rows: DataFrame, columns: Mapping[str, Own], keys: list[str]) -> DataFrame:
+def current_rows(rows: DataFrame, columns: Mapping[str, Column], keys: list[str]) -> DataFrame:
     """The last of the versions of each row; one that was deleted keeps its key."""
     last = rows.groupBy("_key").agg(F.max_by(F.struct(*(c for c in rows.columns if c != "_key")), "_n").alias("_last"))
     last = last.select("_key", "_last.*").withColumn("_given", F.from_json("_key", cdc.MAP))
@@ -99,12 +101,12 @@ def current_rows(rows: DataFrame, columns: Mapping[str, Own], keys: list[str]) -
     def value(source: str, kind: str) -> Column:
         place = F.array_position("_names", F.lit(source)).cast("int")
         text = cdc.plain(F.get(F.map_values("_row"), place - 1))
-        own = next((key for key in keys if key.lower() == source), None)
-        return (F.coalesce(text, F.col("_given")[own]) if own else text).try_cast(kind)
+        key = next((key for key in keys if key.lower() == source), None)
+        return (F.coalesce(text, F.col("_given")[key]) if key else text).try_cast(kind)
 
     gone = F.col("_row").isNull()
     return last.select(
-        *(value(source, own.kind).alias(own.name) for source, own in columns.items()),
+        *(value(source, column.kind).alias(column.name) for source, column in columns.items()),
         gone.alias("is_deleted"),
         F.when(gone, F.timestamp_micros("_moment")).alias("deleted_at"),
         "_key",
@@ -139,11 +141,11 @@ def column_names(sources: Iterable[str]) -> dict[str, str]:
     begin with an underscore, get ``source_`` in front; a field without a name is ``unnamed``. Where several meet in one
     name, the one whose own name it is has it, then the first by alphabet; the others get ``_2``, ``_3``, ….
     """
-    wished = {source: _plain_name(source) for source in sources}
+    wanted = {source: _plain_name(source) for source in sources}
     names: dict[str, str] = {}
-    for source, name in sorted(wished.items(), key=lambda item: (item[0] != item[1], item[0])):
+    for source, name in sorted(wanted.items(), key=lambda item: (item[0] != item[1], item[0])):
         free, number = name, 2
-        while free in names.values() or (free != name and free in wished.values()):
+        while free in names.values() or (free != name and free in wanted.values()):
             free, number = f"{name}_{number}", number + 1
         names[source] = free
     return names
@@ -159,10 +161,10 @@ def _plain_name(source: str) -> str:
 # Types ----------------------------------------------------------------------
 
 
-def _seen(changes: DataFrame, keys: list[str]) -> dict[str, Seen]:
+def _observed(changes: DataFrame, keys: list[str]) -> dict[str, Observed]:
     """What came for each of the source's columns, by its name in lower case; deletes tell of the key alone."""
-    own = F.array(*(F.lit(key.lower()) for key in keys))
-    key_before = F.map_filter("_before", lambda name, _: F.array_contains(own, F.lower(name)))
+    key_names = F.array(*(F.lit(key.lower()) for key in keys))
+    key_before = F.map_filter("_before", lambda name, _: F.array_contains(key_names, F.lower(name)))
     # A key that is in none of the rows stands in the message's primary key, as text.
     guessed: Callable[[Column], Column] = lambda text: F.when(text.rlike(r"^-?(0|[1-9]\d*)$"), "n").otherwise("s")  # noqa: E731
     given = F.transform_values(F.from_json("_key", cdc.MAP), lambda _, text: F.concat(guessed(text), text))
@@ -187,20 +189,20 @@ def _seen(changes: DataFrame, keys: list[str]) -> dict[str, Seen]:
         F.bool_and(declared.isNotNull() | letter.isNull()).alias("declared"),
     )
     return {
-        name: Seen(source, frozenset(kinds), whole or 0, fraction or 0, bool(big), digits or 0, declared)
+        name: Observed(source, frozenset(kinds), whole or 0, fraction or 0, bool(big), digits or 0, declared)
         for name, source, kinds, whole, fraction, big, digits, declared in found.collect()
         if kinds
     }
 
 
-def type_of(seen: Seen) -> str:
+def type_of(observed: Observed) -> str:
     """The narrowest type that holds what came.
 
     Whole numbers are bigint up to 2^63, else decimal; numbers with a fraction are decimal. double is what a schema
     calls so, or what is written with an exponent beside numbers of at most 15 digits. What fits in none of them is
     string.
     """
-    kinds = set(seen.kinds)
+    kinds = set(observed.kinds)
     if len(kinds) == 1 and (only := next(iter(kinds))) not in ("int", "fraction", "double"):
         return only
     if kinds == {"date", "timestamp"}:
@@ -209,20 +211,20 @@ def type_of(seen: Seen) -> str:
     if len(exact) + len(kinds & {"int", "fraction", "double"}) < len(kinds):
         return "string"
     if "double" in kinds:
-        digits = max([seen.digits, *(p for kind, (p, _) in exact.items() if kind != "bigint")])
+        digits = max([observed.digits, *(p for kind, (p, _) in exact.items() if kind != "bigint")])
         return "double" if digits <= DOUBLE_DIGITS else "string"
-    if kinds <= {"int", "bigint"} and not seen.big:
+    if kinds <= {"int", "bigint"} and not observed.big:
         return "bigint"
-    whole, fraction = _places(seen)
+    whole, fraction = _places(observed)
     if whole + fraction > DIGITS:
         return "string"
     return f"decimal({DIGITS if kinds & {'int', 'fraction'} else whole + fraction},{fraction})"
 
 
-def _places(seen: Seen) -> tuple[int, int]:
+def _places(observed: Observed) -> tuple[int, int]:
     """Digits before and after the point, at most, of values and of types that a schema names."""
-    exact = [_digits(kind) for kind in seen.kinds if kind.startswith("decimal") or kind == "bigint"]
-    return max([seen.whole, *(p - s for p, s in exact)]), max([seen.fraction, *(s for _, s in exact)])
+    exact = [_digits(kind) for kind in observed.kinds if kind.startswith("decimal") or kind == "bigint"]
+    return max([observed.whole, *(p - s for p, s in exact)]), max([observed.fraction, *(s for _, s in exact)])
 
 
 def _digits(kind: str) -> tuple[int, int]:
@@ -232,37 +234,39 @@ def _digits(kind: str) -> tuple[int, int]:
     return int(precision), int(scale)
 
 
-def holds(kind: str, seen: Seen) -> bool:
+def holds(kind: str, observed: Observed) -> bool:
     """Whether a column has the right type also with what came since."""
     if kind == "string":
         return True
-    if kind.startswith("decimal") and (own := _digits(kind))[0] == DIGITS:
-        number = {one for one in seen.kinds if one.startswith("decimal") or one in ("bigint", "int", "fraction")}
-        whole, fraction = _places(seen)
-        return number == seen.kinds and whole <= DIGITS - own[1] and fraction <= own[1]
-    return type_of(seen._replace(kinds=seen.kinds | {kind})) == kind
+    if kind.startswith("decimal") and (digits := _digits(kind))[0] == DIGITS:
+        number = {one for one in observed.kinds if one.startswith("decimal") or one in ("bigint", "int", "fraction")}
+        whole, fraction = _places(observed)
+        return number == observed.kinds and whole <= DIGITS - digits[1] and fraction <= digits[1]
+    return type_of(observed._replace(kinds=observed.kinds | {kind})) == kind
 
 
-def _columns(seen: Mapping[str, Seen]) -> dict[str, Own]:
-    names = column_names(seen)
-    return {source: one.own(names[source]) for source, one in sorted(seen.items())}
+def _columns(observed: Mapping[str, Observed]) -> dict[str, ReplicaColumn]:
+    names = column_names(observed)
+    return {source: one.column(names[source]) for source, one in sorted(observed.items())}
 
 
-def _with(present: dict[str, Own], seen: Mapping[str, Seen]) -> dict[str, Own] | None:
+def _with(present: dict[str, ReplicaColumn], observed: Mapping[str, Observed]) -> dict[str, ReplicaColumn] | None:
     """The columns and those that came in addition; None where one that is there has to change."""
-    names = column_names({*present, *seen})
-    if any(names[source] != own.name or (source in seen and not holds(own.kind, seen[source]))
-           for source, own in present.items()):  # fmt: skip
+    names = column_names({*present, *observed})
+    if any(names[source] != column.name or (source in observed and not holds(column.kind, observed[source]))
+           for source, column in present.items()):  # fmt: skip
         return None
-    return present | {source: one.own(names[source]) for source, one in sorted(seen.items()) if source not in present}
+    return present | {
+        source: one.column(names[source]) for source, one in sorted(observed.items()) if source not in present
+    }
 
 
-def _present(inputs: Inputs) -> dict[str, Own]:
+def _present(inputs: Inputs) -> dict[str, ReplicaColumn]:
     """The source's columns that the table has, by the source's names."""
-    opened = delta.open_table(delta.table_path(inputs.settings, inputs.table)) if inputs.settings.enable_delta else None
+    opened = delta.opened(inputs.settings, inputs.table)
     found = {}
     for column in delta.as_made(inputs.table, opened).columns:
         if column.comment.startswith(SOURCE_COLUMN):
             source, _ = json.JSONDecoder().raw_decode(column.comment.removeprefix(SOURCE_COLUMN))
-            found[source.lower()] = Own(column.name, column.type, column.comment)
+            found[source.lower()] = Column(column.name, column.type, column.comment)
     return found

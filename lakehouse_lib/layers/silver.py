@@ -237,7 +237,7 @@ def scd2(rows: DataFrame) -> DataFrame:
     """
     by_order = Window.partitionBy("user_id").orderBy("_n")
     number = F.row_number().over(by_order)
-    there = ~F.coalesce(F.lag("operation_type").over(by_order), F.lit("DELETE")).isin(*versions.GONE)
+    there = ~F.coalesce(F.lag("operation_type").over(by_order), F.lit("DELETE")).isin(*versions.REMOVALS)
     rows = rows.withColumn("_there", there).where((F.col("operation_type") != "TRUNCATE") | F.col("_there"))
     raised = F.max(F.col("_moment") - number).over(by_order) + number
     timed = rows.withColumn("valid_from", F.timestamp_micros(raised))
@@ -262,7 +262,7 @@ def users(inputs: Inputs) -> Difference:
 
 def user_dimension(history: DataFrame, events: DataFrame, sessions: DataFrame, active_days: int) -> DataFrame:
     """One row per user of the history, the events or the sessions."""
-    gone = F.col("operation_type").isin(*versions.GONE)
+    gone = F.col("operation_type").isin(*versions.REMOVALS)
     known = history.where("is_current").select(
         "user_id", *ATTRIBUTES, "attributes",
         F.lit(True).alias("is_known"), gone.alias("is_deleted"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SOURCE = "cdc_changes_bronze"
-GONE = ("DELETE", "TRUNCATE")
+REMOVALS = ("DELETE", "TRUNCATE")
 _PLACE = ("_source_file", "_source_line")
 _TRUNCATES = "operation_type = 'TRUNCATE'"
 _KEPT = ("operation_type", "change_timestamp", "_source_file", "_source_line")
@@ -51,7 +51,7 @@ class Versions:
     changes: DataFrame
     """The changes behind them, each once: ``_after``, ``_before``, ``_types`` and the key."""
     keys: DataFrame | None
-    """``_key`` of the rows that are told; None for all rows of the table."""
+    """``_key`` of the rows that are given; None for all rows of the table."""
     counts: DataFrame
     """One row: ``records_read``, ``accepted``, ``duplicate`` and ``quarantined`` of the new changes."""
 
@@ -73,7 +73,7 @@ def of(inputs: Inputs, source_table: str, keys: list[str], whole: bool = False) 
     ).first()  # fmt: skip
     assert about is not None
     _check_one_table(source_table, sorted(about["databases"]))
-    grouped = _grouped(changes, _roots(about["moves"]))
+    grouped = _grouped(changes, _linked_keys(about["moves"]))
     touched = None
     if not (inputs.full or whole or about["truncated"]):
         touched = _keys(grouped.where("_is_new")).select("_group").distinct().withColumn("_touched", F.lit(True))
@@ -129,10 +129,10 @@ def _of_table(changes: DataFrame, source_table: str, keys: list[str], absent: st
     ).otherwise(F.array(step(1, key, F.when(moved, old), operation)))
     return own.select(
         "_is_new", "source_database", "change_timestamp", "_log", "_position", "_snapshot", "_before", "_after",
-        "_types", *_PLACE, unchanged.alias("_unchanged"), F.explode(steps).alias("_one"),
+        "_types", *_PLACE, unchanged.alias("_unchanged"), F.explode(steps).alias("_change"),
         F.xxhash64("operation_type", "cdc_id", *(F.coalesce(name, F.lit("")) for name in (
             "before_values", "after_values", "primary_key", F.to_json("_unchanged")))).alias("_content"),
-    ).select("*", "_one.*").drop("_one")  # fmt: skip
+    ).select("*", "_change.*").drop("_change")  # fmt: skip
 
 
 def _check_one_table(source_table: str, databases: list[str]) -> None:
@@ -144,7 +144,7 @@ def _check_one_table(source_table: str, databases: list[str]) -> None:
         )
 
 
-def _roots(moves: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _linked_keys(moves: Iterable[tuple[str, str]]) -> dict[str, str]:
     """For each key that a row with unchanged columns moved from or to: the smallest key that it is linked with."""
     parents: dict[str, str] = {}
 
@@ -178,10 +178,10 @@ def _each_once(changes: DataFrame) -> DataFrame:
                               "_step")  # fmt: skip
     first = same.orderBy(*_PLACE)
     counted = changes.withColumns({
-        "_nth": F.row_number().over(first), "_copies": F.count_if("_is_new").over(same),
+        "_rank": F.row_number().over(first), "_copies": F.count_if("_is_new").over(same),
         "_known": F.count_if(~F.col("_is_new")).over(same) > 0,
     })  # fmt: skip
-    return counted.where("_nth = 1").drop("_nth", "_is_new")
+    return counted.where("_rank = 1").drop("_rank", "_is_new")
 
 
 def _counted(unique: DataFrame) -> DataFrame:
@@ -221,29 +221,29 @@ def _versions(ordered: DataFrame) -> DataFrame:
     change = F.struct("_n", "_moment", *_KEPT, "_key", "_prior", "_before", "_after", "_unchanged")
     in_order = F.array_sort(F.collect_list(change), lambda a, b: (a["_n"] - b["_n"]).cast("int"))
     folded = ordered.where("_partial").groupBy("_group").agg(in_order.alias("_changes"))
-    told = F.aggregate("_changes", _nothing(), _applied, lambda state: state["told"])
-    folded = folded.select(F.explode(told).alias("_told")).select("_told.*")
+    versions = F.aggregate("_changes", _initial_state(), _after_change, lambda state: state["versions"])
+    folded = folded.select(F.explode(versions).alias("_version")).select("_version.*")
     return _whole_rows(ordered.where(~F.col("_partial"))).unionByName(folded)
 
 
 def _whole_rows(ordered: DataFrame) -> DataFrame:
     """The versions that changes make which hold the row; a truncation has no key, and in its group there is one."""
-    row = F.when(~F.col("operation_type").isin(*GONE), F.col("_after"))
+    row = F.when(~F.col("operation_type").isin(*REMOVALS), F.col("_after"))
     return ordered.select(F.col("_group").alias("_key"), "_n", "_moment", *_KEPT, row.alias("_row"))
 
 
 _ROWS = "map<string,map<string,string>>"
-_TOLD = ("array<struct<_key:string,operation_type:string,_row:map<string,string>,_n:bigint,_moment:bigint,"
+_VERSIONS = ("array<struct<_key:string,operation_type:string,_row:map<string,string>,_n:bigint,_moment:bigint,"
          "change_timestamp:timestamp,_source_file:string,_source_line:bigint>>")  # fmt: skip
 
 
-def _nothing() -> Column:
+def _initial_state() -> Column:
     """The state before any change: no rows by key, and no versions."""
-    return F.struct(F.create_map().cast(_ROWS).alias("rows"), F.array().cast(_TOLD).alias("told"))
+    return F.struct(F.create_map().cast(_ROWS).alias("rows"), F.array().cast(_VERSIONS).alias("versions"))
 
 
-def _applied(state: Column, change: Column) -> Column:
-    """The state after a change: the rows by key, and one more version told of."""
+def _after_change(state: Column, change: Column) -> Column:
+    """The state after a change: the rows by key, and one more version."""
     rows, operation = state["rows"], change["operation_type"]
     key, prior = change["_key"], change["_prior"]
     before = rows[F.coalesce(prior, key)]
@@ -251,21 +251,23 @@ def _applied(state: Column, change: Column) -> Column:
     stays = F.when(named(OTHERS), before).otherwise(F.map_filter(before, lambda name, _: named(name)))
     sent = F.map_filter(change["_before"], lambda name, _: named(OTHERS) | named(name))
     partial = _overlaid(_overlaid(sent, stays), change["_after"])
-    made = F.when(~operation.isin(*GONE), F.when(F.size(change["_unchanged"]) > 0, partial).otherwise(change["_after"]))
+    made = F.when(
+        ~operation.isin(*REMOVALS), F.when(F.size(change["_unchanged"]) > 0, partial).otherwise(change["_after"])
+    )
     others = F.map_filter(rows, lambda name, _: (name != key) & ~name.eqNullSafe(prior))
     now = F.when(made.isNull(), others).otherwise(F.map_concat(others, F.create_map(key, made)))
-    told: Callable[[Column, Column, Column], Column] = lambda k, op, row: F.struct(  # noqa: E731
+    version: Callable[[Column, Column, Column], Column] = lambda k, op, row: F.struct(  # noqa: E731
         k.alias("_key"), op.alias("operation_type"), row.alias("_row"),
         *(change[name].alias(name) for name in ("_n", "_moment", *_KEPT[1:])),
     )  # fmt: skip
     nothing = F.lit(None).cast(cdc.MAP)
-    here = F.array(told(key, operation, made))
-    moved = F.array(told(prior, F.lit("DELETE"), nothing), told(key, F.lit("INSERT"), made))
-    cleared = F.transform(F.map_keys(rows), lambda name: told(name, operation, nothing))
+    here = F.array(version(key, operation, made))
+    moved = F.array(version(prior, F.lit("DELETE"), nothing), version(key, F.lit("INSERT"), made))
+    cleared = F.transform(F.map_keys(rows), lambda name: version(name, operation, nothing))
     more = F.when(operation == "TRUNCATE", cleared).when(prior.isNotNull(), moved).otherwise(here)
     return F.struct(
         F.when(operation == "TRUNCATE", F.create_map().cast(_ROWS)).otherwise(now).alias("rows"),
-        F.concat(state["told"], more).alias("told"),
+        F.concat(state["versions"], more).alias("versions"),
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response, Security
@@ -40,8 +40,6 @@ from lakehouse_lib.storage import delta, reader
 from lakehouse_lib.trust import quality
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
-
     from lakehouse_lib.care.health import Report
 
 log = logging.getLogger(__name__)
@@ -380,9 +378,8 @@ def _metrics(settings: Settings, state: _State) -> bytes:
         if table.name not in made.rows:
             continue
         rows.labels(table.name, table.layer).set(made.rows[table.name])
-        happened, loaded = probes.newest(
-            settings, table, cast("DeltaTable", delta.open_table(delta.table_path(settings, table)))
-        )
+        opened = delta.opened(settings, table)
+        happened, loaded = probes.newest(settings, table, opened) if opened else (None, None)
         for gauge, at in ((event, happened), (load, loaded)):
             if at is not None:
                 gauge.labels(table.name).set((now - at).total_seconds())

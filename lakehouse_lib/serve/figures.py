@@ -148,7 +148,7 @@ def drift(settings: Settings) -> pd.DataFrame:
     """Records of each feed that hold fields which the contract does not know, from the log."""
     found = []
     for table in tables.declared(settings).values():
-        opened = delta.open_table(delta.table_path(settings, table)) if table.layer == "bronze" else None
+        opened = delta.opened(settings, table) if table.layer == "bronze" else None
         if opened is None:
             continue
         files = pa.table(opened.get_add_actions(flatten=True)).to_pylist()

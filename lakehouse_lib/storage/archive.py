@@ -113,7 +113,7 @@ def _kept_days(settings: Settings, table: Table) -> int:
 
 def _past(settings: Settings, table: Table, today: date | None) -> _Past | None:
     kept = _kept_days(settings, table)
-    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    opened = delta.opened(settings, table)
     if opened is None or not kept or not table.partition_by:
         return None
     before = (today or datetime.now(UTC).date()) - timedelta(days=kept)
@@ -204,7 +204,7 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
     TableError
         The table has rows in the archive, and their folder is gone.
     """
-    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    opened = delta.opened(settings, table)
     if opened is None:
         return []
     last = opened.transaction_version(APP_ID) or 0
@@ -214,7 +214,7 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
 
 def days(settings: Settings, table: Table) -> set[date]:
     """Days of which a table has rows, in its files or in the archive; from the log alone."""
-    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    opened = delta.opened(settings, table)
     if opened is None or not table.partition_by:
         return set()
     files = pa.table(opened.get_add_actions(flatten=True))

@@ -83,6 +83,11 @@ def open_table(path: str) -> DeltaTable | None:
         raise TableError(f"{path} cannot be opened as a Delta table: {error}") from None
 
 
+def opened(settings: Settings, table: Table) -> DeltaTable | None:
+    """The table as it is now; None where it has not been made, or with ``ENABLE_DELTA=false``."""
+    return open_table(table_path(settings, table)) if settings.enable_delta else None
+
+
 def as_made(table: Table, opened: DeltaTable | None) -> Table:
     """The declaration with the columns that a table got beside them, as a replica does from its source."""
     more = {}

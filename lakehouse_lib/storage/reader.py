@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
@@ -23,7 +23,7 @@ from lakehouse_lib.sql import dialects
 from lakehouse_lib.storage import archive, delta
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    pass
 
 CATALOG = {f"{layer}_tables": layer for layer in tables.LAYERS}
 """Views of what the catalog knows of the tables of a layer, by name."""
@@ -136,7 +136,7 @@ def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> 
     if kind is None:
         raise ConfigError(f"{name} has no column {column!r}; it has {', '.join(table.names)}")
     connection = plain()
-    register(connection, name, delta.dataset(cast("DeltaTable", delta.open_table(delta.table_path(settings, table)))))
+    register(connection, name, delta.content(delta.table_path(settings, table), table.arrow_schema()))
     if kind in ("int", "bigint", "double"):
         return connection.execute(f"""
             WITH bounds AS (SELECT min("{column}")::DOUBLE AS low, max("{column}")::DOUBLE AS high FROM "{name}")
@@ -154,7 +154,7 @@ def count(settings: Settings, name: str) -> int:
     """Rows of a table, from its log alone; 0 where it has not been made."""
     table = tables.get(settings, name)
     if settings.enable_delta:
-        opened = delta.open_table(delta.table_path(settings, table))
+        opened = delta.opened(settings, table)
         return 0 if opened is None else opened.count()
     rows: int = delta.content(delta.table_path(settings, table), table.arrow_schema()).count_rows()
     return rows
@@ -164,7 +164,7 @@ def overview(settings: Settings) -> pd.DataFrame:
     """Every table with its rows, the age of its last commit in hours, and whether that is late."""
     found = []
     for table in tables.declared(settings).values():
-        opened = delta.open_table(delta.table_path(settings, table))
+        opened = delta.opened(settings, table)
         rows, age = 0, None
         if opened is not None:
             (last,) = opened.history(1)

@@ -147,7 +147,7 @@ def daily(settings: Settings, table: Table) -> pd.DataFrame:
 
     Days up to the last arrival, without holes; empty where the table has no date partition.
     """
-    opened = delta.open_table(delta.table_path(settings, table))
+    opened = delta.opened(settings, table)
     if opened is None or not table.partition_by:
         return pd.DataFrame({"rows": []}, dtype=float)
     files = pa.table(opened.get_add_actions(flatten=True)).to_pandas()

@@ -103,7 +103,7 @@ def latest(settings: Settings) -> Latest:
 
 def due(settings: Settings, table: Table, last: Mapping[str, Result]) -> bool:
     """Whether the table or its checks have changed since they were last run."""
-    opened = delta.open_table(delta.table_path(settings, table)) if settings.enable_delta else None
+    opened = delta.opened(settings, table)
     if opened is None:
         return False
     known = next(iter(last.values()), None)
@@ -240,7 +240,7 @@ class _Checking:
         everything = list(self.table.all_checks)
         found: dict[str, dict[Any, Any]] = {}
         for name in {name for check in everything for name in self.rules[check.name].needs}:
-            other = delta.open_table(delta.table_path(self.settings, self.known[name]))
+            other = delta.opened(self.settings, self.known[name])
             if other is None:
                 log.warning("%s: a check looks into %s, which has not been made", self.table.name, name)
             else:

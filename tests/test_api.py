@@ -94,7 +94,7 @@ def clean(answer, lake: Settings) -> None:
 # Metadata --------------------------------------------------------------------
 
 
-def test_the_state_is_told(client, lake):
+def test_health_says_the_state(client, lake):
     told = client.get("/health").json()
     assert told["status"] == "ok" and told["verdict"] == "Degraded"  # of March: its feeds are stale
     assert {one["kind"] for one in told["findings"]} == {"stale feed", "late archive"} and told[

@@ -135,6 +135,10 @@ def test_the_reader_gives_the_values_of_the_table(lake, name):
         reader.page(lake, name, order_by="nothing")
 
 
+def test_a_column_of_a_table_that_has_not_been_made_has_no_distribution(lakehouse):
+    assert reader.distribution(lakehouse(), "users_silver", "total_events").empty
+
+
 def test_the_explorer_searches_opens_pages_sorts_and_travels(lake):
     seen = explorer.Explorer(lake)
     seen.search.value = "app_events_silver"

@@ -109,7 +109,7 @@ def test_marks_line_ends_and_blank_lines_are_no_part_of_a_record():
         assert read(nothing) == []
 
 
-def test_text_that_begins_like_json_and_is_none_is_told_by_field():
+def test_text_that_begins_like_json_is_kept_or_refused_by_field():
     line = {"properties": '{"value":3} trailing {"value":4}', "b": '{"x":1,"x":2}', "c": "[1]", "d": " {", "e": "{}"}
     (row,) = read(json.dumps(line).encode())
     assert row["not_json"] == ["properties", "b", "d"] and row["record"]["properties"] == line["properties"]

@@ -348,7 +348,7 @@ def test_commands_carry_the_parameters_file_of_the_run(lake, deliver, monkeypatc
     assert cli.parser().parse_args(shlex.split(found.command)[1:]).params == str(tmp_path / "my shop.yml")
 
 
-def test_a_stale_feed_is_told_by_event_and_by_load(lake, deliver, monkeypatch):
+def test_a_stale_feed_is_reported_by_event_and_by_load(lake, deliver, monkeypatch):
     stale_feed(lake, deliver, monkeypatch)
     deliver("cdc_changes/old.json", [change("u", 50, None, {"user_id": "u1"})])
     run(lake)  # of March: fresh by load, not by event
@@ -358,7 +358,7 @@ def test_a_stale_feed_is_told_by_event_and_by_load(lake, deliver, monkeypatch):
     assert found.kind == "stale feed" and "a backfill" in found.text and "last load" not in found.text.split("(")[0]
 
 
-def test_a_feed_that_stood_still_is_mended_by_what_waits(lakehouse, deliver):
+def test_a_stale_feed_is_fixed_by_loading_the_waiting_files(lakehouse, deliver):
     deliver("app_events/1.json", [event(n, at(hours=80 + n), user_id=f"u{n}") for n in range(9)])
     settings = lakehouse()
     run(settings)
@@ -374,7 +374,7 @@ def test_a_feed_that_stood_still_is_mended_by_what_waits(lakehouse, deliver):
     assert health.report(settings).verdict == "Healthy", health.report(settings).text()
 
 
-def test_a_day_with_too_little_is_told_and_mended_when_the_rest_comes(lake, deliver):
+def test_a_day_with_too_few_rows_is_reported_until_the_rest_arrives(lake, deliver):
     picks = random.Random(3)
     rest = []
     for day in range(57, 0, -1):
@@ -397,7 +397,7 @@ def test_verdict_is_unknown_without_tables(lakehouse):
     assert made.verdict == "Unknown" and set(made.states.values()) == {health.NOT_IN_USE} and not made.findings
 
 
-def test_the_worst_comes_first_and_changes_are_told(lake, deliver, monkeypatch, capsys):
+def test_the_worst_finding_comes_first_and_changes_are_reported(lake, deliver, monkeypatch, capsys):
     health.remember(lake, health.report(lake))
     small_files(lake, deliver, monkeypatch)
     failed_quality(lake, deliver, monkeypatch)
@@ -417,7 +417,7 @@ def _remembered(settings: Settings, made: health.Report) -> Settings:
     return settings
 
 
-def test_people_are_told_of_a_failure_and_of_another_verdict(lake, deliver, monkeypatch, tmp_path, capsys):
+def test_notify_reports_a_failure_and_a_changed_verdict(lake, deliver, monkeypatch, tmp_path, capsys):
     told = tmp_path / "told.json"
     settings = lake.model_copy(update={"notify": f"cat > {told}"})
     health.tell(settings, "r1", "Healthy", None)

@@ -252,7 +252,7 @@ def test_bad_files_are_set_aside_alone_and_the_others_load_in_the_same_run(with_
     assert "Traceback" not in said and "0xf6 in line 2" in said
 
 
-def test_a_set_aside_file_is_told_until_a_person_acts_and_wedges_nothing(with_bad_files):
+def test_a_file_set_aside_is_reported_until_a_person_acts_and_blocks_nothing(with_bad_files):
     lake, _ = with_bad_files
     before = versions(lake)
     assert selection.pending(lake) == [] and not list(Path(lake.path("ops/staging")).iterdir())

@@ -152,7 +152,7 @@ def test_twenty_kills_lose_and_double_nothing(dirty, clean_load, tmp_path):
     ledger_adds_up(settings)
 
 
-def test_a_run_that_is_killed_between_a_commit_and_the_marks_of_its_sources_is_made_good(
+def test_a_run_killed_between_a_commit_and_its_watermarks_is_recovered(
     lakehouse, deliver, monkeypatch
 ):
     deliver("app_events/1.json", [event(1), event(2, "2026-03-03T10:00:00Z"), {"event_id": "rejected"}])

@@ -423,7 +423,7 @@ def test_events_reach_a_service_and_a_dead_one_stops_no_run(lakehouse, deliver, 
     assert reader.count(settings, "app_events_bronze") == 2
 
 
-def test_a_table_that_fails_is_told_as_failed(lakehouse, deliver, monkeypatch):
+def test_a_failed_table_is_reported_as_failed(lakehouse, deliver, monkeypatch):
     deliver("app_events/1.json", [event(1)])
     settings = lakehouse(tables="app_events_bronze,app_events_silver", run_id="bad")
 

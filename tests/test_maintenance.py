@@ -126,7 +126,7 @@ def test_what_each_run_adds_to_is_compacted_as_well(lakehouse):
     assert "gdpr" in catalog.describe(lake, "users_silver").tags and not maintenance.due(lake)
 
 
-def test_vacuum_frees_what_it_foretold_and_keeps_time_travel(lakehouse, capsys, monkeypatch):
+def test_vacuum_frees_what_its_dry_run_says_and_keeps_time_travel(lakehouse, capsys, monkeypatch):
     lake = lakehouse()
     table = many_files(lake, "app_events_silver")
     maintenance.optimize(lake, table)
@@ -381,7 +381,7 @@ def test_time_travel_over_an_archive_neither_doubles_nor_loses_rows(lakehouse):
     assert rows(lake, table.name) == whole and everything() == 12
 
 
-def test_a_spoilt_or_lost_archive_is_told_and_changes_nothing(lakehouse):
+def test_a_damaged_or_lost_archive_is_reported_and_changes_nothing(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 3)
     maintenance.retention(lake, table)

@@ -92,7 +92,7 @@ def replica(inputs: Inputs) -> Difference:
     return Difference(rows, old, result.counts, table)
 
 
-def current_rows(rows: DataFrame, columns: Mapping[str, Column], keys: list[str]) -> DataFrame:
+def current_rows(rows: DataFrame, columns: Mapping[str, ReplicaColumn], keys: list[str]) -> DataFrame:
     """The last of the versions of each row; one that was deleted keeps its key."""
     last = rows.groupBy("_key").agg(F.max_by(F.struct(*(c for c in rows.columns if c != "_key")), "_n").alias("_last"))
     last = last.select("_key", "_last.*").withColumn("_given", F.from_json("_key", cdc.MAP))
@@ -268,5 +268,5 @@ def _present(inputs: Inputs) -> dict[str, ReplicaColumn]:
     for column in delta.as_made(inputs.table, opened).columns:
         if column.comment.startswith(SOURCE_COLUMN):
             source, _ = json.JSONDecoder().raw_decode(column.comment.removeprefix(SOURCE_COLUMN))
-            found[source.lower()] = Column(column.name, column.type, column.comment)
+            found[source.lower()] = ReplicaColumn(column.name, column.type, column.comment)
     return found

@@ -89,8 +89,11 @@ def _add_runs(command: _Command) -> None:
                      help="the same up to this day, from --from or else the first there is; a table of running "
                           "figures, such as daily_summary_gold, also computes the days after")  # fmt: skip
     run.add_argument("--full", action="store_true", help="rebuild instead of increment, all days")
-    run.add_argument("--sample", action="store_true",
-                     help="write sample input first, where there are neither landing files nor tables")  # fmt: skip
+    run.add_argument(
+        "--sample",
+        action="store_true",
+        help="write sample input first, where there are neither landing files nor tables",
+    )
     run.add_argument("--notify", default="", metavar="COMMAND",
                      help="gets the summary as JSON when the run fails or the verdict changes")  # fmt: skip
     notebook = command("notebook", _notebook, "execute one notebook")
@@ -150,9 +153,11 @@ def _add_care(command: _Command) -> None:
     vacuum.add_argument("--hours", type=int, help="keep so many hours (default: time travel, or vacuum if longer)")
     vacuum.add_argument("--force", action="store_true", help="even where versions can no longer be read then")
     vacuum.add_argument("--yes", action="store_true", help="do it")
-    retention = command("retention", _retention,
-                        "archive all rows past their retention, also those that a run leaves to a person; dry run "
-                        "unless --yes")  # fmt: skip
+    retention = command(
+        "retention",
+        _retention,
+        "archive all rows past their retention, also those that a run leaves to a person; dry run unless --yes",
+    )
     retention.add_argument("table", nargs="?", default="", help="default: all tables")
     retention.add_argument("--yes", action="store_true", help="do it")
     archived = command("archive", _archive, "what is in the archive, or bring a table's rows back from it")
@@ -178,8 +183,10 @@ def _environment(options: argparse.Namespace) -> None:
         os.environ[name] = value
     if options.params:
         # A path of the workbook is found from any folder, as cron has it.
-        found = next((path for path in (Path(options.params), config.project_root() / options.params) if path.exists()),
-                     Path(options.params))  # fmt: skip
+        found = next(
+            (path for path in (Path(options.params), config.project_root() / options.params) if path.exists()),
+            Path(options.params),
+        )
         os.environ[config.FILE_VARIABLE] = str(found.resolve())
 
 
@@ -315,8 +322,10 @@ def _quarantine(options: argparse.Namespace) -> int:
         for row in found.itertuples():
             print(f"{row.table_name:<22} {row.records:>9,}  {row.flags}: {row.reason}\n{'':34}{row.example[:120]}")
         if found.empty:
-            print(f"Nothing waits: no rejected record{f' of {options.table}' if options.table else ''}"
-                  f"{f' carries {options.reason}' if options.reason else ' is in quarantine'}.")  # fmt: skip
+            print(
+                f"Nothing waits: no rejected record{f' of {options.table}' if options.table else ''}"
+                f"{f' carries {options.reason}' if options.reason else ' is in quarantine'}."
+            )
         return 0
     if not options.table:
         raise ConfigError("Say which table: lakehouse quarantine replay app_events_bronze")
@@ -419,8 +428,10 @@ def _restore(options: argparse.Namespace) -> int:
         print("Nothing was done; add --yes to do it.")
         return 0
     made = restore.restore(settings, table, options.version)
-    print(f"{table.name} is now version {made}, with the rows of version {options.version}. "
-          "`lakehouse run` brings what is made from it up to date.")  # fmt: skip
+    print(
+        f"{table.name} is now version {made}, with the rows of version {options.version}. "
+        "`lakehouse run` brings what is made from it up to date."
+    )
     return 0
 
 
@@ -429,9 +440,11 @@ def _named(settings: Settings, name: str) -> list[Table]:
     from lakehouse_lib.model import tables
     from lakehouse_lib.storage import delta
 
-    return [tables.get(settings, name)] if name else [
-        table for table in tables.declared(settings).values() if delta.exists(settings, table)
-    ]  # fmt: skip
+    return (
+        [tables.get(settings, name)]
+        if name
+        else [table for table in tables.declared(settings).values() if delta.exists(settings, table)]
+    )
 
 
 def _optimize(options: argparse.Namespace) -> int:
@@ -519,8 +532,10 @@ def _archive(options: argparse.Namespace) -> int:
         return 0
     found = [batch for table in _named(settings, options.table) for batch in archive.batches(settings, table)]
     for batch in found:
-        print(f"{batch.table:<32} batch {batch.number}: {batch.rows:>9,} rows, {batch.days[0]} to {batch.days[-1]}, "
-              f"archived {batch.archived_at}")  # fmt: skip
+        print(
+            f"{batch.table:<32} batch {batch.number}: {batch.rows:>9,} rows, {batch.days[0]} to {batch.days[-1]}, "
+            f"archived {batch.archived_at}"
+        )
     if not found:
         print("The archive holds no rows.")
     return 0

@@ -108,9 +108,10 @@ class Settings(BaseSettings):
     )
 
     spark_master: str = Field(
-        "", validation_alias=_plain("spark_master"),
+        "",
+        validation_alias=_plain("spark_master"),
         description="'' = embedded; local[N], spark://host:port, or sc://host:port",
-    )  # fmt: skip
+    )
     lakehouse_base_path: str = Field("./data", validation_alias=_plain("lakehouse_base_path"), min_length=1)
     landing_path: str = Field("", validation_alias=_plain("landing_path"))
     bronze_path: str = Field("", validation_alias=_plain("bronze_path"))
@@ -121,13 +122,15 @@ class Settings(BaseSettings):
     )
     enable_delta: bool = Field(True, validation_alias=_plain("enable_delta"))
     auto_optimize: bool = Field(
-        True, validation_alias=_plain("auto_optimize"),
+        True,
+        validation_alias=_plain("auto_optimize"),
         description="a run compacts, writes checkpoints and vacuums where it is worth it",
-    )  # fmt: skip
+    )
     auto_archive: bool = Field(
-        True, validation_alias=_plain("auto_archive"),
+        True,
+        validation_alias=_plain("auto_archive"),
         description="a run archives rows that have passed their retention since they were loaded",
-    )  # fmt: skip
+    )
     time_travel_retention_days: int = Field(30, ge=0, validation_alias=_plain("time_travel_retention_days"))
     vacuum_retention_days: int = Field(7, ge=0, validation_alias=_plain("vacuum_retention_days"))
 

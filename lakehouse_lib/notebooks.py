@@ -14,8 +14,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError
 from lakehouse_lib.model import tables
 
-ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations",
-         "40_data_quality")  # fmt: skip
+ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations", "40_data_quality")
 
 MAINTENANCE, REPORT = "70_maintenance", "60_health_report"
 """Executed at the end of a run: where something is worth doing, and to say how things are."""
@@ -42,9 +41,8 @@ def settings(namespace: dict[str, Any]) -> Settings:
     plain = {
         name: value
         for name, value in namespace.items()
-        if not name.startswith("_") and name not in _JUPYTER
-        and isinstance(value, (str, int, float, bool, list, dict))
-    }  # fmt: skip
+        if not name.startswith("_") and name not in _JUPYTER and isinstance(value, (str, int, float, bool, list, dict))
+    }
     if _known is None:
         _known = set(plain)
     found = config.load({name: value for name, value in plain.items() if name in _known})
@@ -127,8 +125,10 @@ def _export(notebook: Path) -> None:
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
-    plain = Config(HTMLExporter={"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True},
-                   TagRemovePreprocessor={"enabled": True, "remove_cell_tags": ["remove-cell"]})  # fmt: skip
+    plain = Config(
+        HTMLExporter={"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True},
+        TagRemovePreprocessor={"enabled": True, "remove_cell_tags": ["remove-cell"]},
+    )
     reads = Config() if notebook.stem != REPORT else plain
     body, _ = HTMLExporter(template_name="lab", config=reads).from_filename(str(notebook))
     # The template fetches MathJax and RequireJS from a host: a copy has to be whole without a network.

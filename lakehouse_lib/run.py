@@ -103,8 +103,10 @@ def _why_nothing(settings: Settings, seconds: float) -> str:
     wanted = selection.selected(settings)
     if landing.not_in_use(settings).issuperset(table.name for table in wanted):
         feeds = ", ".join(table.name.removesuffix("_bronze") for table in wanted if table.layer == "bronze")
-        return (f"Nothing to load: no file has come yet. Put files into {settings.layer_path('landing')}, in a folder "
-                f"for each feed ({feeds or 'see the README'}); for sample input: lakehouse run --sample.")  # fmt: skip
+        return (
+            f"Nothing to load: no file has come yet. Put files into {settings.layer_path('landing')}, in a folder "
+            f"for each feed ({feeds or 'see the README'}); for sample input: lakehouse run --sample."
+        )
     latest = settings.local_dir("runs") / "latest"
     return f"Nothing new: all tables are up to date ({seconds:.1f} s). The last notebooks: {latest}"
 

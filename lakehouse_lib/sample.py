@@ -36,9 +36,11 @@ EVENTS = ("screen_view", "button_tap", "search", "add_to_cart", "purchase", "app
 EVENT_WEIGHTS = (50, 22, 10, 7, 3, 2, 6)
 COUNTRIES = ("DE", "FR", "GB", "US", "ES", "IT", "PL", "NL")
 DEVICES = (
-    ("phone", "Android 15", "Pixel 9"), ("phone", "iOS 19", "iPhone 17"),
-    ("tablet", "iPadOS 19", "iPad Air"), ("desktop", "Windows 11", "PC"),
-)  # fmt: skip
+    ("phone", "Android 15", "Pixel 9"),
+    ("phone", "iOS 19", "iPhone 17"),
+    ("tablet", "iPadOS 19", "iPad Air"),
+    ("desktop", "Windows 11", "PC"),
+)
 PLANS = ("free", "basic", "pro")
 
 
@@ -144,10 +146,13 @@ def _clicks(
 
 def _row(rng: random.Random, user: int, day: date) -> dict[str, Any]:
     return {
-        "user_id": f"user_{user:06d}", "email": f"user{user}@example.com",
-        "name": f"User {user}", "country": rng.choice(COUNTRIES), "plan": rng.choices(PLANS, (6, 3, 1))[0],
+        "user_id": f"user_{user:06d}",
+        "email": f"user{user}@example.com",
+        "name": f"User {user}",
+        "country": rng.choice(COUNTRIES),
+        "plan": rng.choices(PLANS, (6, 3, 1))[0],
         "signup_date": str(day - timedelta(days=rng.randrange(400))),
-    }  # fmt: skip
+    }
 
 
 def _changes(

@@ -75,8 +75,11 @@ def one_round(rows: int) -> dict[str, float]:
         base = Path(folder)
         lake = {"LAKEHOUSE_BASE_PATH": folder, "LAKEHOUSE_SAMPLE__ROWS": str(rows)}
         run = (sys.executable, "-m", "lakehouse_lib", "run")
-        found = {"yardstick": seconds(sys.executable, "-c", YARDSTICK, f"{folder}/plain",
-                                      JAVA_HOME=str(toolchain.find_java()))}  # fmt: skip
+        found = {
+            "yardstick": seconds(
+                sys.executable, "-c", YARDSTICK, f"{folder}/plain", JAVA_HOME=str(toolchain.find_java())
+            )
+        }
         found["run"] = seconds(*run, "--sample", **lake)
         found["nothing new"] = seconds(*run, **lake)
         more_events(base, rows // 100)
@@ -104,14 +107,19 @@ def checks(rows: int, rounds: int) -> None:
         for number in range(rounds + 1):  # the first warms the file cache and does not count
             found = {"checks": 0.0, "scan": 0.0}
             for table in made:
-                for name, work in (("scan", lambda t: scan(settings, t)),
-                                   ("checks", lambda t: quality.run_checks(settings, t))):  # fmt: skip
+                for name, work in (
+                    ("scan", lambda t: scan(settings, t)),
+                    ("checks", lambda t: quality.run_checks(settings, t)),
+                ):
                     began = time.perf_counter()
                     work(table)
                     found[name] += time.perf_counter() - began
             if number:
-                print(f"round {number}  {rows:,} rows  checks {found['checks']:.2f} s  scan {found['scan']:.2f} s  "
-                      f"ratio {found['checks'] / found['scan']:.2f}", flush=True)  # fmt: skip
+                print(
+                    f"round {number}  {rows:,} rows  checks {found['checks']:.2f} s  scan {found['scan']:.2f} s  "
+                    f"ratio {found['checks'] / found['scan']:.2f}",
+                    flush=True,
+                )
 
 
 def big_table(settings: config.Settings, rows: int) -> None:
@@ -209,8 +217,11 @@ def service(folder: str) -> Iterator[tuple[int, psutil.Process, float]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     began = time.perf_counter()
-    running = subprocess.Popen([sys.executable, "-m", "lakehouse_lib", "api", "--port", str(port)],
-                               env=os.environ | {"LAKEHOUSE_BASE_PATH": folder}, stdout=subprocess.DEVNULL)  # fmt: skip
+    running = subprocess.Popen(
+        [sys.executable, "-m", "lakehouse_lib", "api", "--port", str(port)],
+        env=os.environ | {"LAKEHOUSE_BASE_PATH": folder},
+        stdout=subprocess.DEVNULL,
+    )
     try:
         while True:
             try:
@@ -269,16 +280,22 @@ def serve(rows: int, lasting: float, requests: int) -> None:
                 times, wrong = load(port, clients, lasting, [PREVIEW, AGGREGATE])
                 middle, last = statistics.median(times) * 1000, statistics.quantiles(times, n=100)[98] * 1000
                 spread = f"p50 {middle:.1f} ms  p99 {last:.1f} ms = {last / middle:.1f} x"
-                print(f"{rows:,} rows  {clients} at once     {len(times) / lasting:6.1f} answers/s  {spread}  "
-                      f"errors {wrong or 'none'}", flush=True)  # fmt: skip
+                print(
+                    f"{rows:,} rows  {clients} at once     {len(times) / lasting:6.1f} answers/s  {spread}  "
+                    f"errors {wrong or 'none'}",
+                    flush=True,
+                )
             everything = [PREVIEW, AGGREGATE, ONE_USER, CATALOG, ("POST", "/query", "SELECT 1 FROM nothing")]
             everything += [("GET", path) for path in (PATH + "/history", "/metrics", "/health")]
             done, picks, one = 0, random.Random(1), http.client.HTTPConnection("127.0.0.1", port)
             while done <= requests:
                 if done % (requests // 10) == 0:
                     sizes = [one.memory_info().rss / 2**20 for one in (process, *process.children())]
-                    print(f"after {done:>6,} requests  service {sizes[0]:4.0f} MB  queries "
-                          + " ".join(f"{size:4.0f} MB" for size in sizes[1:]), flush=True)  # fmt: skip
+                    print(
+                        f"after {done:>6,} requests  service {sizes[0]:4.0f} MB  queries "
+                        + " ".join(f"{size:4.0f} MB" for size in sizes[1:]),
+                        flush=True,
+                    )
                 ask(one, *picks.choice(everything))
                 done += 1
 

@@ -41,9 +41,12 @@ VALUES = {
 TYPES = {"decimal": "DECIMAL(10,2)"}
 CONSTANTS = {
     "string": ["'a'", "','", "'MONTH'", "'week'", "'[ABc]'", "'\\\\|'", "'UTF-8'", "'HOUR'", "''", "'YEAR'", "'DAY'"],
-    "int": ["2", "0", "-1", "100"], "double": ["0.5D", "0.9D", "0D", "1D"], "boolean": ["true", "false"],
-    "array<double>": ["array(0.5D, 0.9D)"], "bigint": ["3L"],
-}  # fmt: skip
+    "int": ["2", "0", "-1", "100"],
+    "double": ["0.5D", "0.9D", "0D", "1D"],
+    "boolean": ["true", "false"],
+    "array<double>": ["array(0.5D, 0.9D)"],
+    "bigint": ["3L"],
+}
 LETTERS = {"N": ["int", "double", "decimal", "bigint"], "M": ["int", "double"], "I": ["int", "bigint"], "S": ["string", "int", "double", "date", "decimal"],
            "R": ["string"], "T": ["string", "int", "timestamp"], "K": ["string", "int"], "V": ["int", "string"]}  # fmt: skip
 
@@ -244,8 +247,10 @@ def operators(rounds: int, listed: list[tuple[str, tuple[str, ...]]]) -> Iterato
             columns = [column(kind, picks, 10) for kind in types]
             if re.match("(sum|avg)\\(", text):
                 columns = [[one for one in column if "922337" not in one] for column in columns]
-            rows = [[one[n] if n < len(one) and m == 0 else picks.choice(one) for m, one in enumerate(columns)]
-                    for n in range(max(map(len, columns)))]  # fmt: skip
+            rows = [
+                [one[n] if n < len(one) and m == 0 else picks.choice(one) for m, one in enumerate(columns)]
+                for n in range(max(map(len, columns)))
+            ]
             if "_by(" in text:
                 rows = [list(row) for row in zip(*columns, strict=False)]  # no two are the largest
             elif len(columns) == 2:

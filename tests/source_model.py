@@ -106,8 +106,9 @@ class Source:
         self.now += self.random.randrange(*step) * (1000 if self.clock == "coarse" else 1)
         self.place += 1
         changed = tuple(n for n in after if before[n] != after[n]) if before and after else ()
-        self.log.append(Change(op, self.place, self.now, before and dict(before), after and dict(after), changed,
-                               incremental))  # fmt: skip
+        self.log.append(
+            Change(op, self.place, self.now, before and dict(before), after and dict(after), changed, incremental)
+        )
         self.known |= {row[self.key] for row in (before, after) if row}
         if self.now in self.held or self.random.random() < 0.02:
             self.held[self.now] = {key: dict(row) for key, row in (self.rows if op != "truncate" else {}).items()}
@@ -150,8 +151,11 @@ def lsn(change: Change) -> dict[str, Any]:
 
 def sql_server(change: Change) -> dict[str, Any]:
     commit, number = divmod(change.place, 3)
-    return {"commit_lsn": f"00000027:{0xFFC + commit:08x}:0003", "change_lsn": f"00000027:{0xFF + number:08x}:0001",
-            "event_serial_no": 1}  # fmt: skip
+    return {
+        "commit_lsn": f"00000027:{0xFFC + commit:08x}:0003",
+        "change_lsn": f"00000027:{0xFF + number:08x}:0001",
+        "event_serial_no": 1,
+    }
 
 
 def scn(change: Change) -> dict[str, Any]:
@@ -240,11 +244,13 @@ class Shape:
 SHAPES = (
     Shape("binlog", debezium(binlog, placeholders=True), "loose"),
     Shape("lsn", debezium(lsn, placeholders=True), "loose"),
-    Shape("sql_server", debezium(sql_server), "loose"), Shape("scn", debezium(scn), "loose"),
+    Shape("sql_server", debezium(sql_server), "loose"),
+    Shape("scn", debezium(scn), "loose"),
     Shape("nowhere", debezium(nowhere, placeholders=True), "forward", positions=False),
     Shape("sometimes", debezium(sometimes, placeholders=True), "forward", positions=False),
-    Shape("maxwell", maxwell, "coarse"), Shape("canal", canal, "coarse"),
+    Shape("maxwell", maxwell, "coarse"),
+    Shape("canal", canal, "coarse"),
     Shape("numbered", flat(lambda change: str(10**25 + change.place)), "forward"),
     Shape("fractions", flat(lambda change: float(f"{9 + change.place}.5")), "forward"),
     Shape("plain", flat(None), "forward", positions=False),
-)  # fmt: skip
+)

@@ -33,7 +33,7 @@ def weeks(tmp_path_factory) -> dict[int, pd.DataFrame]:
             FROM read_json('{out}/app_events/**/*', format = 'newline_delimited', ignore_errors = true,
                            columns = {columns})
             WHERE moment BETWEEN '2026-01-13' AND '2026-03-09 23:59:59'
-        """).df()  # fmt: skip
+        """).df()
     return found
 
 

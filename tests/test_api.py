@@ -139,14 +139,18 @@ def test_a_table_is_described_without_its_path(client, lake):
 def test_lineage_comes_as_openlineage(client, lake):
     events = client.get("/catalog/lineage/user_segments_gold?format=openlineage").json()
     made = {one["outputs"][0]["name"]: one for one in events}
-    assert made.keys() == {f"{tables.get(lake, name).layer}.{name}" for name in lineage.upstream(lake, "user_segments_gold")
-                           if not name.startswith("landing/")}  # fmt: skip
+    assert made.keys() == {
+        f"{tables.get(lake, name).layer}.{name}"
+        for name in lineage.upstream(lake, "user_segments_gold")
+        if not name.startswith("landing/")
+    }
     for one in events:
         fits(one, event_v2.JobEvent, vars(base), one["job"]["name"])
         assert lake.path() not in json.dumps(one)
     fields = made["silver.users_silver"]["outputs"][0]["facets"]["columnLineage"]["fields"]
-    assert [(f["name"], f["field"]) for f in fields["email"]["inputFields"] if f["transformations"][0]["type"] == "DIRECT"] == [
-        ("silver.users_history_silver", "email")]  # fmt: skip
+    assert [
+        (f["name"], f["field"]) for f in fields["email"]["inputFields"] if f["transformations"][0]["type"] == "DIRECT"
+    ] == [("silver.users_history_silver", "email")]
     assert made["bronze.app_events_bronze"]["inputs"][0]["name"] == "landing/app_events"
 
 
@@ -194,8 +198,10 @@ def test_what_is_not_there_is_said_in_one_form(client, lake, path, status, code)
 def test_limits_can_be_lowered_and_not_raised(lake):
     app = api.build(lake.model_copy(update={"api_max_rows": 5, "api_at_once": 1}))
     client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
-    for told in (client.get("/tables/app_events_silver/preview?limit=100000").json(),
-                 ask(client, "SELECT event_id FROM app_events_silver", limit=10**6).json()):  # fmt: skip
+    for told in (
+        client.get("/tables/app_events_silver/preview?limit=100000").json(),
+        ask(client, "SELECT event_id FROM app_events_silver", limit=10**6).json(),
+    ):
         assert len(told["rows"]) == 5 and told["truncated"]
     slow = threading.Thread(target=ask, args=(client, HEAVY), kwargs={"timeout_ms": 2500})
     slow.start()
@@ -228,8 +234,11 @@ def test_others_need_a_token_and_browsers_a_permission(lake, monkeypatch):
     app.state.close()
     app = api.build(lake.model_copy(update={"api_cors_origins": ["https://board.example"]}), token="s3cret")
     client = TestClient(app, "http://127.0.0.1")
-    asked = {"Origin": "https://board.example", "Access-Control-Request-Method": "POST",
-             "Access-Control-Request-Headers": "Authorization"}  # fmt: skip
+    asked = {
+        "Origin": "https://board.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "Authorization",
+    }
     assert client.options("/query", headers=asked).status_code == 200  # a browser asks so, without the token
     allowed = client.get("/tables", headers={"Origin": "https://board.example", "Authorization": "Bearer s3cret"})
     assert allowed.headers["access-control-allow-origin"] == "https://board.example"
@@ -566,8 +575,10 @@ def test_a_query_that_takes_too_much_is_stopped_and_replaced(client, lake):
     late = ask(client, HEAVY, timeout_ms=1000)
     assert late.status_code == 408 and time.monotonic() - began < 4
     assert "stopped after 1.0 seconds" in late.json()["message"]
-    for sql in ("SELECT repeat(repeat(user_id, 100000), 100000) FROM users_silver",
-                "SELECT list(a.event_id || b.event_id) FROM app_events_silver a, app_events_silver b, users_silver c"):  # fmt: skip
+    for sql in (
+        "SELECT repeat(repeat(user_id, 100000), 100000) FROM users_silver",
+        "SELECT list(a.event_id || b.event_id) FROM app_events_silver a, app_events_silver b, users_silver c",
+    ):
         answer = ask(client, sql, "duckdb", timeout_ms=9000)
         clean(answer, lake)
         assert answer.json()["code"] in ("too_large", "timeout", "query_failed"), answer.text
@@ -660,8 +671,11 @@ def mangled(picks: random.Random, trees: list[exp.Query], parts: list[exp.Expres
     tree = picks.choice(trees).copy()
     for _ in range(picks.randrange(1, 4)):
         old = picks.choice([node for node in tree.walk() if node.parent])
-        like = [node for node in parts if type(node) is type(old) or (isinstance(node, exp.Condition) and
-                isinstance(old, exp.Condition))]  # fmt: skip
+        like = [
+            node
+            for node in parts
+            if type(node) is type(old) or (isinstance(node, exp.Condition) and isinstance(old, exp.Condition))
+        ]
         old.replace(picks.choice(like).copy())
     return tree.sql(picks.choice(list(sandbox.DIALECTS.values())))
 

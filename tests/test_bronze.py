@@ -40,7 +40,7 @@ def test_times_in_every_accepted_form(spark, zone):
 def test_times_without_offset_are_of_the_feeds_zone(spark):
     found = values(spark, ["2026-03-02T13:00:00", "2026-07-02 14:00"], lambda t: bronze.timestamp(t, "Europe/Berlin"))
     assert [v.replace(tzinfo=UTC) for v, _ in found] == [NOON, datetime(2026, 7, 2, 12, tzinfo=UTC)]
-    (day, _), = values(spark, ["2026-03-02"], lambda t: bronze.timestamp(t))  # fmt: skip
+    ((day, _),) = values(spark, ["2026-03-02"], lambda t: bronze.timestamp(t))
     assert day.replace(tzinfo=UTC) == datetime(2026, 3, 2, tzinfo=UTC)
 
 
@@ -138,8 +138,10 @@ def test_clicks_take_their_aliases_and_defaults(spark):
 
 
 def test_a_mapping_reads_any_shape_and_a_wrong_one_is_refused(spark):
-    shape = FeedSettings(select={"event_id": "concat(user, '-', n)", "event_type": "what",
-                                 "event_timestamp": "at", "user_id": "user"}, timezone="Europe/Berlin")  # fmt: skip
+    shape = FeedSettings(
+        select={"event_id": "concat(user, '-', n)", "event_type": "what", "event_timestamp": "at", "user_id": "user"},
+        timezone="Europe/Berlin",
+    )
     (row,) = flags(spark, "app_events", ['{"user":"ann","n":7,"what":"tap","at":"2026-03-02 13:00","x":1}'], shape)
     assert (row["event_id"], row["_quality_flags"], row["_rescued_data"]) == ("ann-7", [], '{"x":"1"}')
     (row, other) = flags(spark, "app_events", ['{"p":"{\\"value\\":1}{}"}', '{"p":"{\\"value\\":1}"}'],

@@ -55,20 +55,24 @@ def test_decimals_are_decoded_by_the_schema_and_stay_text_without_one(lake):
     found = {row[0]: row[1:] for row in live(lake, "orders_silver", "id", "amount", "rate", "anyscale", "blob")}
     assert found == {
         1: (Decimal("12.34"), Decimal("0.0001"), Decimal("1.234"), "AQID"),
-        2: (Decimal("-1.50"), None, None, None), 3: (Decimal("0.05"), Decimal("-0.0001"), None, None),
+        2: (Decimal("-1.50"), None, None, None),
+        3: (Decimal("0.05"), Decimal("-0.0001"), None, None),
         4: (Decimal("1234567890123456789012.34"), None, None, None),
-    }  # fmt: skip
+    }
     assert live(lake, "orders_plain_silver", "amount") == [("BNI=",)]
 
 
 def test_placeholders_mean_the_value_before(lake):
     assert live(lake, "articles_silver", "id", "title", "body", "tags", "img") == [
-        (1, "A4", "second long body", '["x","y"]', "AQID"), (2, "Z1", None, '["q"]', None)]  # fmt: skip
+        (1, "A4", "second long body", '["x","y"]', "AQID"),
+        (2, "Z1", None, '["q"]', None),
+    ]
     history = [row for row in rows(lake, "users_history_silver") if row["user_id"] == "u1"]
     history.sort(key=lambda row: row["valid_from"])
     assert [(row["name"], row["email"]) for row in history] == [("Ann of the very long name", "ann@example.test")] * 3
     assert [row["valid_from"].isoformat()[:19] for row in history] == [
-        f"2026-11-20T10:0{minute}:00" for minute in range(3)]  # fmt: skip
+        f"2026-11-20T10:0{minute}:00" for minute in range(3)
+    ]
     assert [(row["country"], row["plan"]) for row in history if row["is_current"]] == [("AT", "pro")]
     for name in ("articles_silver", "users_history_silver"):
         assert "__debezium" not in str(rows(lake, name)) and "X19kZWJl" not in str(rows(lake, name))
@@ -82,8 +86,11 @@ def test_a_snapshot_that_is_read_late_sets_no_row_back(lake):
 def test_canal_truncates_and_each_of_its_rows_is_a_change(lake):
     assert sorted(live(lake, "inv_silver", "sku", "wh", "qty", "note")) == [("a", 1, 11, ""), ("b", 1, 31, "NULL")]
     assert {(row["sku"], row["wh"]) for row in rows(lake, "inv_silver") if row["is_deleted"]} == {("a", 2), ("old", 1)}
-    counts = reader.query(lake, "SELECT operation_type o, count(*) n FROM cdc_changes_bronze "
-                                "WHERE table_name = 'inv' AND len(_quality_flags) = 0 GROUP BY 1")  # fmt: skip
+    counts = reader.query(
+        lake,
+        "SELECT operation_type o, count(*) n FROM cdc_changes_bronze "
+        "WHERE table_name = 'inv' AND len(_quality_flags) = 0 GROUP BY 1",
+    )
     assert dict(zip(counts.o, counts.n, strict=True)) == {"INSERT": 4, "UPDATE": 2, "DELETE": 1, "TRUNCATE": 1}
     aside = reader.query(lake, "SELECT reasons[1] r, count(*) n FROM cdc_changes_bronze_quarantine GROUP BY 1")
     assert dict(zip(aside.r, aside.n, strict=True)) == {"schema_change": 2, "empty_message": 2}

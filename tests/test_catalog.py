@@ -40,8 +40,11 @@ def lake(engine, tmp_path_factory) -> Settings:
     for number in (1, 2):
         at = f"2026-03-0{number}T10:00:00Z"
         events = [event(100 * number + n, at, user_id=f"user {n}", properties={"value": n}) for n in range(45)]
-        for feed, records in (("app_events", events), ("clickstream", [click(number, at)]),
-                              ("cdc_changes", [change("c", number, None, {"user_id": f"user {number}"})])):  # fmt: skip
+        for feed, records in (
+            ("app_events", events),
+            ("clickstream", [click(number, at)]),
+            ("cdc_changes", [change("c", number, None, {"user_id": f"user {number}"})]),
+        ):
             path = base / f"landing/{feed}/{number}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -17,8 +17,11 @@ from lakehouse_lib.intake.connect_types import PLACEHOLDER
 from lakehouse_lib.layers import replicas
 from lakehouse_lib.storage import reader
 
-PRODUCTS = [("debezium-data-schema-exclude.txt", "products", "debezium"), ("maxwell-data.txt", "product", "maxwell"),
-            ("canal-data.txt", "products2", "canal")]  # fmt: skip
+PRODUCTS = [
+    ("debezium-data-schema-exclude.txt", "products", "debezium"),
+    ("maxwell-data.txt", "product", "maxwell"),
+    ("canal-data.txt", "products2", "canal"),
+]
 
 
 def load(settings, names):
@@ -172,8 +175,9 @@ def test_what_a_flat_update_leaves_out_is_as_the_parameters_say(lakehouse, deliv
         {"op": "u", "after": None, "patch": '{"$set": {"a": "new"}}', "filter": '{"id": 2}',
          "source": mongo | {"ts_ms": 1772445601000}},
     ])  # fmt: skip
-    lake = lakehouse(cdc={"absent": absent, "replicas": [
-        {"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]})  # fmt: skip
+    lake = lakehouse(
+        cdc={"absent": absent, "replicas": [{"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]}
+    )
     load(lake, LAYERS)
     found = {r["id"]: (r["a"], r["b"], r["c"]) for r in rows(lake, "copy_silver")}
     assert found == {1: ("new", expected, "z"), 2: ("new", "m", None)}
@@ -301,22 +305,29 @@ def test_changes_of_public_reports_end_in_the_right_rows(lakehouse, deliver):
     replicated = [{"source_table": name, "target": f"{name}_silver", "keys": ["id"]} for name in REPORTED]
     lake = lakehouse(cdc={"replicas": replicated})
     load(lake, [*LAYERS[:2], *(one["target"] for one in replicated)])
-    found = {name: sorted((int(r["id"]), r["v"]) for r in rows(lake, f"{name}_silver") if not r["is_deleted"])
-             for name in REPORTED}  # fmt: skip
+    found = {
+        name: sorted((int(r["id"]), r["v"]) for r in rows(lake, f"{name}_silver") if not r["is_deleted"])
+        for name in REPORTED
+    }
     assert found == {name: expected for name, (_, expected) in REPORTED.items()}
 
 
 def test_a_mapped_feed_may_hold_changes_of_any_format(lakehouse, deliver):
     """Expressions see the message as it came; one that they make a change of is none of a schema."""
-    deliver("cdc_changes/a.json", [
-        postgres("c", 0, {"id": 1, "v": "x"}, table="ignored", schema="s", lsn=5),
-        {"what": "put", "ddl": "t", "new": '{"id": 2, "v": "y"}', "at": "2026-03-02T10:00:00Z", "n": "0/10000000"},
-        {"what": "put", "ddl": "t", "new": '{"id": 2, "v": "z"}', "at": "2026-03-02T10:00:00Z", "n": "0/9FFFFFF"},
-    ])  # fmt: skip
+    deliver(
+        "cdc_changes/a.json",
+        [
+            postgres("c", 0, {"id": 1, "v": "x"}, table="ignored", schema="s", lsn=5),
+            {"what": "put", "ddl": "t", "new": '{"id": 2, "v": "y"}', "at": "2026-03-02T10:00:00Z", "n": "0/10000000"},
+            {"what": "put", "ddl": "t", "new": '{"id": 2, "v": "z"}', "at": "2026-03-02T10:00:00Z", "n": "0/9FFFFFF"},
+        ],
+    )
     select = {"table_name": "coalesce(ddl, 't')", "operation_type": "coalesce(replace(what, 'put', 'insert'), op)",
               "after_values": "coalesce(new, after)", "change_timestamp": "coalesce(at, '2026-03-02T10:00:00Z')",
               "sequence": "n"}  # fmt: skip
-    lake = lakehouse(feeds={"cdc_changes": {"select": select}},
-                     cdc={"replicas": [{"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]})  # fmt: skip
+    lake = lakehouse(
+        feeds={"cdc_changes": {"select": select}},
+        cdc={"replicas": [{"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]},
+    )
     load(lake, LAYERS)
     assert sorted((r["id"], r["v"]) for r in rows(lake, "copy_silver")) == [(1, "x"), (2, "y")]

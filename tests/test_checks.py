@@ -89,8 +89,9 @@ def clean(engine, tmp_path_factory) -> Settings:
     """A lakehouse of clean sample input, with checks of every kind."""
     base = tmp_path_factory.mktemp("clean")
     sample.write(CLEAN, base / "landing", 900)
-    settings = config.load({"lakehouse_base_path": str(base), "spark_master": engine, "sample": {"rows": 0},
-                            "quality": OWN})  # fmt: skip
+    settings = config.load(
+        {"lakehouse_base_path": str(base), "spark_master": engine, "sample": {"rows": 0}, "quality": OWN}
+    )
     pipeline.run(settings, progress=lambda line: None).check()
     return settings
 

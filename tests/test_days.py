@@ -47,8 +47,10 @@ def run_gold(settings: Settings, **asked: str) -> None:
 
 def wrong_days(settings: Settings, clean: dict[str, list[dict]]) -> list[list[int]]:
     """For each table the days of March whose figures are not those of the clean one."""
-    return [[row[tables.get(settings, name).partition_by].day for row in rows(settings, name) if row not in clean[name]]
-            for name in GOLD]  # fmt: skip
+    return [
+        [row[tables.get(settings, name).partition_by].day for row in rows(settings, name) if row not in clean[name]]
+        for name in GOLD
+    ]
 
 
 def test_an_open_end_reaches_to_the_last_or_the_first_day_there_is(lakehouse):

@@ -22,18 +22,24 @@ def run(settings):
 
 
 def test_each_figure_is_what_its_comment_says(lakehouse, deliver):
-    deliver("app_events/a.json", [
-        event(1, "2026-03-02T10:00:00Z", app_type="ios", properties={"value": 10}),
-        event(2, "2026-03-02T10:59:59.999Z", app_type="ios", properties={"value": 20.5}, user_id="bob"),
-        event(3, "2026-03-02T11:00:00Z", event_type="app_error", user_id=None),
-        event(4, "2026-03-04T09:00:00Z"),
-        "broken",
-    ])  # fmt: skip
-    deliver("clickstream/a.json", [
-        click(1, "2026-03-02T10:50:00Z", response_time_ms=100, status_code=200),
-        click(2, "2026-03-02T11:10:00Z", response_time_ms=200, status_code=404),
-        click(3, "2026-03-02T11:11:00Z", user_id=None, anonymous_id="x"),
-    ])  # fmt: skip
+    deliver(
+        "app_events/a.json",
+        [
+            event(1, "2026-03-02T10:00:00Z", app_type="ios", properties={"value": 10}),
+            event(2, "2026-03-02T10:59:59.999Z", app_type="ios", properties={"value": 20.5}, user_id="bob"),
+            event(3, "2026-03-02T11:00:00Z", event_type="app_error", user_id=None),
+            event(4, "2026-03-04T09:00:00Z"),
+            "broken",
+        ],
+    )
+    deliver(
+        "clickstream/a.json",
+        [
+            click(1, "2026-03-02T10:50:00Z", response_time_ms=100, status_code=200),
+            click(2, "2026-03-02T11:10:00Z", response_time_ms=200, status_code=404),
+            click(3, "2026-03-02T11:11:00Z", user_id=None, anonymous_id="x"),
+        ],
+    )
     lake = lakehouse()
     run(lake)
     metrics = {(r["metric_hour"], r["event_type"], r["app_type"]): r for r in rows(lake, "event_metrics_gold")}

@@ -145,9 +145,12 @@ def long_log(settings, deliver, monkeypatch):
     opened = DeltaTable(delta.table_path(settings, tables.get(settings, "event_metrics_gold")))
     for _ in range(160):
         opened.create_write_transaction(
-            [], mode="append", schema=opened.schema(), partition_by=["metric_date"],
+            [],
+            mode="append",
+            schema=opened.schema(),
+            partition_by=["metric_date"],
             post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
-        )  # fmt: skip
+        )
     return "long log", "event_metrics_gold", "at most 150", "Warning"
 
 
@@ -207,12 +210,14 @@ def waiting_files(settings, deliver, monkeypatch):
 
 def robots(settings, deliver, monkeypatch):
     """Ten of a hundred records are set aside: the other ninety are good."""
-    checks = [{"name": "no_robots", "check": "expression", "condition": "user_id NOT LIKE 'bot%'",
-               "severity": "quarantine"}]  # fmt: skip
+    checks = [
+        {"name": "no_robots", "check": "expression", "condition": "user_id NOT LIKE 'bot%'", "severity": "quarantine"}
+    ]
     settings.quality["app_events_bronze"] = checks
     monkeypatch.setenv("LAKEHOUSE_QUALITY", json.dumps(settings.quality))
-    deliver("app_events/100.json", [event(100 + n, at(), user_id=f"{'bot' if n % 10 == 0 else 'u'}{n}")
-                                    for n in range(100)])  # fmt: skip
+    deliver(
+        "app_events/100.json", [event(100 + n, at(), user_id=f"{'bot' if n % 10 == 0 else 'u'}{n}") for n in range(100)]
+    )
     run(settings)
     return "failed check", "app_events_bronze", "10 of 120 rows break user_id", "Warning"
 
@@ -478,8 +483,9 @@ def test_the_run_ends_with_the_report(lake, deliver, tmp_path):
         append(lake, "event_metrics_gold", [metric(n, days=3)])
     deliver("app_events/2.json", [event(50, at())])
     told = tmp_path / "told.json"
-    done = subprocess.run([sys.executable, "-m", "lakehouse_lib", "run", "--notify", f"cat > {told}"],
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "lakehouse_lib", "run", "--notify", f"cat > {told}"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "70_maintenance" in done.stdout and "event_metrics_gold: " in done.stdout
     page = Path(done.stdout.split("Health report: ")[1].splitlines()[0])

@@ -30,9 +30,12 @@ def run(settings: Settings) -> None:
 
 def ledger(settings: Settings) -> dict[str, tuple[int, int, int]]:
     """Records read, accepted and quarantined, by target."""
-    found = reader.query(settings, """
+    found = reader.query(
+        settings,
+        """
         SELECT target, sum(records_read) r, sum(accepted) a, sum(quarantined) q, sum(duplicate) d, sum(updated) u,
-               sum(unchanged) s FROM ops_ledger GROUP BY target""")  # fmt: skip
+               sum(unchanged) s FROM ops_ledger GROUP BY target""",
+    )
     assert (found.r == found.a + found.q + found.d + found.u + found.s).all()
     return {row.target: (row.r, row.a, row.q) for row in found.itertuples()}
 
@@ -131,8 +134,10 @@ def test_a_difference_is_what_python_says_it_is(tmp_path_factory, one, other):
         len(one.keys() - both),
         len(changed),
     )
-    expected = {"user_id": sum(one[k]["user"] != other[k]["user"] for k in both),
-                "event_hour": sum(one[k]["hour"] != other[k]["hour"] for k in both)}  # fmt: skip
+    expected = {
+        "user_id": sum(one[k]["user"] != other[k]["user"] for k in both),
+        "event_hour": sum(one[k]["hour"] != other[k]["hour"] for k in both),
+    }
     assert found.columns == {name: count for name, count in expected.items() if count}
     for row in found.examples.itertuples():
         assert row.event_id.removeprefix("e") in {str(key) for key in {*one, *other}}
@@ -155,8 +160,9 @@ def test_the_terminal_asks_before_it_restores(lakehouse, deliver):
 
     def command(*arguments: str) -> subprocess.CompletedProcess:
         settings = ["--set", f"lakehouse_base_path={lake.path()}", "--set", f"spark_master={lake.spark_master}"]
-        return subprocess.run([sys.executable, "-m", "lakehouse_lib", *arguments, *settings],
-                              capture_output=True, text=True)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "lakehouse_lib", *arguments, *settings], capture_output=True, text=True
+        )
 
     assert "1 rows added" in command("diff", "app_events_bronze", "0", "1").stdout
     asked = command("restore", "app_events_bronze", "0")

@@ -160,8 +160,9 @@ def test_the_fields_of_new_files_are_known_before_spark_is_asked(lakehouse, deli
     lake = lakehouse(**BRONZE)
     found = loading.next_load(lake, tables.get(lake, "app_events_bronze"), "run")
     assert {file.path: (file.records, set(file.names)) for file in found.files} == {
-        "a.json.gz": (2, {*event(1), "odd"}), "b.csv": (1, set(event(2))),
-    }  # fmt: skip
+        "a.json.gz": (2, {*event(1), "odd"}),
+        "b.csv": (1, set(event(2))),
+    }
 
 
 def test_garbage_is_kept_and_explained(lakehouse, deliver):
@@ -347,8 +348,11 @@ def test_a_difference_between_read_and_written_sets_the_file_aside(lakehouse, de
         assert [row["event_id"] for row in rows(lake, "app_events_silver")] == ["e1", "e2"]
         assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2", "e3"]
         assert len(rows(lake, "app_events_bronze_quarantine")) == 1
-        sums = reader.query(lake, "SELECT sum(records_read)::INT r, sum(accepted)::INT a, sum(quarantined)::INT q "
-                                  "FROM ops_ledger WHERE target = 'app_events_bronze'")  # fmt: skip
+        sums = reader.query(
+            lake,
+            "SELECT sum(records_read)::INT r, sum(accepted)::INT a, sum(quarantined)::INT q "
+            "FROM ops_ledger WHERE target = 'app_events_bronze'",
+        )
         assert sums.iloc[0].tolist() == [3, 2, 1]
         pipeline.run(lake, progress=lambda line: None)
 
@@ -454,7 +458,10 @@ def test_many_files_are_loaded_some_at_a_time_and_copies_count_once(lakehouse, d
     result.check()
     assert len(rows(lake, "app_events_bronze")) == 10
     assert {name: result.steps[0].counts[name] for name in ("records_read", "accepted", "duplicate")} == {
-        "records_read": 12, "accepted": 10, "duplicate": 2}  # fmt: skip
+        "records_read": 12,
+        "accepted": 10,
+        "duplicate": 2,
+    }
     states = reader.query(lake, "SELECT state, count(*)::INT n FROM ops_landing_files GROUP BY state")
     assert dict(zip(states.state, states.n, strict=True)) == {"loaded": 6, "duplicate": 1}
 
@@ -744,8 +751,11 @@ def test_changes_keep_the_reason_for_which_they_are_no_records(lakehouse, delive
     load(lake).check()
     found = reader.query(lake, "SELECT reasons[1] r, count(*)::INT n FROM cdc_changes_bronze_quarantine GROUP BY 1")
     assert dict(zip(found.r, found.n, strict=True)) == {
-        "malformed_record": 1, "invalid_utf8": 1, "ambiguous_fields": 2, "tombstone": 2,
-    }  # fmt: skip
+        "malformed_record": 1,
+        "invalid_utf8": 1,
+        "ambiguous_fields": 2,
+        "tombstone": 2,
+    }
 
 
 def test_sample_input_is_not_written_beside_other_files(tmp_path, deliver, capsys):

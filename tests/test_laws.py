@@ -66,10 +66,13 @@ def put(files: list[Path], source: Path, landing_folder: Path, suffix: str = "")
 def ledger_adds_up(settings: Settings) -> None:
     """Every record of the landing files is in bronze; what bronze accepted is in silver or a duplicate."""
     assert_ledger_matches_tables(settings)
-    found = reader.query(settings, """
+    found = reader.query(
+        settings,
+        """
         SELECT target, sum(records_read)::BIGINT r, sum(accepted)::BIGINT a, sum(updated)::BIGINT u,
                sum(duplicate)::BIGINT d, sum(quarantined)::BIGINT q, sum(unchanged)::BIGINT s
-        FROM ops_ledger GROUP BY target""")  # fmt: skip
+        FROM ops_ledger GROUP BY target""",
+    )
     by_target = {row.target: row for row in found.itertuples()}
     assert [row.target for row in by_target.values() if row.r != row.a + row.u + row.d + row.q + row.s] == []
     for name in BASES:
@@ -152,13 +155,13 @@ def test_twenty_kills_lose_and_double_nothing(dirty, clean_load, tmp_path):
     ledger_adds_up(settings)
 
 
-def test_a_run_killed_between_a_commit_and_its_watermarks_is_recovered(
-    lakehouse, deliver, monkeypatch
-):
+def test_a_run_killed_between_a_commit_and_its_watermarks_is_recovered(lakehouse, deliver, monkeypatch):
     deliver("app_events/1.json", [event(1), event(2, "2026-03-03T10:00:00Z"), {"event_id": "rejected"}])
-    lake = lakehouse(tables="app_events_bronze,app_events_bronze_quarantine,app_events_silver,clickstream_bronze,"
-                            "clickstream_bronze_quarantine,clickstream_silver,cdc_changes_bronze,"
-                            "cdc_changes_bronze_quarantine,hourly_metrics_gold")  # fmt: skip
+    lake = lakehouse(
+        tables="app_events_bronze,app_events_bronze_quarantine,app_events_silver,clickstream_bronze,"
+        "clickstream_bronze_quarantine,clickstream_silver,cdc_changes_bronze,"
+        "cdc_changes_bronze_quarantine,hourly_metrics_gold"
+    )
     honest = delta.mark
 
     def killed(settings, table, consumed, *more, **named):
@@ -182,7 +185,7 @@ def test_two_runs_at_once_end_well_or_say_who_holds_the_lakehouse(dirty, clean_l
     both = [started(settings) for _ in range(2)]
     ends = [(process.communicate(timeout=300), process.returncode) for process in both]
     assert sorted(status for _, status in ends) == [0, 1]
-    ((_, said), _), = (end for end in ends if end[1])  # fmt: skip
+    (((_, said), _),) = (end for end in ends if end[1])
     assert "Another run holds the lakehouse" in said and "Traceback" not in said
     assert_same(settings, clean_load)
 

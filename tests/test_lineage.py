@@ -219,8 +219,11 @@ def lake(engine, tmp_path_factory) -> Settings:
 @pytest.mark.parametrize("half", [0, 1])
 def test_each_column_is_made_from_what_the_map_by_hand_says(lake, half):
     """After a first load, and after one in which tables were merged into."""
-    merged = {t.name for t in tables.declared(lake).values()
-              if any(e["operation"] == "MERGE" for e in DeltaTable(delta.table_path(lake, t)).history())}  # fmt: skip
+    merged = {
+        t.name
+        for t in tables.declared(lake).values()
+        if any(e["operation"] == "MERGE" for e in DeltaTable(delta.table_path(lake, t)).history())
+    }
     assert {"clickstream_silver", "users_history_silver", "users_silver", "user_segments_gold"} <= merged
     found = json.loads(Path(lake.path(f"columns{half}.json")).read_text())
     expected = by_hand()
@@ -241,10 +244,13 @@ def test_columns_are_followed_up_to_the_fields_of_the_feed_and_down_to_gold(lake
     assert {"landing/app_events.event_timestamp", "landing/clickstream.timestamp"} <= set(up)
     down = lineage.column_downstream(lake, "clickstream_bronze.response_time_ms")
     assert set(down) == {
-        "clickstream_bronze.response_time_ms", "clickstream_silver.avg_response_time_ms",
-        "clickstream_silver._clicks", "clickstream_silver._clicks.response_time_ms",
-        "hourly_metrics_gold.avg_response_time_ms", "hourly_metrics_gold.p95_response_time_ms",
-    }  # fmt: skip
+        "clickstream_bronze.response_time_ms",
+        "clickstream_silver.avg_response_time_ms",
+        "clickstream_silver._clicks",
+        "clickstream_silver._clicks.response_time_ms",
+        "hourly_metrics_gold.avg_response_time_ms",
+        "hourly_metrics_gold.p95_response_time_ms",
+    }
     assert "hourly_metrics_gold.total_clicks" in lineage.column_downstream(lake, "clickstream_silver._clicks")
     with pytest.raises(ConfigError, match="users_silver has no column 'nothing'"):
         lineage.column_upstream(lake, "users_silver.nothing")
@@ -285,8 +291,9 @@ def busy_days(inputs: Inputs):
         SELECT d.summary_date AS day, greatest(d.total_users, d.mau) AS users, named.n AS known
         FROM {days} d CROSS JOIN named WHERE d.total_events > 0
         """,
-        users=inputs.all("users_silver"), days=inputs.all("daily_summary_gold"),
-    )  # fmt: skip
+        users=inputs.all("users_silver"),
+        days=inputs.all("daily_summary_gold"),
+    )
 
 
 # Events ----------------------------------------------------------------------
@@ -339,8 +346,11 @@ def _facet(value: dict) -> type:
     modules = [
         getattr(facet_v2, module) for module in dir(facet_v2) if isinstance(getattr(facet_v2, module), types.ModuleType)
     ]
-    (kind,) = {getattr(module, name) for module in modules if getattr(module, name, None) and
-               getattr(module, name).__module__ == module.__name__}  # fmt: skip
+    (kind,) = {
+        getattr(module, name)
+        for module in modules
+        if getattr(module, name, None) and getattr(module, name).__module__ == module.__name__
+    }
     assert kind._get_schema() == value["_schemaURL"]
     return kind
 
@@ -379,8 +389,11 @@ def test_events_fit_the_schemas_and_tell_the_whole_story(lake):
         for column, refs in by_hand().items():
             owner, _, path = column.partition(".")
             if owner == name and "." not in path:
-                told = {(Path(f["name"]).name, f["field"]) for f in made[path]["inputFields"]
-                        if f["transformations"][0]["type"] == "DIRECT"}  # fmt: skip
+                told = {
+                    (Path(f["name"]).name, f["field"])
+                    for f in made[path]["inputFields"]
+                    if f["transformations"][0]["type"] == "DIRECT"
+                }
                 plain = {tuple(ref.split(".")[:2]) for ref in refs if not ref.endswith(".*")}
                 assert told == {(source.removesuffix("_quarantine"), field) for source, field in plain}
         assert len(one["inputs"]) == max(1, len(table.sources))
@@ -433,8 +446,11 @@ def test_a_failed_table_is_reported_as_failed(lakehouse, deliver, monkeypatch):
     monkeypatch.setattr("lakehouse_lib.layers.silver.app_events", broken)
     with pytest.raises(LakehouseError):
         pipeline.run(settings, progress=lambda line: None).check()
-    told = [(e["eventType"], e["run"]["facets"].get("errorMessage", {}).get("message"))
-            for e in events_of(settings, "bad") if e["job"]["name"].endswith(".app_events_silver")]  # fmt: skip
+    told = [
+        (e["eventType"], e["run"]["facets"].get("errorMessage", {}).get("message"))
+        for e in events_of(settings, "bad")
+        if e["job"]["name"].endswith(".app_events_silver")
+    ]
     assert told == [("START", None), ("FAIL", "the disk is full")]
 
 
@@ -486,7 +502,10 @@ def test_rows_are_followed_down_to_their_records(lake):
             chosen = picks.sample(range(found.num_rows), min(FOLLOWED, found.num_rows))
             down(table, found.take(chosen))
     assert min(reached.values()) >= FOLLOWED and reached.keys() == {
-        "app_events_bronze", "clickstream_bronze", "cdc_changes_bronze"}  # fmt: skip
+        "app_events_bronze",
+        "clickstream_bronze",
+        "cdc_changes_bronze",
+    }
 
 
 def counted(table: Table, found: pa.Table, source: str, made: pa.Table) -> None:

@@ -44,9 +44,10 @@ def three_days(deliver) -> None:
         events = [event(10 * day + n, at, user_id=f"u{n}", properties={"value": n}) for n in range(6)] + ["broken"]
         clicks = [click(10 * day + n, f"2026-03-0{day}T10:{n:02}:00Z", user_id=f"u{n % 2}") for n in range(4)]
         for path in (
-            deliver(f"app_events/{day}.json", events), deliver(f"clickstream/{day}.json", clicks),
+            deliver(f"app_events/{day}.json", events),
+            deliver(f"clickstream/{day}.json", clicks),
             deliver(f"cdc_changes/{day}.json", [change("c", day, None, {"user_id": f"u{day}"})]),
-        ):  # fmt: skip
+        ):
             os.utime(path, (OLD, OLD))
 
 
@@ -100,8 +101,11 @@ def days_there(settings: Settings, table: tables.Table) -> set[date]:
 
 
 def data_files(settings: Settings, table: tables.Table) -> dict[str, int]:
-    return {str(path): path.stat().st_size for path in Path(delta.table_path(settings, table)).rglob("*.parquet")
-            if "_delta_log" not in path.parts}  # fmt: skip
+    return {
+        str(path): path.stat().st_size
+        for path in Path(delta.table_path(settings, table)).rglob("*.parquet")
+        if "_delta_log" not in path.parts
+    }
 
 
 def test_many_small_files_become_one_and_no_row_changes(lakehouse):
@@ -176,8 +180,11 @@ def test_archived_rows_are_gone_still_count_and_come_back(lakehouse, deliver):
         assert not all_rows(lake, name)
     assert not selection.pending(lake)
     assert sum(len(archive.batches(lake, tables.get(lake, name))) for name in names) == 4
-    run(lake, full=True, tables="users_silver,daily_summary_gold,user_segments_gold,"
-        "event_metrics_gold,hourly_metrics_gold")  # fmt: skip
+    run(
+        lake,
+        full=True,
+        tables="users_silver,daily_summary_gold,user_segments_gold,event_metrics_gold,hourly_metrics_gold",
+    )
     now = contents(lake)
     for name in before:
         if name not in names:

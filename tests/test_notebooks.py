@@ -52,9 +52,12 @@ def test_a_misspelt_parameter_is_refused(monkeypatch):
 def environment(engine, tmp_path_factory) -> dict[str, str]:
     base = tmp_path_factory.mktemp("run")
     return os.environ | {
-        "SPARK_MASTER": engine, "LAKEHOUSE_BASE_PATH": str(base), "LAKEHOUSE_SAMPLE__ROWS": "1500",
-        "LAKEHOUSE_SAMPLE__DAYS": "4", "LAKEHOUSE_SAMPLE__END": "2026-03-10",
-    }  # fmt: skip
+        "SPARK_MASTER": engine,
+        "LAKEHOUSE_BASE_PATH": str(base),
+        "LAKEHOUSE_SAMPLE__ROWS": "1500",
+        "LAKEHOUSE_SAMPLE__DAYS": "4",
+        "LAKEHOUSE_SAMPLE__END": "2026-03-10",
+    }
 
 
 def lakehouse_command(environment, *arguments) -> subprocess.CompletedProcess:
@@ -104,8 +107,10 @@ def test_outputs_are_the_same_when_the_notebooks_run_again(finished, environment
     assert len(compared) >= 8
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", *executed],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " failed" not in done.stdout and "passed" in done.stdout
 

@@ -79,8 +79,11 @@ def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
 
 
 def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deliver):
-    lake = lakehouse(tables="app_events_bronze,app_events_silver", quality_samples=False,
-                     quality={"app_events_silver": [NO_TEST_USERS | {"severity": "warn"}]})  # fmt: skip
+    lake = lakehouse(
+        tables="app_events_bronze,app_events_silver",
+        quality_samples=False,
+        quality={"app_events_silver": [NO_TEST_USERS | {"severity": "warn"}]},
+    )
     deliver("app_events/1.json", [event(1, user_id="test")])
     said: list[str] = []
     pipeline.run(lake, progress=said.append).check()
@@ -185,8 +188,10 @@ def test_checks_of_new_rows_read_new_files_only(lakehouse):
 
 
 def test_checks_of_a_run_look_at_its_rows_alone(lakehouse, deliver):
-    lake = lakehouse(tables="app_events_bronze,app_events_silver",
-                     quality={"app_events_silver": [NO_TEST_USERS | {"scope": "run", "severity": "warn"}]})  # fmt: skip
+    lake = lakehouse(
+        tables="app_events_bronze,app_events_silver",
+        quality={"app_events_silver": [NO_TEST_USERS | {"scope": "run", "severity": "warn"}]},
+    )
     found = []
     for number, user in ((1, "test"), (2, "ann")):
         deliver(f"app_events/{number}.json", [event(number, user_id=user)])
@@ -208,8 +213,10 @@ def deliver_rejects(deliver) -> None:
     head = "click_id,at,user_id,page_name"
     deliver("clickstream/1.csv", [head, "k1,2026-03-02T10:00:00Z,ann,home", 'k2,2026-03-02T10:01:00Z,ann,"a, b"'])
     deliver("clickstream/2.csv", ["page_name,user_id,at,click_id", "home,bob,2026-03-02T10:00:00Z,k3"])
-    deliver("clickstream/3.json.gz", [click(4), {"click_id": "k5", "at": "2026-03-02T11:00:00Z", "user_id": "eve",
-                                                 "page_name": "cart"}])  # fmt: skip
+    deliver(
+        "clickstream/3.json.gz",
+        [click(4), {"click_id": "k5", "at": "2026-03-02T11:00:00Z", "user_id": "eve", "page_name": "cart"}],
+    )
     canal = {"type": "INSERT", "database": "crm", "table": "users", "isDdl": False, "es": 1772445600000, "id": 1,
              "pkNames": ["id"], "data": [{"uid": "u1", "name": "A"}, {"user_id": "u2", "name": "B"}], "old": None,
              "ts": 1772445600100}  # fmt: skip
@@ -220,8 +227,10 @@ FIXED = {"feeds": {"clickstream": {"select": {"click_timestamp": "coalesce(click
 
 
 def replay_all(settings: Settings) -> list[dict[str, int]]:
-    return [quarantine.replay(settings, name, progress=lambda line: None)
-            for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze")]  # fmt: skip
+    return [
+        quarantine.replay(settings, name, progress=lambda line: None)
+        for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze")
+    ]
 
 
 def test_replay_gives_the_tables_of_a_load_with_the_cause_fixed(lakehouse, deliver):
@@ -229,16 +238,22 @@ def test_replay_gives_the_tables_of_a_load_with_the_cause_fixed(lakehouse, deliv
     lake = lakehouse(quality=SET_ASIDE)
     run(lake)
     assert ledger(lake, "app_events_bronze")["reasons"] == {
-        "no_test_users": 2, "malformed_record": 1, "invalid_properties": 1, "invalid_utf8": 1,
-    }  # fmt: skip
+        "no_test_users": 2,
+        "malformed_record": 1,
+        "invalid_properties": 1,
+        "invalid_utf8": 1,
+    }
     waiting = quarantine.summary(lake)
     assert "records here break user_id <> 'test' (check no_test_users)" in list(waiting.reason)
     stored = quality.latest(lake)["app_events_bronze"]["no_test_users"]
     assert (stored.severity, stored.failing_rows) == ("quarantine", 2)
     assert replay_all(lake) == [{"passed": 0, "rejected": 0}] * 3  # nothing is fixed yet
     fixed = lakehouse(**FIXED)
-    assert replay_all(fixed) == [{"passed": 2, "rejected": 0}, {"passed": 4, "rejected": 0},
-                                  {"passed": 0, "rejected": 0}]  # fmt: skip
+    assert replay_all(fixed) == [
+        {"passed": 2, "rejected": 0},
+        {"passed": 4, "rejected": 0},
+        {"passed": 0, "rejected": 0},
+    ]
     clean = lakehouse("clean", **FIXED)
     run(clean)
     assert_same(fixed, clean)
@@ -312,8 +327,9 @@ def test_an_empty_quarantine_says_that_nothing_waits(said):
                 delta.ensure(config.load(), table)
         assert said("quarantine") == (0, "Nothing waits: no rejected record is in quarantine.\n")
         assert said("quarantine", "show", "app_events") == (
-            0, "Nothing waits: no rejected record of app_events is in quarantine.\n"
-        )  # fmt: skip
+            0,
+            "Nothing waits: no rejected record of app_events is in quarantine.\n",
+        )
     rejected_record(config.load())
     assert "app_events_bronze              1  malformed: it is no JSON" in said("quarantine")[1]
     assert "Nothing waits" in said("quarantine", "show", "clickstream_bronze")[1]
@@ -357,8 +373,9 @@ def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
                         ("clickstream_bronze", 9)):  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "tests/worker.py", json.dumps(values | FIXED | {"sample": {"rows": 0}}), "replay", name],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             process.wait(timeout=after)
         except subprocess.TimeoutExpired:

@@ -64,9 +64,11 @@ def test_the_worked_example_ends_well_and_finds_the_files_own_sessions(engine, s
     (base / "landing/clickstream").mkdir(parents=True)
     shutil.copy(case / "ecom.csv.gz", base / "landing/clickstream")
     done = subprocess.run(
-        [sys.executable, "-m", "lakehouse_lib", "run", "--params", str(tmp_path / "shop.yml")], text=True,
-        env=os.environ | {"SPARK_MASTER": engine, "LAKEHOUSE_BASE_PATH": str(base)}, capture_output=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "lakehouse_lib", "run", "--params", str(tmp_path / "shop.yml")],
+        text=True,
+        env=os.environ | {"SPARK_MASTER": engine, "LAKEHOUSE_BASE_PATH": str(base)},
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("It adds up.") == 3 and "nan" not in done.stdout
     lake = config.load({"lakehouse_base_path": str(base)}, tmp_path / "shop.yml")

@@ -90,8 +90,9 @@ def test_two_lakehouses_do_not_meet(lakehouse, base, tmp_path):
         other = Settings(lakehouse_base_path=str(tmp_path / "other"))
         assert session.state_dir(other) != session.state_dir(Settings(**base))
         assert session.running(session.state_dir(other)) is None
-        guess = Settings(lakehouse_base_path=str(tmp_path / "other"),
-                         spark_master=f"sc://localhost:{mine['port']}/;token=guess")  # fmt: skip
+        guess = Settings(
+            lakehouse_base_path=str(tmp_path / "other"), spark_master=f"sc://localhost:{mine['port']}/;token=guess"
+        )
         with pytest.raises(EngineError, match=r"does not answer.*SPARK_MASTER"):
             session.connect(guess)
     finally:
@@ -138,8 +139,11 @@ def test_without_the_jar_and_without_network_setup_says_what_to_do(tmp_path):
     broken = tmp_path / "home/.m2/repository/io/delta/delta-spark_4.2_2.13/4.4.0"
     broken.mkdir(parents=True)
     (broken / "delta-spark_4.2_2.13-4.4.0.pom").write_text("<project/>")
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home"),
-                                "DEFAULT_ARTIFACT_REPOSITORY": "http://127.0.0.1:9/"}  # fmt: skip
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HOME": str(tmp_path / "home"),
+        "DEFAULT_ARTIFACT_REPOSITORY": "http://127.0.0.1:9/",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "lakehouse_lib", "setup"], env=environment, capture_output=True, text=True
     )
@@ -155,9 +159,12 @@ def test_setup_and_a_run_with_java_hidden(tmp_path):
     for program in (*Path("/usr/bin").iterdir(), *Path("/bin").iterdir()):
         if "java" not in program.name and not (tools / program.name).exists():
             (tools / program.name).symlink_to(program)
-    environment |= {"PATH": str(tools), "LAKEHOUSE_BASE_PATH": str(tmp_path / "lake"),
-                    "LANDING_PATH": str(tmp_path / "in"),
-                    "LAKEHOUSE_DRIVER_MEMORY": "1g"}  # fmt: skip
+    environment |= {
+        "PATH": str(tools),
+        "LAKEHOUSE_BASE_PATH": str(tmp_path / "lake"),
+        "LANDING_PATH": str(tmp_path / "in"),
+        "LAKEHOUSE_DRIVER_MEMORY": "1g",
+    }
     setup = subprocess.run(
         [sys.executable, "-m", "lakehouse_lib", "setup"], env=environment, capture_output=True, text=True
     )

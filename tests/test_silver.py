@@ -24,12 +24,15 @@ def run(settings):
 
 def sessions_of(spark, seconds, visitor="u:ann"):
     """Sizes of the sessions that clicks at some seconds make."""
-    made = [(visitor, f"k{n}", datetime.fromtimestamp(START.timestamp() + s, UTC), "p", None, None, None)
-            for n, s in enumerate(seconds)]  # fmt: skip
+    made = [
+        (visitor, f"k{n}", datetime.fromtimestamp(START.timestamp() + s, UTC), "p", None, None, None)
+        for n, s in enumerate(seconds)
+    ]
     frame = spark.createDataFrame(
-        made, "_visitor string, click_id string, click_timestamp timestamp, page_name string, "
+        made,
+        "_visitor string, click_id string, click_timestamp timestamp, page_name string, "
         "client_session_id string, response_time_ms double, status_code int",
-    )  # fmt: skip
+    )
     return [r["total_clicks"] for r in silver.sessions(frame, GAP).orderBy("session_start_time").collect()]
 
 
@@ -49,12 +52,15 @@ def test_only_a_pause_of_more_than_the_gap_begins_a_session(spark, seconds, size
 
 
 def test_a_session_says_what_happened_in_it(lakehouse, deliver):
-    deliver("clickstream/a.json", [
-        click(1, "2026-03-02T23:59:00Z", page_name="home", response_time_ms=100, status_code=200),
-        click(2, "2026-03-03T00:01:00Z", page_name="cart", response_time_ms=50, status_code=500, session_id="c1"),
-        click(3, "2026-03-03T00:02:00Z", page_name="home"),
-        click(4, "2026-03-02T23:59:30Z", user_id=None, anonymous_id="ann"),
-    ])  # fmt: skip
+    deliver(
+        "clickstream/a.json",
+        [
+            click(1, "2026-03-02T23:59:00Z", page_name="home", response_time_ms=100, status_code=200),
+            click(2, "2026-03-03T00:01:00Z", page_name="cart", response_time_ms=50, status_code=500, session_id="c1"),
+            click(3, "2026-03-03T00:02:00Z", page_name="home"),
+            click(4, "2026-03-02T23:59:30Z", user_id=None, anonymous_id="ann"),
+        ],
+    )
     lake = lakehouse()
     run(lake)
     known, anonymous = sorted(rows(lake, "clickstream_silver"), key=lambda r: r["user_id"] is None)
@@ -71,8 +77,10 @@ def test_a_session_says_what_happened_in_it(lakehouse, deliver):
 
 
 def test_a_late_click_joins_two_sessions_and_a_doubled_one_changes_nothing(lakehouse, deliver):
-    deliver("clickstream/a.json", [click(1, "2026-03-02T10:00:00Z"), click(2, "2026-03-02T10:50:00Z"),
-                                   click(3, "2026-03-02T18:00:00Z")])  # fmt: skip
+    deliver(
+        "clickstream/a.json",
+        [click(1, "2026-03-02T10:00:00Z"), click(2, "2026-03-02T10:50:00Z"), click(3, "2026-03-02T18:00:00Z")],
+    )
     lake = lakehouse()
     run(lake)
     before = {r["session_start_time"]: r["session_id"] for r in rows(lake, "clickstream_silver")}
@@ -90,8 +98,10 @@ def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, de
     deliver("app_events/a.json", [event(1, "2026-03-02T10:00:05Z", app_type="late"), event(2)])
     lake = lakehouse()
     run(lake)
-    deliver("app_events/b.json", [event(1, "2026-03-01T09:00:00Z", app_type="early"),
-                                  event(1, "2026-03-02T11:00:00Z", app_type="later")])  # fmt: skip
+    deliver(
+        "app_events/b.json",
+        [event(1, "2026-03-01T09:00:00Z", app_type="early"), event(1, "2026-03-02T11:00:00Z", app_type="later")],
+    )
     counts = run(lake)["app_events_silver"]
     assert (counts["records_read"], counts["updated"], counts["duplicate"]) == (2, 1, 1)
     one, _two = rows(lake, "app_events_silver")
@@ -105,10 +115,13 @@ def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, de
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({}, False), ({"event_type": "app_error"}, True), ({"properties": {"error": "E42"}}, True),
-        ({"properties": {"error": False}}, False), ({"properties": {"error": None}}, False),
+        ({}, False),
+        ({"event_type": "app_error"}, True),
+        ({"properties": {"error": "E42"}}, True),
+        ({"properties": {"error": False}}, False),
+        ({"properties": {"error": None}}, False),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_an_error(spark, fields, error):
     import json
 
@@ -116,9 +129,11 @@ def test_what_counts_as_an_error(spark, fields, error):
     given = [(record["event_type"], json.dumps(record.get("properties") or {}))]
     absent = ("event_id", "user_id", "session_id", "app_type", "device_info")
     frame = spark.createDataFrame(given, "event_type string, event_properties string").selectExpr(
-        "*", *(f"CAST(NULL AS string) AS {name}" for name in absent),
-        "timestamp'2026-03-02' AS event_timestamp", "date'2026-03-02' AS event_date",
-    )  # fmt: skip
+        "*",
+        *(f"CAST(NULL AS string) AS {name}" for name in absent),
+        "timestamp'2026-03-02' AS event_timestamp",
+        "date'2026-03-02' AS event_date",
+    )
     assert silver.clean_events(frame).first()["is_error"] is error
 
 

@@ -28,13 +28,13 @@ TABLES = {
     "(5L, 'dee', 'dee@x.org', 45, 'FR', 'pro', array('a', NULL, 'c'), map('lang', NULL), named_struct('city', 'Nice', 'zip', 6000)) "
     "AS t(id, name, email, age, country, plan, tags, props, address)",
     "events": "SELECT user_id, kind, CAST(ts AS TIMESTAMP) AS ts, amount, payload FROM VALUES "
-    "(1L, 'buy', '2026-01-01 10:00:00', 12.5D, '{\"page\":\"home\",\"n\":1,\"device\":{\"os\":\"ios\"},\"items\":[1,2]}'), "
+    '(1L, \'buy\', \'2026-01-01 10:00:00\', 12.5D, \'{"page":"home","n":1,"device":{"os":"ios"},"items":[1,2]}\'), '
     "(1L, 'view', '2026-01-01 10:05:00', NULL, '{\"page\":\"cart\"}'), (2L, 'buy', '2026-01-02 23:59:59.5', 30D, 'broken'), "
     "(2L, 'view', '2026-01-05 00:00:00', 1.25D, NULL), (1L, 'buy', '2026-02-01 08:00:00', 7.75D, '{\"page\":null,\"n\":3}'), "
     "(NULL, 'view', '2026-02-14 12:00:00', 3D, '{\"items\":[]}'), (9L, 'refund', '2026-03-29 01:30:00', -5D, '{\"n\":\"x\"}') "
     "AS t(user_id, kind, ts, amount, payload)",
     "items": "SELECT * FROM VALUES ('p', CAST(9.99 AS DECIMAL(10,2)), 3), ('q', CAST(100 AS DECIMAL(10,2)), 1), ('r', CAST(0.01 AS DECIMAL(10,2)), 7), ('s', NULL, 2) AS t(sku, price, qty)",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,11 @@ def test_no_signature_gives_another_answer_than_spark(here, spark):
         if not answered:
             continue
         theirs = grid.by_spark(spark, text, rows if aggregate else [rows[place] for place in answered], aggregate)
-        wrong += [(text, rows if aggregate else rows[place], ours[place], other)
-                  for place, other in zip(answered, theirs, strict=True) if grid.wrong(ours[place], other)]  # fmt: skip
+        wrong += [
+            (text, rows if aggregate else rows[place], ours[place], other)
+            for place, other in zip(answered, theirs, strict=True)
+            if grid.wrong(ours[place], other)
+        ]
     print(f"{count} rows, {len(wrong)} wrong")
     assert not wrong, wrong[:20]
 

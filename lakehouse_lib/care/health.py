@@ -53,8 +53,11 @@ class Report:
 
     def summary(self) -> dict[str, Any]:
         """As JSON, for `--notify` and other programs."""
-        return {"generated_at": self.generated_at.isoformat(timespec="seconds"), "verdict": self.verdict,
-                "findings": [asdict(finding) for finding in self.findings]}  # fmt: skip
+        return {
+            "generated_at": self.generated_at.isoformat(timespec="seconds"),
+            "verdict": self.verdict,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
     def text(self) -> str:
         """For the terminal."""
@@ -72,8 +75,9 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
     declared = tables.declared(settings)
     opened, unreadable = _opened(settings)
     whole = {name: found for name, found in opened.items() if name not in unreadable}
-    findings = [probes.broken(settings, declared[name], text, {*unreadable} - {name})
-                for name, text in unreadable.items()]  # fmt: skip
+    findings = [
+        probes.broken(settings, declared[name], text, {*unreadable} - {name}) for name, text in unreadable.items()
+    ]
     unused, last = landing.not_in_use(settings), probes.last_steps(settings)
     used = [declared[name] for name in whole if name not in unused]
     findings += probes.last_run(last)
@@ -148,8 +152,10 @@ def tell(settings: Settings, run_id: str, before: str, failure: Exception | None
     about = {"run_id": run_id, "failure": str(failure or ""), "verdict_before": before or None, **made.summary()}
     done = subprocess.run(settings.notify, shell=True, input=json.dumps(about), text=True, capture_output=True)
     if done.returncode:
-        print(f"lakehouse: --notify {settings.notify!r} ended with {done.returncode}: {done.stderr.strip()[:500]}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"lakehouse: --notify {settings.notify!r} ended with {done.returncode}: {done.stderr.strip()[:500]}",
+            file=sys.stderr,
+        )
 
 
 def _last_report(settings: Settings) -> dict[str, Any] | None:

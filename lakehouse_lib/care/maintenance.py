@@ -60,8 +60,9 @@ def due(settings: Settings, today: date | None = None) -> list[Work]:
     for table in _made(settings):
         try:
             opened = delta.made(settings, table, "there is nothing to do")
-            found += filter(None, (_compact(table, opened), _checkpoint(table, opened),
-                                   _vacuum(settings, table, opened)))  # fmt: skip
+            found += filter(
+                None, (_compact(table, opened), _checkpoint(table, opened), _vacuum(settings, table, opened))
+            )
             found += to_archive(settings, table, today)
         except (TableError, DeltaError, OSError):
             continue  # a broken table is the health report's to tell
@@ -113,8 +114,9 @@ def automatic(settings: Settings, today: date | None = None) -> list[Work]:
     does the rows that have passed their retention since they were loaded."""
     if not settings.auto_optimize and not settings.auto_archive:
         return []
-    return [work for work in due(settings, today)
-            if (work.by_itself if work.kind == "archive" else settings.auto_optimize)]  # fmt: skip
+    return [
+        work for work in due(settings, today) if (work.by_itself if work.kind == "archive" else settings.auto_optimize)
+    ]
 
 
 def aged(settings: Settings, today: date | None = None) -> list[Work]:
@@ -316,8 +318,7 @@ def _sizes(opened: DeltaTable, files: list[str]) -> dict[str, int]:
 
 
 def _made(settings: Settings) -> list[Table]:
-    return [table for table in tables.declared(settings).values()
-            if settings.enable_delta and _exists(settings, table)]  # fmt: skip
+    return [table for table in tables.declared(settings).values() if settings.enable_delta and _exists(settings, table)]
 
 
 def _exists(settings: Settings, table: Table) -> bool:

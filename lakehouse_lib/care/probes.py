@@ -69,8 +69,11 @@ def _cannot_be_made_again(settings: Settings, table: Table, others: set[str]) ->
     """Why a table that is made anew would hold other rows; empty if it would not."""
     if table.layer != "bronze":
         above = {name for name in lineage.upstream(settings, table.name) if not name.startswith("landing/")}
-        wrong = [name for name in sorted(above - {table.name})
-                 if name in others or not delta.exists(settings, tables.get(settings, name))]  # fmt: skip
+        wrong = [
+            name
+            for name in sorted(above - {table.name})
+            if name in others or not delta.exists(settings, tables.get(settings, name))
+        ]
         return f"{', '.join(wrong)} has to be there, and right, before it can be made again" if wrong else ""
     feed, backup = landing.feed_of(table), "bring its folder back from a backup"
     rows = delta.read_ops(settings, "landing_files", feed=feed)
@@ -174,8 +177,11 @@ def newest(settings: Settings, table: Table, opened: DeltaTable) -> tuple[dateti
         day = f"partition.{table.partition_by}"
         times = [f.get(f"max.{table.event_time}") for f in files if f.get(day) is not None]
         happened = max((at.replace(tzinfo=UTC) if at.tzinfo is None else at for at in times if at), default=None)
-    loads = [row["recorded_at"] for row in delta.read_ops(settings, "ledger", target=table.name)
-             if row["records_read"] > row["duplicate"]]  # fmt: skip
+    loads = [
+        row["recorded_at"]
+        for row in delta.read_ops(settings, "ledger", target=table.name)
+        if row["records_read"] > row["duplicate"]
+    ]
     return happened, max(loads, default=None)
 
 
@@ -207,8 +213,7 @@ def volume(settings: Settings, table: Table, now: datetime) -> list[Finding]:
     if not found:
         return []
     cause, fix = _cause(settings, table)
-    return [Finding("volume", "Warning", table.name, f"{one.message.split(': ', 1)[1]}; {cause}", fix)
-            for one in found]  # fmt: skip
+    return [Finding("volume", "Warning", table.name, f"{one.message.split(': ', 1)[1]}; {cause}", fix) for one in found]
 
 
 def _cause(settings: Settings, table: Table) -> tuple[str, str]:
@@ -257,8 +262,9 @@ def upkeep(settings: Settings, now: datetime) -> list[Finding]:
 
     return [
         Finding(kinds[work.kind], "Warning", work.table, work.why, work.command)
-        for work in maintenance.due(settings, now.date()) if work.kind != "archive" or is_late(work)
-    ]  # fmt: skip
+        for work in maintenance.due(settings, now.date())
+        if work.kind != "archive" or is_late(work)
+    ]
 
 
 def _hours(age: timedelta) -> str:

@@ -48,11 +48,14 @@ def summary(settings: Settings, name: str = "", reason: str = "") -> pd.DataFram
         The table is none that has a quarantine.
     """
     table = _bronze(settings, name).name if name else ""
-    found = reader.query(settings, """
+    found = reader.query(
+        settings,
+        """
         SELECT table_name, explanation AS reason, array_to_string(any_value(reasons), ', ') AS flags,
                count(*) AS records, max(landed_date) AS last_landed, min(record) AS example
         FROM quarantine GROUP BY table_name, explanation ORDER BY records DESC, table_name, reason
-    """)  # fmt: skip
+    """,
+    )
     asked = found.table_name.isin([table] if table else found.table_name.unique())
     return found[asked & found["flags"].map(lambda flags: not reason or reason in flags.split(", "))]
 
@@ -160,8 +163,10 @@ def _stage(settings: Settings, table: Table, opened: DeltaTable, messages: pa.Ta
         for head, places in slices:
             own = messages.take(places).combine_chunks()
             read = formats.parse_kept(own["_raw"].to_pylist(), head, own["_source_file"].to_pylist(), shape)
-            columns = [own[name].cast(staging.SCHEMA.field(name).type).combine_chunks()
-                       for name in ("_source_file", "_source_line", "load_timestamp")]  # fmt: skip
+            columns = [
+                own[name].cast(staging.SCHEMA.field(name).type).combine_chunks()
+                for name in ("_source_file", "_source_line", "load_timestamp")
+            ]
             stage.put([pa.RecordBatch.from_arrays([*read.columns, *columns], schema=staging.SCHEMA)])
 
 
@@ -174,8 +179,11 @@ def _swap_read(
     new = loading.bronze_rows(settings, table, records, run_id)
     key = ["_source_file", "_source_line"] if numbered else ["_source_file", "_raw"]
     there = bronze if numbered else old
-    before = there.select(*(F.col(name).alias(f"_was_{name}") for name in key),
-                          F.col("_quality_flags").alias("_was"), asked.alias("_asked")).distinct()  # fmt: skip
+    before = there.select(
+        *(F.col(name).alias(f"_was_{name}") for name in key),
+        F.col("_quality_flags").alias("_was"),
+        asked.alias("_asked"),
+    ).distinct()
     place = key if numbered else ["_source_file", "_message"]
     same = [F.col(mine) == F.col(f"_was_{other}") for mine, other in zip(place, key, strict=True)]
     otherwise = F.col("_was").isNull() | (F.col("_asked") & (F.col("_was") != F.col("_quality_flags")))

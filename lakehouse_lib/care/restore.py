@@ -40,12 +40,14 @@ def restore(settings: Settings, table: Table, version: int) -> int:
         withdrawn, returned = _moved_files(settings, table, then)
         counts, reasons = _undone(settings, table, opened, version)
         info = {
-            "run_id": run_id, "operation": "restore", "sources": {table.name: version},
+            "run_id": run_id,
+            "operation": "restore",
+            "sources": {table.name: version},
             "ledger": {name: -count for name, count in counts.items()},
             "reasons": {name: -count for name, count in reasons.items()},
             "withdrawn": [file.path for file in withdrawn],
             "returned": [landing.entry(file, "loaded") for file in returned],
-        }  # fmt: skip
+        }
         delta.restore(settings, table, version, _memories(settings, table, then, opened), info)
         bookkeeping.account(settings, table)
         catalog.publish(settings)
@@ -58,8 +60,10 @@ def consequences(settings: Settings, table: Table, version: int) -> list[str]:
     if table.layer == "bronze":
         names = ", ".join([*(file.path for file in files[:EXAMPLES]), *(["…"] if len(files) > EXAMPLES else [])])
         return [f"{len(files)} files would count as withdrawn, and not be loaded again: {names}"] if files else []
-    return [f"The next run would make {table.name} again from {', '.join(table.sources)}: to undo a bad load for good, "
-            "restore the bronze table that it came in by."]  # fmt: skip
+    return [
+        f"The next run would make {table.name} again from {', '.join(table.sources)}: to undo a bad load for good, "
+        "restore the bronze table that it came in by."
+    ]
 
 
 def _memories(settings: Settings, table: Table, then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
@@ -87,11 +91,17 @@ def _moved_files(
         return [], []
     opened = history.opened(settings, table)
     known = landing.known_files(settings, landing.feed_of(table), opened)
-    since = {file["path"] for _, says in delta.said(opened, then.version())
-             for file in (*(says or {}).get("files", ()), *(says or {}).get("returned", ()))}  # fmt: skip
+    since = {
+        file["path"]
+        for _, says in delta.said(opened, then.version())
+        for file in (*(says or {}).get("files", ()), *(says or {}).get("returned", ()))
+    }
     there = landing.files_in(then)
-    withdrawn = [known[path] for path in sorted(since) if path in known and path not in there
-                 and known[path].state == "loaded" and known[path].records]  # fmt: skip
+    withdrawn = [
+        known[path]
+        for path in sorted(since)
+        if path in known and path not in there and known[path].state == "loaded" and known[path].records
+    ]
     return withdrawn, [known[path] for path in sorted(there) if path in known and known[path].state == "withdrawn"]
 
 

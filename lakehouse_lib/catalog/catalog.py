@@ -44,9 +44,11 @@ __all__ = [
 ]
 
 NOTEBOOKS = {
-    "bronze": "10_bronze_ingestion", "quarantine": "10_bronze_ingestion", "silver": "20_silver_transformations",
+    "bronze": "10_bronze_ingestion",
+    "quarantine": "10_bronze_ingestion",
+    "silver": "20_silver_transformations",
     "gold": "30_gold_aggregations",
-}  # fmt: skip
+}
 _TIERS = {"gold": "1", "silver": "2", "bronze": "3", "quarantine": "3"}
 
 
@@ -96,8 +98,10 @@ def entries(settings: Settings) -> dict[str, Entry]:
         quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False)
     )
     edits = _edits(settings)
-    return {name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []))
-            for name, table in declared.items()}  # fmt: skip
+    return {
+        name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []))
+        for name, table in declared.items()
+    }
 
 
 def lines(settings: Settings) -> list[dict[str, Any]]:
@@ -197,12 +201,17 @@ def _entry(
         last = datetime.fromtimestamp(opened.history(1)[0]["timestamp"] / 1000, UTC)
         late = (datetime.now(UTC) - last).total_seconds() > table.freshness_hours * 3600
         facts = {
-            "version": opened.version(), "files": files.num_rows, "updated_at": last,
+            "version": opened.version(),
+            "files": files.num_rows,
+            "updated_at": last,
             "rows": sum(count or 0 for count in files["num_records"].to_pylist()),
-            "bytes": sum(files["size_bytes"].to_pylist()), "state": "late" if late else "fresh",
-        }  # fmt: skip
-    columns = [{"name": c.name, "type": c.type, "required": c.required, "comment": c.comment}
-               for c in delta.as_made(table, opened).columns]  # fmt: skip
+            "bytes": sum(files["size_bytes"].to_pylist()),
+            "state": "late" if late else "fresh",
+        }
+    columns = [
+        {"name": c.name, "type": c.type, "required": c.required, "comment": c.comment}
+        for c in delta.as_made(table, opened).columns
+    ]
     return Entry(
         name=table.name, layer=table.layer, tier=_TIERS[table.layer], description=table.description,
         grain=table.grain, key=list(table.key), columns=json.dumps(columns, ensure_ascii=False), owner=owner, tags=tags,

@@ -43,8 +43,10 @@ class Difference:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} in {count:,}" for name, count in self.columns.items())
-        return (f"{self.table}, version {self.one} to {self.other}: {self.added:,} rows added, "
-                f"{self.removed:,} removed, {self.changed:,} changed" + (f" ({parts})" if parts else ""))  # fmt: skip
+        return (
+            f"{self.table}, version {self.one} to {self.other}: {self.added:,} rows added, "
+            f"{self.removed:,} removed, {self.changed:,} changed" + (f" ({parts})" if parts else "")
+        )
 
 
 def versions(settings: Settings, table: Table) -> pd.DataFrame:
@@ -84,8 +86,11 @@ def last_load(settings: Settings) -> tuple[Table, int] | None:
     for table in tables.declared(settings).values():
         opened = delta.opened(settings, table) if table.layer == "bronze" else None
         bronze |= {str(opened.metadata().id): table} if opened else {}
-    loads = [row for row in delta.read_ops(settings, "ledger")
-             if row["table_id"] in bronze and row["run_id"] and (row.get("rows") or 0) > 0]  # fmt: skip
+    loads = [
+        row
+        for row in delta.read_ops(settings, "ledger")
+        if row["table_id"] in bronze and row["run_id"] and (row.get("rows") or 0) > 0
+    ]
     for row in sorted(loads, key=lambda row: row["recorded_at"], reverse=True):
         with contextlib.suppress(ConfigError):  # the version before can no longer be read
             at(settings, bronze[row["table_id"]], row["version"] - 1)
@@ -131,8 +136,10 @@ def _by_key(key: tuple[str, ...], others: list[str]) -> str:
     """Rows of ``old`` and ``new`` that differ, as they are now, or were where they are gone."""
     no_old, no_new = f"o.{_quoted(key[0])} IS NULL", f"n.{_quoted(key[0])} IS NULL"
     flags = [f"o.{_quoted(name)} IS DISTINCT FROM n.{_quoted(name)}" for name in others]
-    shown = [f"CASE WHEN {no_new} THEN o.{_quoted(name)} ELSE n.{_quoted(name)} END AS {_quoted(name)}"
-             for name in (*key, *others)]  # fmt: skip
+    shown = [
+        f"CASE WHEN {no_new} THEN o.{_quoted(name)} ELSE n.{_quoted(name)} END AS {_quoted(name)}"
+        for name in (*key, *others)
+    ]
     marked = [f"{flag} AS _d{number}" for number, flag in enumerate(flags)]
     same_key = " AND ".join(f"o.{_quoted(name)} = n.{_quoted(name)}" for name in key)
     return f"""
@@ -146,8 +153,10 @@ def _by_key(key: tuple[str, ...], others: list[str]) -> str:
 def _by_row(names: list[str]) -> str:
     """Rows that only one of ``old`` and ``new`` holds, as often as it holds them more."""
     listed = ", ".join(map(_quoted, names))
-    parts = (f"SELECT '{what}' AS what, * FROM (SELECT {listed} FROM {a} EXCEPT ALL SELECT {listed} FROM {b})"
-             for what, a, b in (("added", "new", "old"), ("removed", "old", "new")))  # fmt: skip
+    parts = (
+        f"SELECT '{what}' AS what, * FROM (SELECT {listed} FROM {a} EXCEPT ALL SELECT {listed} FROM {b})"
+        for what, a, b in (("added", "new", "old"), ("removed", "old", "new"))
+    )
     return " UNION ALL ".join(parts)
 
 

@@ -74,8 +74,11 @@ def column_downstream(settings: Settings, column: str) -> dict[str, list[str]]:
     def made_from(one: str) -> list[str]:
         if one != column and one in owners:
             return []  # what is made from a field of it stands below the field
-        return [name for name, made in known.items()
-                if any(ref == one or (one == column and ref.startswith(f"{one}.")) for ref in made.direct)]  # fmt: skip
+        return [
+            name
+            for name, made in known.items()
+            if any(ref == one or (one == column and ref.startswith(f"{one}.")) for ref in made.direct)
+        ]
 
     return _follow(column, made_from)
 
@@ -89,10 +92,14 @@ def _known_columns(settings: Settings, column: str) -> dict[str, Made]:
         if path.split(".")[0] not in [*names, "*"]:
             raise ConfigError(f"{name} has no column {path!r}; it has {', '.join(names)}")
     known = columns(settings)
-    if not any(f"{one}.".startswith(f"{name}.") or any(ref.startswith(f"{name}.") for ref in made.direct)
-               for one, made in known.items()):  # fmt: skip
-        raise TableError(f"What the columns of {name} are made from is recorded by the run that makes it: "
-                         f"`lakehouse run`, or once `lakehouse run --full --tables {name}`.")  # fmt: skip
+    if not any(
+        f"{one}.".startswith(f"{name}.") or any(ref.startswith(f"{name}.") for ref in made.direct)
+        for one, made in known.items()
+    ):
+        raise TableError(
+            f"What the columns of {name} are made from is recorded by the run that makes it: "
+            f"`lakehouse run`, or once `lakehouse run --full --tables {name}`."
+        )
     return known
 
 

@@ -121,7 +121,7 @@ def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dic
                    count(*) OVER (PARTITION BY r._of) AS _total
             FROM s JOIN r ON {on} QUALIFY row_number() OVER (PARTITION BY r._of ORDER BY {order}) <= {limit}
             ORDER BY r._of, {order}
-        """).to_arrow_table()  # fmt: skip
+        """).to_arrow_table()
     return found
 
 

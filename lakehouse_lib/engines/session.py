@@ -46,9 +46,11 @@ _SESSION_CONF = {
 }
 
 _OPTIMISE_LATER = (
-    "-XX:Tier4InvocationThreshold=100000", "-XX:Tier4MinInvocationThreshold=10000",
-    "-XX:Tier4CompileThreshold=200000", "-XX:Tier4BackEdgeThreshold=1000000",
-)  # fmt: skip
+    "-XX:Tier4InvocationThreshold=100000",
+    "-XX:Tier4MinInvocationThreshold=10000",
+    "-XX:Tier4CompileThreshold=200000",
+    "-XX:Tier4BackEdgeThreshold=1000000",
+)
 """Some twenty times what HotSpot waits for by default: to compile what a run uses a few thousand times took a third
 of its work, and did not pay. Code that many rows go through is still optimised within seconds."""
 
@@ -248,11 +250,14 @@ def _start(settings: Settings, state: Path) -> dict[str, Any]:
         with log_file.open("a") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lakehouse_lib.engines.server", state],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True, cwd=state,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd=state,
                 env={k: v for k, v in os.environ.items() if k not in _CLIENT_VARIABLES}
                 | {"JAVA_HOME": str(java), "PYTHONPATH": str(Path(__file__).parents[2])},
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             if ready := running(state):

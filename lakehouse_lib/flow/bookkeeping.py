@@ -61,8 +61,10 @@ def _columns_of(step: Step, source: str) -> str | None:
     def own(refs: list[str]) -> list[str]:
         return [ref.removeprefix(f"{source}.") for ref in refs if ref.startswith(f"{source}.")]
 
-    parts = {kind: {name: own(refs) for name, refs in getattr(step.columns, kind).items() if own(refs)}
-             for kind in ("direct", "indirect")}  # fmt: skip
+    parts = {
+        kind: {name: own(refs) for name, refs in getattr(step.columns, kind).items() if own(refs)}
+        for kind in ("direct", "indirect")
+    }
     return json.dumps(parts | {"by": own(step.columns.by)})
 
 

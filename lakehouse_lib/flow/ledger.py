@@ -159,8 +159,7 @@ def _written(path: str, table: Table, commit: dict[str, Any]) -> Iterator[pa.Tab
     filesystem, root = delta.filesystem(path)
     names = ["_quality_flags", "_source_file", *(["_source_line"] if "_source_line" in table.names else [])]
     for add in commit["adds"]:
-        yield pq.read_table(f"{root}/{unquote(add['path'])}", columns=names, filesystem=filesystem,
-                            partitioning=None)  # fmt: skip
+        yield pq.read_table(f"{root}/{unquote(add['path'])}", columns=names, filesystem=filesystem, partitioning=None)
 
 
 def _by_file(table: Table, data: pa.Table) -> Iterator[tuple[str, Counter[str], Counter[str]]]:

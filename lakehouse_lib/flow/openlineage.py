@@ -91,8 +91,9 @@ def ended(settings: Settings, table: Table, run_id: str, step: Step, checked: La
         _emit(settings, run_id, event)
     if step.checks:
         where = _dataset(delta.table_path(settings, table))
-        source = InputDataset(*where, inputFacets=_assertions({table.name: {c.check_name: c for c in step.checks}},
-                                                              table.name))  # fmt: skip
+        source = InputDataset(
+            *where, inputFacets=_assertions({table.name: {c.check_name: c for c in step.checks}}, table.name)
+        )
         for state in (RunState.START, RunState.COMPLETE):
             _emit(settings, run_id, partial(_event, settings, table, run_id, state, {}, [source], [], "checks"))
 
@@ -109,10 +110,12 @@ def described(settings: Settings, names: list[str], columns: dict[str, Made]) ->
             about["columnLineage"] = _columns(where, table, {name: made.direct for name, made in own.items()},
                                               {name: made.indirect for name, made in own.items()})  # fmt: skip
         event = JobEvent(
-            eventTime=datetime.now(UTC).isoformat(), producer=PRODUCER, job=_job(table),
+            eventTime=datetime.now(UTC).isoformat(),
+            producer=PRODUCER,
+            job=_job(table),
             inputs=[InputDataset(*name) for name in where.values()],
             outputs=[OutputDataset(NAMESPACE, _catalogued(settings, table.name), facets=about)],
-        )  # fmt: skip
+        )
         events.append(Serde.to_dict(event))
     return events
 
@@ -128,8 +131,9 @@ def _emit(settings: Settings, run_id: str, event: Callable[[], RunEvent]) -> Non
         if settings.openlineage_url:
             key = os.environ.get("OPENLINEAGE_API_KEY", "")
             auth = {"auth": {"type": "api_key", "apiKey": key}} if key else {}
-            transport = HttpTransport(HttpConfig.from_dict({"url": settings.openlineage_url, "timeout": 5,
-                                                            "retry": {"total": 1}, **auth}))  # fmt: skip
+            transport = HttpTransport(
+                HttpConfig.from_dict({"url": settings.openlineage_url, "timeout": 5, "retry": {"total": 1}, **auth})
+            )
         else:
             path = settings.local_dir("runs", run_id) / FILE
             transport = FileTransport(FileConfig(log_file_path=str(path), append=True))
@@ -155,7 +159,7 @@ def _event(
         inputs=inputs,
         outputs=outputs,
         producer=PRODUCER,
-    )  # fmt: skip
+    )
 
 
 def _job(table: Table, part: str = "") -> Job:
@@ -175,56 +179,74 @@ def _output(settings: Settings, table: Table, step: Step) -> OutputDataset:
     if step.version >= 0:
         about["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(step.version))
     if step.columns:
-        about["columnLineage"] = _columns(_inputs(settings, table), table, step.columns.direct, step.columns.indirect,
-                                          step.columns.by)  # fmt: skip
+        about["columnLineage"] = _columns(
+            _inputs(settings, table), table, step.columns.direct, step.columns.indirect, step.columns.by
+        )
     adds = [a["add"] for row, _ in step.ledger if row["version"] >= 0
             for a in delta.actions(path, row["version"]) or [] if "add" in a]  # fmt: skip
     written = facets.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
         rowCount=sum(step.counts[name] for name in ("accepted", "updated", "quarantined")),
-        size=sum(add["size"] for add in adds), fileCount=len(adds),
-    )  # fmt: skip
+        size=sum(add["size"] for add in adds),
+        fileCount=len(adds),
+    )
     return OutputDataset(*_dataset(path), facets=about, outputFacets={"outputStatistics": written})
 
 
 def _about(table: Table) -> dict[str, Any]:
     """What the declaration says of a table."""
     owners = [facets.ownership_dataset.Owner(f"team:{table.owner}", "OWNER")]
-    return {"schema": _schema(table), "ownership": facets.ownership_dataset.OwnershipDatasetFacet(owners),
-            "documentation": facets.documentation_dataset.DocumentationDatasetFacet(table.description)}  # fmt: skip
+    return {
+        "schema": _schema(table),
+        "ownership": facets.ownership_dataset.OwnershipDatasetFacet(owners),
+        "documentation": facets.documentation_dataset.DocumentationDatasetFacet(table.description),
+    }
 
 
 def _columns(
-    where: dict[str, tuple[str, str]], table: Table, direct: dict[str, list[str]], indirect: dict[str, list[str]],
+    where: dict[str, tuple[str, str]],
+    table: Table,
+    direct: dict[str, list[str]],
+    indirect: dict[str, list[str]],
     by: Sequence[str] = (),
-) -> facets.column_lineage_dataset.ColumnLineageDatasetFacet:  # fmt: skip
+) -> facets.column_lineage_dataset.ColumnLineageDatasetFacet:
     """Which columns of the sources (`where` they are) each column is made from, and ``by`` which rows are chosen."""
     kinds = facets.column_lineage_dataset
 
     def fields(refs: Iterable[str], kind: str) -> list[kinds.InputField]:
         """Input columns; ``table.*`` names none, and a path into a struct its column."""
         parts = {tuple(ref.split(".")[:2]) for ref in refs if not ref.endswith(".*")}
-        return [kinds.InputField(*where[source], column, [kinds.Transformation(kind)])
-                for source, column in sorted(parts) if source in where]  # fmt: skip
+        return [
+            kinds.InputField(*where[source], column, [kinds.Transformation(kind)])
+            for source, column in sorted(parts)
+            if source in where
+        ]
 
-    made = {name: kinds.Fields(fields(direct[name], "DIRECT") + fields(indirect[name], "INDIRECT"))
-            for name in table.names if name in direct}  # fmt: skip
+    made = {
+        name: kinds.Fields(fields(direct[name], "DIRECT") + fields(indirect[name], "INDIRECT"))
+        for name in table.names
+        if name in direct
+    }
     return kinds.ColumnLineageDatasetFacet(made, fields(by, "INDIRECT"))
 
 
 def _schema(table: Table) -> facets.schema_dataset.SchemaDatasetFacet:
-    return facets.schema_dataset.SchemaDatasetFacet([
-        facets.schema_dataset.SchemaDatasetFacetFields(column.name, table.types[column.name], column.comment)
-        for column in table.columns
-    ])  # fmt: skip
+    return facets.schema_dataset.SchemaDatasetFacet(
+        [
+            facets.schema_dataset.SchemaDatasetFacetFields(column.name, table.types[column.name], column.comment)
+            for column in table.columns
+        ]
+    )
 
 
 def _assertions(checked: Latest, name: str) -> dict[str, Any]:
     kinds = facets.data_quality_assertions_dataset
     found = [
-        kinds.Assertion(result.kind, result.passed, severity=result.severity, name=result.check_name,
-                        description=result.message)
-        for result in checked.get(name, {}).values() if result.passed is not None
-    ]  # fmt: skip
+        kinds.Assertion(
+            result.kind, result.passed, severity=result.severity, name=result.check_name, description=result.message
+        )
+        for result in checked.get(name, {}).values()
+        if result.passed is not None
+    ]
     return {"dataQualityAssertions": kinds.DataQualityAssertionsDatasetFacet(found)} if found else {}
 
 

@@ -51,9 +51,10 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
         return [table.name for table in used]
     known = quality.latest(settings)
     return [
-        table.name for table in used
+        table.name
+        for table in used
         if is_pending(settings, table) or quality.due(settings, table, known.get(table.name, {}))
-    ]  # fmt: skip
+    ]
 
 
 def is_pending(settings: Settings, table: Table) -> bool:

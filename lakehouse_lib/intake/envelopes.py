@@ -40,9 +40,10 @@ NESTED = "nested_update"
 
 OPERATIONS = {
     **dict.fromkeys(("c", "r", "i", "insert", "create", "bootstrap-insert"), "INSERT"),
-    **dict.fromkeys(("u", "update"), "UPDATE"), **dict.fromkeys(("d", "delete"), "DELETE"),
+    **dict.fromkeys(("u", "update"), "UPDATE"),
+    **dict.fromkeys(("d", "delete"), "DELETE"),
     **dict.fromkeys(("t", "truncate", "table-truncate"), "TRUNCATE"),
-}  # fmt: skip
+}
 _AFTER_ALL = 2**62
 _STRICT: dict[str, Any] = {
     "catch_duplicate_keys": True,
@@ -143,13 +144,14 @@ def _of_source(source: dict[str, Any], operation: Any, sent: Any) -> dict[str, A
     place = _position(source, is_snapshot)
     names = [_text(source.get(name)) for name in ("db", "schema")]
     return {
-        "_envelope": "debezium", "operation_type": _operation(operation),
+        "_envelope": "debezium",
+        "operation_type": _operation(operation),
         "table_name": _text(source.get("table")) or _text(source.get("collection")),
         "source_database": ".".join(name for name in names if name) or None,
         "change_timestamp": _text(own if own and _is_after_zero(own) else sent),
         "source_system": _text(source.get("name")) or _text(source.get("connector")),
         "_snapshot": "true" if is_snapshot else None,
-    } | _placed(place)  # fmt: skip
+    } | _placed(place)
 
 
 def _position(source: dict[str, Any], is_snapshot: bool) -> Position | None:
@@ -266,8 +268,11 @@ def _canal(message: dict[str, Any]) -> dict[str, Any]:
     rows, old = _list(message.get("data")), _list(message.get("old"))
     if not rows and not is_ddl and operation != "TRUNCATE":
         return _control("empty_message")
-    types = {name: kind for name, text in (_object(message.get("mysqlType")) or {}).items()
-             if (kind := _mysql_type(str(text)))}  # fmt: skip
+    types = {
+        name: kind
+        for name, text in (_object(message.get("mysqlType")) or {}).items()
+        if (kind := _mysql_type(str(text)))
+    }
     # Messages of one batch have one id: what is in them stands in the order in which they were written.
     place = positions.of("canal", message.get("es"), message.get("id"))
     changes = []
@@ -407,5 +412,6 @@ def _is_after_zero(value: Any) -> bool:
 
 def _as_text(change: dict[str, Any]) -> dict[str, str | None]:
     """A change whose nested values are JSON text."""
-    return {name: value if value is None or value.__class__ is str else json_text(value)
-            for name, value in change.items()}  # fmt: skip
+    return {
+        name: value if value is None or value.__class__ is str else json_text(value) for name, value in change.items()
+    }

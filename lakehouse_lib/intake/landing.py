@@ -49,8 +49,7 @@ LOG_ENTRIES = 20
 NOT_LOADED = ("set_aside", "failed")
 """States of files that a person has to look at."""
 
-_SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv",
-             ".parquet": "parquet"}  # fmt: skip
+_SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".parquet": "parquet"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -176,8 +175,11 @@ def _walk_local(folder: str) -> Iterator[LandingFile]:
                 modified = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
                 local = "" if os.path.exists(os.path.join(folder, path)) else full
                 yield LandingFile(path, found.st_size, modified, local=local)
-    yield from (_closed(_shown_path(folder, error.filename) + "/", error) for error in closed
-                if not isinstance(error, FileNotFoundError))  # fmt: skip
+    yield from (
+        _closed(_shown_path(folder, error.filename) + "/", error)
+        for error in closed
+        if not isinstance(error, FileNotFoundError)
+    )
 
 
 def _shown_path(folder: str, full: str) -> str:
@@ -386,8 +388,9 @@ def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
     feed = feed_of(bronze)
     target = delta.opened(settings, bronze)
     known = known_files(settings, feed, target)
-    new = [replace(file, state="ignored") for file in _listed(settings, feed)
-           if not file.kind and file.path not in known]  # fmt: skip
+    new = [
+        replace(file, state="ignored") for file in _listed(settings, feed) if not file.kind and file.path not in known
+    ]
     write_down(settings, feed, [(file, -1) for file in new], run_id, target)
     return [_shown(file.path) for file in new]
 

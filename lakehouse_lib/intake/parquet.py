@@ -42,8 +42,11 @@ def _records(batch: pa.RecordBatch, ambiguous: bool) -> pa.RecordBatch:
     problems: dict[int, str] = dict.fromkeys(range(count), "ambiguous_fields") if ambiguous else {}
     given = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in batch.columns]
     texts = [_column_text(_valid(column, problems), problems) for column in given]
-    checked = {name: text for name, text, column in zip(names, texts, given, strict=True)
-               if _is_text(column) or pa.types.is_map(column.type)}  # fmt: skip
+    checked = {
+        name: text
+        for name, text, column in zip(names, texts, given, strict=True)
+        if _is_text(column) or pa.types.is_map(column.type)
+    }
     # Column by column becomes row by row.
     order = np.arange(count * width).reshape(width, count).T.ravel()
     values = pc.take(pa.concat_arrays(texts), pa.array(order)) if texts else pa.array([], pa.string())
@@ -103,8 +106,11 @@ def _column_text(column: pa.Array, problems: dict[int, str]) -> pa.StringArray:
         except pa.ArrowInvalid:  # a time that microseconds do not reach; its number is no time either
             numbers = column.cast(pa.int64())
             near = pc.and_(pc.less(numbers, _FAR), pc.greater(numbers, -_FAR))
-            text = pc.if_else(near, pc.if_else(near, numbers, 0).cast(kind).cast(pa.timestamp("us")).cast(pa.string()),
-                              numbers.cast(pa.string()))  # fmt: skip
+            text = pc.if_else(
+                near,
+                pc.if_else(near, numbers, 0).cast(kind).cast(pa.timestamp("us")).cast(pa.string()),
+                numbers.cast(pa.string()),
+            )
         return pc.binary_join_element_wise(text, "Z", "") if kind.tz else text
     if pa.types.is_float16(kind):
         column, kind = column.cast(pa.float32()), pa.float32()

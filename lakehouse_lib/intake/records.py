@@ -150,8 +150,7 @@ class Rows:
         np.cumsum(self.sizes, out=offsets[1:])
         missing = np.zeros(count + 1, bool)
         missing[list(self.problems)] = True
-        record = maps(pa.array(offsets, mask=missing), self.keys, list(self._names),
-                       _strings(self.values, self.nulls))  # fmt: skip
+        record = maps(pa.array(offsets, mask=missing), self.keys, list(self._names), _strings(self.values, self.nulls))
         told = (sparse(self.problems, "problem", count), sparse(self.broken, "not_json", count))
         made = pa.RecordBatch.from_arrays([_strings(self.raws, ()), record, *told], schema=SCHEMA)
         self._start()

@@ -105,9 +105,11 @@ def _encoding(start: bytes) -> str:
             return name
     zeros = tuple(byte == 0 for byte in start)
     names: dict[tuple[bool, ...], str] = {
-        (False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be",
-        (False, True, True, True): "utf-32-le", (True, True, True, False): "utf-32-be",
-    }  # fmt: skip
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+        (False, True, True, True): "utf-32-le",
+        (True, True, True, False): "utf-32-be",
+    }
     return names.get(zeros, "")
 
 

@@ -42,10 +42,12 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bou
     given = {name: fields.text(name) for name in FIELDS if name not in ("change_timestamp", "timestamp", *_OBJECTS)}
     before, after = (fields.object(name) for name in _OBJECTS)
     at = fields.time("change_timestamp")
-    body = fields.records.withColumns({
-        "_operation": _operation(given["operation_type"]),
-        "_is_row": F.coalesce(_is_row(fields, given), F.lit(False)),
-    })  # fmt: skip
+    body = fields.records.withColumns(
+        {
+            "_operation": _operation(given["operation_type"]),
+            "_is_row": F.coalesce(_is_row(fields, given), F.lit(False)),
+        }
+    )
     operation, key = F.col("_operation"), given["primary_key"]
     content = F.concat_ws("|", given["table_name"], operation, given["sequence"], F.unix_micros(at.column),
                           before.column, after.column, key)  # fmt: skip
@@ -203,8 +205,9 @@ def key_of(keys: list[str], *rows: str) -> Column:
     # One key column may also come bare: "primary_key": "17".
     bare = F.when(given.isNull(), F.col("primary_key")) if len(keys) == 1 else F.lit(None)
     values: Callable[[str, str], tuple[Column, Column]] = lambda row, k: (  # noqa: E731
-        plain(F.col(row)[k]), plain(_in_any_case(F.col(row), k))
-    )  # fmt: skip
+        plain(F.col(row)[k]),
+        plain(_in_any_case(F.col(row), k)),
+    )
     first, *others = rows
     parts = [
         F.coalesce(*values(first, k), given[k], bare.cast("string"), *(v for row in others for v in values(row, k)))

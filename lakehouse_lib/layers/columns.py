@@ -291,15 +291,19 @@ class _Walk:
         named = {cte.alias for cte in parsed.find_all(exp.CTE)}
         frames = {
             one.name: (given or {}).get(one.name) or self._table(one.name)
-            for one in parsed.find_all(exp.Table) if one.name not in named
-        }  # fmt: skip
+            for one in parsed.find_all(exp.Table)
+            if one.name not in named
+        }
         schema: dict[str, object] = {name: dict.fromkeys(frame.columns, "string") for name, frame in frames.items()}
         query: Any = sqlglot.optimizer.qualify.qualify(parsed.copy(), schema=schema, dialect="spark")
         names = query.named_selects
         columns = {}
         for name in names:
-            leaves = [node for node in sql_lineage(name, parsed, schema=schema, dialect="spark").walk()
-                      if isinstance(node.expression, exp.Table)]  # fmt: skip
+            leaves = [
+                node
+                for node in sql_lineage(name, parsed, schema=schema, dialect="spark").walk()
+                if isinstance(node.expression, exp.Table)
+            ]
             columns[name] = _union(
                 frames[node.expression.name].columns.get(node.name.rpartition(".")[2].strip('"`'), Value())
                 for node in leaves
@@ -308,8 +312,9 @@ class _Walk:
             frame.columns[column.name]
             for clause in parsed.find_all(exp.Where, exp.Join, exp.Group, exp.Having)
             for column in clause.find_all(exp.Column)
-            for frame in frames.values() if column.name in frame.columns
-        )  # fmt: skip
+            for frame in frames.values()
+            if column.name in frame.columns
+        )
         rows = frozenset().union(*(frame.rows for frame in frames.values()))
         return Frame(columns, rows, used.refs.union(*(frame.by for frame in frames.values())))
 
@@ -519,8 +524,10 @@ def _lambda(walk: _Walk, arguments: list[Any], frame: Frame) -> tuple[Value, Val
 
 
 _HIGHER: dict[str, Callable[[_Walk, list[Any], Frame], Value]] = {
-    "transform": _transform, "filter": _filtered, "map_filter": _filtered,
-}  # fmt: skip
+    "transform": _transform,
+    "filter": _filtered,
+    "map_filter": _filtered,
+}
 
 _SHAPED: dict[str, Callable[..., Value]] = {
     "when": lambda *values: _chosen(list(values)),

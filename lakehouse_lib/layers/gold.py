@@ -192,9 +192,10 @@ def _by_day(events: DataFrame, sessions: DataFrame) -> DataFrame:
 def _active_users(user_days: DataFrame, days: DataFrame) -> DataFrame:
     """How many users were seen on each day, in the 7 and in the 30 days that end with it."""
     spread = user_days.select(
-        "user_id", F.col("day").alias("seen"),
+        "user_id",
+        F.col("day").alias("seen"),
         F.explode(F.sequence("day", F.date_add("day", 29))).alias("day"),
-    )  # fmt: skip
+    )
     ago = F.datediff("day", "seen")
     return (
         spread.join(F.broadcast(days.select("day")), "day")
@@ -241,12 +242,14 @@ def segments(users: DataFrame, events: DataFrame, rules: SegmentSettings) -> Dat
         .crossJoin(F.broadcast(as_of))
         .join(_worth(events, as_of), "user_id", "left")
         .select(
-            "user_id", "segment_date", days.alias("recency_days"),
+            "user_id",
+            "segment_date",
+            days.alias("recency_days"),
             F.coalesce("frequency", F.lit(0).cast("bigint")).alias("frequency"),
             F.coalesce("monetary_value", F.lit(0.0)).alias("monetary_value"),
             F.coalesce("lifetime_value", F.lit(0.0)).alias("lifetime_value"),
         )
-    )  # fmt: skip
+    )
     recency = F.col("recency_days")
     churn = F.round(F.coalesce(F.least(F.lit(1.0), recency / rules.inactive_days), F.lit(1.0)), 4)
     return joined.withColumn("segment_name", _segment(rules)).select(

@@ -71,8 +71,7 @@ class Load:
         """What the commit says of itself."""
         listed = [landing.entry(file, "loaded") for file in self.files]
         listed += [landing.entry(file, "duplicate") for file in self.duplicates]
-        return {"run_id": run_id, "load": self.id, "files": listed,
-                "sources": {f"landing/{self.feed}": self.number}}  # fmt: skip
+        return {"run_id": run_id, "load": self.id, "files": listed, "sources": {f"landing/{self.feed}": self.number}}
 
 
 @dataclass
@@ -162,8 +161,11 @@ def next_load(
     told += [replace(file, state="removed") for file in gone if file.path not in without]
     if whole:
         there = {_content(file) for file in (*load.files, *load.duplicates)}
-        load.missing = [file.path for file in known.values()
-                        if file.state == "loaded" and file.records and _content(file) not in there]  # fmt: skip
+        load.missing = [
+            file.path
+            for file in known.values()
+            if file.state == "loaded" and file.records and _content(file) not in there
+        ]
     # What the table holds stays so, whatever a file is now.
     told = [file for file in told if _is_read(file) or known.get(file.path, file).state not in OF_THE_TABLE]
     landing.write_down(settings, feed, [(file, load.version) for file in told], run_id, target)
@@ -409,8 +411,7 @@ def _files_that_fail(
 def _set_aside(settings: Settings, bronze: Table, load: Load, reasons: dict[str, str], run_id: str) -> None:
     """Write down that files of a load failed: path, and the reason. With other settings they may not: they are
     tried again."""
-    rows = [(replace(f, state="failed", reason=reasons[f.path]), load.version) for f in load.files
-            if f.path in reasons]  # fmt: skip
+    rows = [(replace(f, state="failed", reason=reasons[f.path]), load.version) for f in load.files if f.path in reasons]
     landing.write_down(settings, load.feed, rows, run_id, delta.opened(settings, bronze))
 
 

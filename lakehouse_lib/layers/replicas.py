@@ -253,8 +253,10 @@ def _columns(observed: Mapping[str, Observed]) -> dict[str, ReplicaColumn]:
 def _with(present: dict[str, ReplicaColumn], observed: Mapping[str, Observed]) -> dict[str, ReplicaColumn] | None:
     """The columns and those that came in addition; None where one that is there has to change."""
     names = column_names({*present, *observed})
-    if any(names[source] != column.name or (source in observed and not holds(column.kind, observed[source]))
-           for source, column in present.items()):  # fmt: skip
+    if any(
+        names[source] != column.name or (source in observed and not holds(column.kind, observed[source]))
+        for source, column in present.items()
+    ):
         return None
     return present | {
         source: one.column(names[source]) for source, one in sorted(observed.items()) if source not in present

@@ -88,8 +88,7 @@ def clean_events(events: DataFrame) -> DataFrame:
 
 # Sessions ------------------------------------------------------------------
 
-_CLICK = ("click_id", "click_timestamp", "page_name", "client_session_id", "response_time_ms",
-          "status_code")  # fmt: skip
+_CLICK = ("click_id", "click_timestamp", "page_name", "client_session_id", "response_time_ms", "status_code")
 
 
 def clickstream(inputs: Inputs) -> Difference:
@@ -264,10 +263,13 @@ def user_dimension(history: DataFrame, events: DataFrame, sessions: DataFrame, a
     """One row per user of the history, the events or the sessions."""
     gone = F.col("operation_type").isin(*versions.REMOVALS)
     known = history.where("is_current").select(
-        "user_id", *ATTRIBUTES, "attributes",
-        F.lit(True).alias("is_known"), gone.alias("is_deleted"),
+        "user_id",
+        *ATTRIBUTES,
+        "attributes",
+        F.lit(True).alias("is_known"),
+        gone.alias("is_deleted"),
         F.when(gone, F.col("valid_from")).alias("deleted_at"),
-    )  # fmt: skip
+    )
     seen = reduce(
         lambda a, b: a.unionByName(b),
         [

@@ -68,9 +68,11 @@ def of(inputs: Inputs, source_table: str, keys: list[str], whole: bool = False) 
     partial = F.size("_unchanged") > 0
     move = F.when(F.col("_prior").isNotNull() & partial, F.struct("_prior", "_key"))
     about = changes.agg(
-        F.collect_set("source_database").alias("databases"), F.collect_set(move).alias("moves"),
-        F.max(partial).alias("partial"), F.max(F.col("_is_new") & F.expr(_TRUNCATES)).alias("truncated"),
-    ).first()  # fmt: skip
+        F.collect_set("source_database").alias("databases"),
+        F.collect_set(move).alias("moves"),
+        F.max(partial).alias("partial"),
+        F.max(F.col("_is_new") & F.expr(_TRUNCATES)).alias("truncated"),
+    ).first()
     assert about is not None
     _check_one_table(source_table, sorted(about["databases"]))
     grouped = _grouped(changes, _linked_keys(about["moves"]))
@@ -174,13 +176,17 @@ def _each_once(changes: DataFrame) -> DataFrame:
 
     Adds ``_copies`` (how many of them are new) and ``_known`` (whether one is not).
     """
-    same = Window.partitionBy("_log", "_position", "_snapshot", "change_timestamp", "_content", "_key", "_prior",
-                              "_step")  # fmt: skip
+    same = Window.partitionBy(
+        "_log", "_position", "_snapshot", "change_timestamp", "_content", "_key", "_prior", "_step"
+    )
     first = same.orderBy(*_PLACE)
-    counted = changes.withColumns({
-        "_rank": F.row_number().over(first), "_copies": F.count_if("_is_new").over(same),
-        "_known": F.count_if(~F.col("_is_new")).over(same) > 0,
-    })  # fmt: skip
+    counted = changes.withColumns(
+        {
+            "_rank": F.row_number().over(first),
+            "_copies": F.count_if("_is_new").over(same),
+            "_known": F.count_if(~F.col("_is_new")).over(same) > 0,
+        }
+    )
     return counted.where("_rank = 1").drop("_rank", "_is_new")
 
 
@@ -233,8 +239,10 @@ def _whole_rows(ordered: DataFrame) -> DataFrame:
 
 
 _ROWS = "map<string,map<string,string>>"
-_VERSIONS = ("array<struct<_key:string,operation_type:string,_row:map<string,string>,_n:bigint,_moment:bigint,"
-         "change_timestamp:timestamp,_source_file:string,_source_line:bigint>>")  # fmt: skip
+_VERSIONS = (
+    "array<struct<_key:string,operation_type:string,_row:map<string,string>,_n:bigint,_moment:bigint,"
+    "change_timestamp:timestamp,_source_file:string,_source_line:bigint>>"
+)
 
 
 def _initial_state() -> Column:

@@ -248,10 +248,13 @@ def freshness(on: _On, column: str, max_hours: float) -> Rule:
 def ratio(on: _On, numerator: str, denominator: str, min: float | None = None, max: float | None = None) -> Rule:
     """The sum of one column divided by the sum of another lies between bounds."""
     parts = {"rows": on.counted()}
-    parts |= {name: f"sum({_double_quoted(column)})::DOUBLE" + on.filter()
-              for name, column in (("above", numerator), ("below", denominator))}  # fmt: skip
-    return Rule(f"{numerator} / {denominator}", parts,
-                lambda p: p["above"] / p["below"] if p["below"] else None, min, max)  # fmt: skip
+    parts |= {
+        name: f"sum({_double_quoted(column)})::DOUBLE" + on.filter()
+        for name, column in (("above", numerator), ("below", denominator))
+    }
+    return Rule(
+        f"{numerator} / {denominator}", parts, lambda p: p["above"] / p["below"] if p["below"] else None, min, max
+    )
 
 
 def aggregate(on: _On, expression: str, min: float | None = None, max: float | None = None) -> Rule:
@@ -274,8 +277,11 @@ def drift(on: _On, column: str, baseline: dict[str, Any], max: float = 0.25) -> 
         if label == "other":
             continue
         limit = str(label)[1:] if str(label).startswith("<") else None
-        condition = (f"{_quoted(column)} < {limit}" + (f" AND {_quoted(column)} >= {before}" if before else "")
-                     if limit else f"{_quoted(column)} = {_literal(label, on.types[column])}")  # fmt: skip
+        condition = (
+            f"{_quoted(column)} < {limit}" + (f" AND {_quoted(column)} >= {before}" if before else "")
+            if limit
+            else f"{_quoted(column)} = {_literal(label, on.types[column])}"
+        )
         before = limit or before
         parts[f"bin{number}"] = on.counted(condition)
 
@@ -301,8 +307,11 @@ def schema(on: _On, columns: dict[str, str] | list[str]) -> Rule:
     """These columns are there, and of these types where types are given."""
     wanted = columns if isinstance(columns, dict) else dict.fromkeys(columns)
     wrong = [f"{name} is missing" for name in wanted if name not in on.types]
-    wrong += [f"{name} is {on.types[name]} and not {kind}" for name, kind in wanted.items()
-              if kind and name in on.types and on.types[name] != kind]  # fmt: skip
+    wrong += [
+        f"{name} is {on.types[name]} and not {kind}"
+        for name, kind in wanted.items()
+        if kind and name in on.types and on.types[name] != kind
+    ]
     return Rule(f"columns: {'; '.join(wrong) or 'as declared'}", {}, lambda _: len(wrong), high=0, unit="columns")
 
 
@@ -332,8 +341,10 @@ def parse(given: Mapping[str, Any]) -> Check:
     kind = str(words.pop("check", ""))
     known = {word: words.pop(word) for word in COMMON if word in words}
     arguments = {"is_" if word == "is" else word: value for word, value in words.items()}
-    name = str(known.pop("name", "") or "_".join([kind, *map(str, arguments.get("columns", ())),
-                                                  str(arguments.get("column", ""))]).rstrip("_"))  # fmt: skip
+    name = str(
+        known.pop("name", "")
+        or "_".join([kind, *map(str, arguments.get("columns", ())), str(arguments.get("column", ""))]).rstrip("_")
+    )
     return Check(name, kind, arguments, **known)
 
 

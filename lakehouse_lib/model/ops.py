@@ -45,5 +45,5 @@ SCHEMAS = {
     "catalog_edits": _schema("""
         table_name string, owner string, add_tags strings, remove_tags strings, edited_at timestamp"""),
     "health_reports": _schema("generated_at timestamp, run_id string, verdict string, findings string, rows string"),
-}  # fmt: skip
+}
 """By the table's name. A table is made when its first row is written."""

@@ -232,9 +232,12 @@ def _quarantine(bronze: Table) -> Table:
 
 
 APP_EVENTS_BRONZE = _bronze(
-    "app_events_bronze", "app_events", "event_date",
+    "app_events_bronze",
+    "app_events",
+    "event_date",
     description="Raw application events from the processing layer",
-    cluster_by=("event_type",), freshness_hours=24,
+    cluster_by=("event_type",),
+    freshness_hours=24,
     bounds={"event_properties.value": (-1e15, 1e15), "event_properties.duration_ms": (-9e15, 9e15)},
     declared="""
     event_id         string     -- id given by the producer
@@ -249,12 +252,15 @@ APP_EVENTS_BRONZE = _bronze(
     source_system    string     -- producer
     load_timestamp   timestamp  required -- when the file landed
     """,
-)  # fmt: skip
+)
 
 CLICKSTREAM_BRONZE = _bronze(
-    "clickstream_bronze", "clickstream", "click_date",
+    "clickstream_bronze",
+    "clickstream",
+    "click_date",
     description="Raw user clicks from the processing layer",
-    cluster_by=("user_id",), freshness_hours=24,
+    cluster_by=("user_id",),
+    freshness_hours=24,
     bounds={"response_time_ms": (-1e15, 1e15), "status_code": (-999, 999)},
     declared="""
     click_id          string    -- id given by the producer
@@ -272,12 +278,15 @@ CLICKSTREAM_BRONZE = _bronze(
     click_date        date      -- day of click_timestamp; null where that is unusable
     load_timestamp    timestamp required -- when the file landed
     """,
-)  # fmt: skip
+)
 
 CDC_CHANGES_BRONZE = _bronze(
-    "cdc_changes_bronze", "cdc_changes", "change_date",
+    "cdc_changes_bronze",
+    "cdc_changes",
+    "change_date",
     description="Raw changes of source databases: Debezium, Maxwell, Canal or flat",
-    cluster_by=("table_name",), freshness_hours=24,
+    cluster_by=("table_name",),
+    freshness_hours=24,
     declared="""
     cdc_id           string     -- id of the change: the source's, else derived from its content
     table_name       string     -- changed table
@@ -300,7 +309,7 @@ CDC_CHANGES_BRONZE = _bronze(
     _unchanged       array<string> -- columns left as they were; * all that the change does not name, ? as cdc.absent
     _types           map<string,string> -- types of the columns by the message's schema
     """,
-)  # fmt: skip
+)
 
 APP_EVENTS_SILVER = Table(
     name="app_events_silver", layer="silver",
@@ -643,8 +652,10 @@ def _try_out(table: Table, one: Check, known: dict[str, Table]) -> None:
         with duckdb.connect(":memory:") as connection:
             dialects.prepare(connection)
             for name in {table.name, *made.needs}:
-                fields = [f.with_type(pa.timestamp("us")) if pa.types.is_timestamp(f.type) else f
-                          for f in known[name].arrow_schema()]  # fmt: skip
+                fields = [
+                    f.with_type(pa.timestamp("us")) if pa.types.is_timestamp(f.type) else f
+                    for f in known[name].arrow_schema()
+                ]
                 connection.register(name, pa.schema(fields).empty_table())
             inner = ", ".join(["*", *(f"{sql} AS {column}" for column, sql in made.prepared.items())])
             for part in made.parts.values():

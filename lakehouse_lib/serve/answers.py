@@ -245,8 +245,10 @@ def rows(request: Request, found: pa.Table, truncated: bool, versions: dict[str,
     about = {
         "columns": [{"name": f.name, "type": tables.spark_type(f.type)} for f in found.schema],
         "rows": [list(map(plain, row)) for row in zip(*(c.to_pylist() for c in found.columns), strict=True)],
-        "truncated": truncated, "elapsed_ms": elapsed, "versions": versions,
-    }  # fmt: skip
+        "truncated": truncated,
+        "elapsed_ms": elapsed,
+        "versions": versions,
+    }
     return JSONResponse(about, headers=headers)
 
 
@@ -254,8 +256,10 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     try:
         return column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # lists, structs, bytes, intervals
-        values = [value if value is None or isinstance(value, str) else json.dumps(value)
-                  for value in plain(column.to_pylist())]  # fmt: skip
+        values = [
+            value if value is None or isinstance(value, str) else json.dumps(value)
+            for value in plain(column.to_pylist())
+        ]
         return pa.array(values, pa.string())
 
 

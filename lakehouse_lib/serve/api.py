@@ -106,8 +106,9 @@ class _State:
         self.pool = sandbox.Pool(PROCESSES)
         self.places = threading.BoundedSemaphore(settings.api_at_once)
         self.registry = CollectorRegistry()
-        self.requests = Counter("lakehouse_api_requests", "Answers of the API", ["route", "status"],
-                                registry=self.registry)  # fmt: skip
+        self.requests = Counter(
+            "lakehouse_api_requests", "Answers of the API", ["route", "status"], registry=self.registry
+        )
         self.seconds = Histogram("lakehouse_api_request_seconds", "Time to answer", ["route"], registry=self.registry)
         self._looking = threading.Lock()
         self._report: tuple[float, Report] | None = None
@@ -225,8 +226,11 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
     # Free before the answer is sent, for the next request of the same client.
     place = [Depends(reading, scope="function")]
     rows = {200: {"model": answers.Rows, "content": {answers.CSV: {}, answers.ARROW: {}}}}
-    of_rows: dict[str, Any] = {"dependencies": place, "response_class": Response,
-                               "responses": rows | _problems(404, 408, 411, 413, 422, 429, 503)}  # fmt: skip
+    of_rows: dict[str, Any] = {
+        "dependencies": place,
+        "response_class": Response,
+        "responses": rows | _problems(404, 408, 411, 413, 422, 429, 503),
+    }
     _add_state(app, state, settings)
     _add_catalog(app, settings, place)
     _add_tables(app, settings, place, of_rows)
@@ -263,11 +267,13 @@ def _add_catalog(app: FastAPI, settings: Settings, place: list[Any]) -> None:
         """How many tables, rows and bytes each layer has, and every table in a line."""
         entries = list(catalog.entries(settings).values())
         layers = {
-            layer: {"tables": sum(e.layer == layer for e in entries),
-                    "rows": sum(e.rows for e in entries if e.layer == layer),
-                    "bytes": sum(e.bytes for e in entries if e.layer == layer)}
+            layer: {
+                "tables": sum(e.layer == layer for e in entries),
+                "rows": sum(e.rows for e in entries if e.layer == layer),
+                "bytes": sum(e.bytes for e in entries if e.layer == layer),
+            }
             for layer in tables.LAYERS
-        }  # fmt: skip
+        }
         return {"layers": layers, "tables": entries}
 
     @app.get("/tables", tags=["catalog"], response_model=answers.Page, **of_all)
@@ -280,8 +286,9 @@ def _add_catalog(app: FastAPI, settings: Settings, place: list[Any]) -> None:
         found = [e for e in found if layer in ("", e.layer) and (not tag or tag in e.tags) and owner in ("", e.owner)]
         return {"total": len(found), "offset": offset, "tables": found[offset : offset + limit]}
 
-    @app.get("/catalog/lineage/{name}", tags=["catalog"], response_model=answers.Lineage | list[dict[str, Any]],
-             **of_one)  # fmt: skip
+    @app.get(
+        "/catalog/lineage/{name}", tags=["catalog"], response_model=answers.Lineage | list[dict[str, Any]], **of_one
+    )
     def get_lineage(name: Name, format: Literal["plain", "openlineage"] = "plain") -> Any:
         """What a table is made from, what is made from it, and where its columns come from; or the jobs
         that make it and its sources, as OpenLineage has them."""

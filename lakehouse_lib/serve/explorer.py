@@ -36,8 +36,9 @@ class Explorer:
         self.settings = settings
         self.entries = catalog.entries(settings)
         self.made = lineage.columns(settings)
-        self.layer = widgets.ToggleButtons(options=["all", *tables.LAYERS], value="all", tooltip="layer",
-                                           style={"button_width": "auto"})  # fmt: skip
+        self.layer = widgets.ToggleButtons(
+            options=["all", *tables.LAYERS], value="all", tooltip="layer", style={"button_width": "auto"}
+        )
         self.search = widgets.Text(placeholder="name, column, tag:…, owner:…, any word", description="Search",
                                    continuous_update=True, layout={"width": "420px"})  # fmt: skip
         self.names = widgets.Select(rows=16, layout={"width": "270px"}, description="", tooltip="Tables")
@@ -120,8 +121,10 @@ class Explorer:
             self.notice.value = "<p>Not made yet: run the layers first.</p>"
             return
         if number == 1:
-            self.version.options = [(_version_label(row), int(cast("int", row.version)))
-                                    for row in self._versions().sort_values("version").itertuples()]  # fmt: skip
+            self.version.options = [
+                (_version_label(row), int(cast("int", row.version)))
+                for row in self._versions().sort_values("version").itertuples()
+            ]
             self.version.value = self.entry.version
             self._turn(0)
         elif number == 2:
@@ -147,14 +150,17 @@ class Explorer:
             return
         self.offset = max(0, self.offset + step)
         order = "" if self.order.value == "as stored" else self.order.value
-        rows = reader.page(self.settings, self.entry.name, self.version.value, order, self.descending.value,
-                           self.offset, PAGE)  # fmt: skip
+        rows = reader.page(
+            self.settings, self.entry.name, self.version.value, order, self.descending.value, self.offset, PAGE
+        )
         shown: Any = next(row for row in self._versions().itertuples() if row.version == self.version.value)
         total = shown.rows
         self.told.value = f"{_version_label(shown)} ({shown.at:%Y-%m-%d %H:%M} UTC)"
         self.back.disabled, self.forward.disabled = self.offset == 0, self.offset + PAGE >= total
-        self.notice.value = (f"<p>Rows {min(self.offset + 1, total):,} to {min(self.offset + len(rows), total):,} of "
-                             f"{total:,}; values are cut after {SHOWN} characters.</p>")  # fmt: skip
+        self.notice.value = (
+            f"<p>Rows {min(self.offset + 1, total):,} to {min(self.offset + len(rows), total):,} of "
+            f"{total:,}; values are cut after {SHOWN} characters.</p>"
+        )
         self.sample.value = browse.table(shortened(rows), "No rows.").data
 
     def _statistics(self) -> None:
@@ -198,8 +204,10 @@ def static(settings: Settings, entries: list[Entry], made: dict[str, lineage.Mad
                      checks(settings, entry).data, "<h4>History</h4>",
                      browse.table(history.versions(settings, table).head(5)).data]  # fmt: skip
         body += ["<h4>Lineage</h4>", lineage.picture(settings, entry.name)]
-        parts.append(f"<details><summary><b>{entry.name}</b> · {html.escape(entry.description)}</summary>"
-                     f"{''.join(body)}</details>")  # fmt: skip
+        parts.append(
+            f"<details><summary><b>{entry.name}</b> · {html.escape(entry.description)}</summary>"
+            f"{''.join(body)}</details>"
+        )
     return "".join(parts)
 
 
@@ -234,10 +242,12 @@ def shortened(rows: pd.DataFrame) -> pd.DataFrame:
 def _title(entry: Entry) -> str:
     updated = f", {entry.state}, last written {entry.updated_at:%Y-%m-%d %H:%M} UTC" if entry.updated_at else ""
     size = f"{entry.rows:,} rows in {entry.files:,} files, {entry.bytes / 1e6:,.2f} MB, version {entry.version}"
-    return (f'<h3>{entry.name}</h3><p style="line-height:1.5">{html.escape(entry.description)}. '
-            f"Grain: {html.escape(entry.grain)}."
-            f"<br>{entry.layer} · {size}{updated}<br>owner {html.escape(entry.owner)} · "
-            f"tags {html.escape(', '.join(entry.tags))} · made by <code>{entry.made_by}</code></p>")  # fmt: skip
+    return (
+        f'<h3>{entry.name}</h3><p style="line-height:1.5">{html.escape(entry.description)}. '
+        f"Grain: {html.escape(entry.grain)}."
+        f"<br>{entry.layer} · {size}{updated}<br>owner {html.escape(entry.owner)} · "
+        f"tags {html.escape(', '.join(entry.tags))} · made by <code>{entry.made_by}</code></p>"
+    )
 
 
 def _columns(entry: Entry) -> list[str]:

@@ -72,14 +72,19 @@ def changes(made: Report) -> pd.DataFrame:
     """What is other than in the report before: ``what, before, now``."""
     if made.before is None:
         return pd.DataFrame(columns=["what", "before", "now"])
-    old, new = ({f"{one['table']}: {one['kind']}" for one in found}
-                for found in (made.before["findings"], [asdict(one) for one in made.findings]))  # fmt: skip
+    old, new = (
+        {f"{one['table']}: {one['kind']}" for one in found}
+        for found in (made.before["findings"], [asdict(one) for one in made.findings])
+    )
     was = made.before["verdict"]
     rows = [("verdict", was, made.verdict)] if was != made.verdict else []
     rows += [(name, "", "new") for name in sorted(new - old)] + [(name, "", "gone") for name in sorted(old - new)]
     had = made.before["rows"]
-    rows += [(f"rows of {name}", f"{had.get(name, 0):,}", f"{count:,}") for name, count in made.rows.items()
-             if had.get(name, 0) != count]  # fmt: skip
+    rows += [
+        (f"rows of {name}", f"{had.get(name, 0):,}", f"{count:,}")
+        for name, count in made.rows.items()
+        if had.get(name, 0) != count
+    ]
     return pd.DataFrame(rows, columns=["what", "before", "now"])
 
 

@@ -147,8 +147,11 @@ def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple
     try:
         return dialects.translated(tree, columns) if dialect == "spark" else (tree.sql("duckdb"), None)
     except (ConfigError, RecursionError, sqlglot.errors.SqlglotError) as error:
-        raise Denied("does_not_carry_over", f"This does not carry over from {dialect}: {_first(error)}; "
-                                            "say it otherwise, or ask in the dialect duckdb.") from None  # fmt: skip
+        raise Denied(
+            "does_not_carry_over",
+            f"This does not carry over from {dialect}: {_first(error)}; "
+            "say it otherwise, or ask in the dialect duckdb.",
+        ) from None
 
 
 def _table(node: exp.Table, dialect: str, layers: dict[str, str], inner: set[str], used: dict[str, Read]) -> None:
@@ -197,8 +200,11 @@ def answer(request: dict[str, Any]) -> Answer:
     given = request["tables"]
     tree, used = checked(request["sql"], request["dialect"], {name: one["layer"] for name, one in given.items()})
     if request["version"] is not None and (len(used) != 1 or any(read.as_of for read in used.values())):
-        raise Denied("wrong_request", "version is for a query over one table, that does not say AS OF itself; this one "
-                                      f"reads {', '.join(read.name for read in used.values()) or 'none'}.")  # fmt: skip
+        raise Denied(
+            "wrong_request",
+            "version is for a query over one table, that does not say AS OF itself; this one "
+            f"reads {', '.join(read.name for read in used.values()) or 'none'}.",
+        )
     connection, files, versions = _engine(), [], {}
     for own, read in used.items():
         opened = _opened(read, given[read.name], request["version"])
@@ -371,8 +377,9 @@ class _Process:
         command = [sys.executable, "-m", "lakehouse_lib.serve.sandbox"]
         # No secret of the service is in the process.
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
-        self.popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept,
-                                      stderr=subprocess.DEVNULL)  # fmt: skip
+        self.popen = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept, stderr=subprocess.DEVNULL
+        )
         assert self.popen.stdin is not None and self.popen.stdout is not None
         self.stdin, self.stdout = self.popen.stdin, self.popen.stdout
         self.lock = threading.Lock()

@@ -109,16 +109,20 @@ def _made(name: str, args: list[Expr], distinct: bool, condition: Expr | None, w
     )
     shown = signatures.shown(word, [("DISTINCT " if distinct and not n else "") + one for n, one in enumerate(names)])
     if within is not None:
-        orders = ", ".join(expression(one.this, scope).name + (_ending(one) if name in _TEXTS else "")
-                           for one in within.expressions)  # fmt: skip
+        orders = ", ".join(
+            expression(one.this, scope).name + (_ending(one) if name in _TEXTS else "") for one in within.expressions
+        )
         shown += f" WITHIN GROUP (ORDER BY {orders})"
     if condition:
         shown += f" FILTER (WHERE {condition.name})"
     if over is not None:
         shown += f" OVER ({shown_window})"
     parts = [*args, *([condition] if condition else [])]
-    return replace(merged(sql, kind, shown, parts), aggregate=over is None or any(p.aggregate for p in parts),
-                   window=over is not None)  # fmt: skip
+    return replace(
+        merged(sql, kind, shown, parts),
+        aggregate=over is None or any(p.aggregate for p in parts),
+        window=over is not None,
+    )
 
 
 def _suffix(conditions: list[str], window: str) -> str:
@@ -178,8 +182,11 @@ def _plain(
         return f"count(DISTINCT {packed}){_suffix([*conditions, *there], window)}", st.BIGINT
     if name in ("sum", "avg", "mean") and args and args[0].type.kind == "decimal" and len(args) == 1:
         return _of_decimals(name, args[0], distinct, conditions, window)
-    if len(args) == 2 and isinstance(args[1].constant, bool) and name in (
-            "first", "first_value", "last", "last_value", "any_value"):  # fmt: skip
+    if (
+        len(args) == 2
+        and isinstance(args[1].constant, bool)
+        and name in ("first", "first_value", "last", "last_value", "any_value")
+    ):
         nulls, args = "IGNORE" if args[1].constant else "", args[:1]
     if nulls == "IGNORE":
         if name not in ("first", "first_value", "last", "last_value", "any_value"):
@@ -283,8 +290,11 @@ def _over(window: exp.Window, scope: Scope, ranking: bool, name: str) -> tuple[s
     elif listed:
         kind = "ROWS" if ranking and name not in ("cume_dist", "nth_value") else "RANGE"
         step = {"lag": "-1", "lead": "1"}.get(name)
-        shown.append(f"ROWS BETWEEN {step} FOLLOWING AND {step} FOLLOWING" if step else
-                     f"{kind} BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW")  # fmt: skip
+        shown.append(
+            f"ROWS BETWEEN {step} FOLLOWING AND {step} FOLLOWING"
+            if step
+            else f"{kind} BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
+        )
         made.append("" if ranking else "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW")
     else:
         shown.append("ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING")

@@ -177,8 +177,9 @@ def _rounded(name: str, args: list[Expr], scope: Scope) -> Expr:
         if places < 0:
             kind = st.decimal(max(whole, 1 - places), 0)
         else:
-            kind = st.decimal(whole + min(s, places), min(s, places)) if places < s else st.decimal(
-                min(38, whole + s), s)  # fmt: skip
+            kind = (
+                st.decimal(whole + min(s, places), min(s, places)) if places < s else st.decimal(min(38, whole + s), s)
+            )
         sql = f"CAST(spark_round_decimal(CAST({one.sql} AS VARCHAR), {places}, '{how}') AS {kind.duck})"
         return Expr(sql, kind, shown)
     if one.type == st.VOID:
@@ -243,8 +244,10 @@ def _decode(name: str, args: list[Expr], scope: Scope) -> Expr:
         raise refuse(f"{name} wants a value and pairs")
     values = args[2::2] + ([args[-1]] if len(args) % 2 == 0 else [])
     wide = widest(values, name)
-    sql = " ".join(f"WHEN {compared('<=>', args[0], args[at]).sql} THEN {args[at + 1].to(wide)}"
-                   for at in range(1, len(args) - 1, 2))  # fmt: skip
+    sql = " ".join(
+        f"WHEN {compared('<=>', args[0], args[at]).sql} THEN {args[at + 1].to(wide)}"
+        for at in range(1, len(args) - 1, 2)
+    )
     end = f" ELSE {args[-1].to(wide)}" if len(args) % 2 == 0 else ""
     return Expr(f"CASE {sql}{end} END", wide, "")
 

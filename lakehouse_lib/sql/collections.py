@@ -202,8 +202,10 @@ def from_json(name: str, args: list[Expr], scope: Scope) -> Expr:
     ):
         raise refuse(f"from_json to {kind} is not answered here; fields are STRING, INT, BIGINT, DOUBLE or BOOLEAN")
     text = args[0].to(st.STRING)
-    fields = ", ".join(f"{st.quoted(n)} := CAST(spark_json_field({text}, {st.text(n)}, '{one.kind}') AS {one.duck})"
-                       for n, one in kind.inner)  # fmt: skip
+    fields = ", ".join(
+        f"{st.quoted(n)} := CAST(spark_json_field({text}, {st.text(n)}, '{one.kind}') AS {one.duck})"
+        for n, one in kind.inner
+    )
     return Expr(f"CASE WHEN trim({text}) <> '' THEN struct_pack({fields}) END", kind, f"from_json({args[0].name})")
 
 

@@ -56,8 +56,9 @@ def _shown(value: Any) -> str:
 
 
 def quote_json(text: str) -> str:
-    return re.sub(r"\\u[0-9a-f]{4}", lambda found: found[0][:2] + found[0][2:].upper(),
-                  json.dumps(text, ensure_ascii=False)).replace("\x7f", "\x7f")  # fmt: skip
+    return re.sub(
+        r"\\u[0-9a-f]{4}", lambda found: found[0][:2] + found[0][2:].upper(), json.dumps(text, ensure_ascii=False)
+    ).replace("\x7f", "\x7f")
 
 
 @functools.lru_cache(maxsize=256)

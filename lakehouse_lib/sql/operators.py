@@ -143,8 +143,11 @@ def _of_time(sign: str, a: Expr, b: Expr, name: str) -> Expr | None:
         return _of_time(sign, b, a, name)
     if sign == "+" and a.type == st.INTERVAL:
         return _of_time(sign, b, a, name)
-    if sign not in "+-" or a.type.kind not in ("date", "timestamp", "string") or (
-            a.type == st.STRING and b.type != st.INTERVAL):  # fmt: skip
+    if (
+        sign not in "+-"
+        or a.type.kind not in ("date", "timestamp", "string")
+        or (a.type == st.STRING and b.type != st.INTERVAL)
+    ):
         if sign == "+" and b.type == st.DATE and a.type.kind in ("tinyint", "smallint", "int"):
             return merged(f"({b.sql} + {a.to(st.INT)})", st.DATE, f"date_add({b.name}, {a.name})", [a, b])
         return None
@@ -277,8 +280,9 @@ def _between(node: exp.Between, scope: Scope) -> Expr:
     if node.args.get("symmetric"):
         raise refuse("BETWEEN SYMMETRIC is not answered here")
     above, below = compared(">=", one, low), compared("<=", one, high)
-    return merged(f"({above.sql} AND {below.sql})", st.BOOLEAN, f"between({one.name}, {low.name}, {high.name})",
-                  [one, low, high])  # fmt: skip
+    return merged(
+        f"({above.sql} AND {below.sql})", st.BOOLEAN, f"between({one.name}, {low.name}, {high.name})", [one, low, high]
+    )
 
 
 def _like(node: exp.Like | exp.ILike, scope: Scope, escape: str = "\\") -> Expr:

@@ -289,8 +289,10 @@ class Queries:
         one = ", ".join(
             f"{st.cast(f'a.c{n}', k, kind)} AS c{n}" for n, ((_, k), kind) in enumerate(zip(left, kinds, strict=True))
         )
-        other = ", ".join(f"{st.cast(f'b.c{place}', right[place][1], kind)} AS c{n}"
-                          for n, (place, kind) in enumerate(zip(places, kinds, strict=True)))  # fmt: skip
+        other = ", ".join(
+            f"{st.cast(f'b.c{place}', right[place][1], kind)} AS c{n}"
+            for n, (place, kind) in enumerate(zip(places, kinds, strict=True))
+        )
         word = {exp.Union: "UNION", exp.Intersect: "INTERSECT", exp.Except: "EXCEPT"}[type(node)]
         word += "" if node.args.get("distinct") else " ALL"
         sql = f"SELECT {one} FROM ({a}) AS a {word} SELECT {other} FROM ({b}) AS b"

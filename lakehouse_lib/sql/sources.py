@@ -109,8 +109,10 @@ def _source(name: str, listed: list[tuple[str, Type, str]], names: list[str]) ->
 
 def values(queries: Queries, node: exp.Values, scope: Scope) -> tuple[str, Columns]:
     """VALUES as a query."""
-    rows = [[expression(one, scope) for one in (row.expressions if isinstance(row, exp.Tuple) else [row])]
-            for row in node.expressions]  # fmt: skip
+    rows = [
+        [expression(one, scope) for one in (row.expressions if isinstance(row, exp.Tuple) else [row])]
+        for row in node.expressions
+    ]
     if not rows or len({len(row) for row in rows}) > 1:
         raise refuse("the rows of VALUES differ in size")
     kinds = [widest([row[n] for row in rows], "VALUES") for n in range(len(rows[0]))]
@@ -305,8 +307,10 @@ def _exploded(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
     (one,) = args
     if one.type.kind == "array":
         return [("col", one.type.inner[0], f"unnest({_filled(one.sql, outer)})")]
-    return [(part, kind, f"unnest({_filled(f'map_{part}s({one.sql})', outer)})")
-            for part, kind in zip(("key", "value"), one.type.inner, strict=True)]  # fmt: skip
+    return [
+        (part, kind, f"unnest({_filled(f'map_{part}s({one.sql})', outer)})")
+        for part, kind in zip(("key", "value"), one.type.inner, strict=True)
+    ]
 
 
 def _placed(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
@@ -320,8 +324,10 @@ def _inlined(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
     if len(args) != 1 or args[0].type.kind != "array" or args[0].type.inner[0].kind != "struct":
         raise refuse("inline wants an array of structs")
     filled = _filled(args[0].sql, outer)
-    return [(name, kind, f"unnest(list_transform({filled}, lambda e: struct_extract(e, {st.text(name)})))")
-            for name, kind in args[0].type.inner[0].inner]  # fmt: skip
+    return [
+        (name, kind, f"unnest(list_transform({filled}, lambda e: struct_extract(e, {st.text(name)})))")
+        for name, kind in args[0].type.inner[0].inner
+    ]
 
 
 def _stacked(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
@@ -339,11 +345,16 @@ def _stacked(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
 
 
 def _tupled(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
-    if len(args) < 2 or not all(isinstance(one.constant, str) for one in args[1:]) or any(
-            re.search(r"[.\[\]'*]", one.constant) for one in args[1:]):  # fmt: skip
+    if (
+        len(args) < 2
+        or not all(isinstance(one.constant, str) for one in args[1:])
+        or any(re.search(r"[.\[\]'*]", one.constant) for one in args[1:])
+    ):
         raise refuse("json_tuple wants a text and constant names")
-    return [(f"c{n}", st.STRING, f"spark_json({args[0].to(st.STRING)}, {st.text('$.' + one.constant)})")
-            for n, one in enumerate(args[1:])]  # fmt: skip
+    return [
+        (f"c{n}", st.STRING, f"spark_json({args[0].to(st.STRING)}, {st.text('$.' + one.constant)})")
+        for n, one in enumerate(args[1:])
+    ]
 
 
 _RULES = {"explode": _exploded, "posexplode": _placed, "inline": _inlined, "stack": _stacked, "json_tuple": _tupled}
@@ -384,7 +395,8 @@ def _pivoted(queries: Queries, pivot: exp.Pivot, sql: str, source: Source, scope
     made = [(name, kind, f"{own}.c{n}") for n, (name, kind) in enumerate(listed)]
     alias = pivot.args.get("alias")
     return f"(SELECT {', '.join(parts)} FROM {sql}{group}) AS {own}", _source(
-        alias.name if alias else "", made, [part.name for part in alias.columns] if alias else [])  # fmt: skip
+        alias.name if alias else "", made, [part.name for part in alias.columns] if alias else []
+    )
 
 
 def _under(call: exp.Expression, condition: Expr, scope: Scope) -> Expr:

@@ -274,8 +274,10 @@ def _of_text(sql: str, to: Type, only: Callable[[str, str], str], inner: str) ->
         word = f"lower({trimmed})"
         return only(f"{word} IN {yes} OR {word} IN {no}", f"({word} IN {yes})")
     if b == "date":
-        return only(r"regexp_full_match({0}, '\s*\d{4}-\d\d?-\d\d?([ T].*)?\s*')",
-                    inner.format(r"regexp_extract({0}, '\d{4}-\d\d?-\d\d?')"))  # fmt: skip
+        return only(
+            r"regexp_full_match({0}, '\s*\d{4}-\d\d?-\d\d?([ T].*)?\s*')",
+            inner.format(r"regexp_extract({0}, '\d{4}-\d\d?-\d\d?')"),
+        )
     if b == "timestamp":
         return only(
             "spark_timestamp({0}) IS NOT NULL",
@@ -333,16 +335,22 @@ def _nested(sql: str, given: Type, to: Type, safe: bool) -> str | None:
         if VOID in given.inner:
             return f"CAST({sql} AS {to.duck})"
         name = f"e{len(sql)}"
-        key, value = (cast(f"{name}.{part}", a, b, safe)
-                      for part, a, b in zip(("key", "value"), given.inner, to.inner, strict=True))  # fmt: skip
-        return (f"map_from_entries(list_transform(map_entries({sql}), lambda {name}: "
-                f"struct_pack(key := {key}, value := {value})))")  # fmt: skip
+        key, value = (
+            cast(f"{name}.{part}", a, b, safe)
+            for part, a, b in zip(("key", "value"), given.inner, to.inner, strict=True)
+        )
+        return (
+            f"map_from_entries(list_transform(map_entries({sql}), lambda {name}: "
+            f"struct_pack(key := {key}, value := {value})))"
+        )
     if len(given.inner) != len(to.inner):
         return None
 
     def packed(v: str) -> str:
-        fields = [f"{quoted(b[0])} := {cast(f'{v}.{quoted(a[0])}', a[1], b[1], safe)}"
-                  for a, b in zip(given.inner, to.inner, strict=True)]  # fmt: skip
+        fields = [
+            f"{quoted(b[0])} := {cast(f'{v}.{quoted(a[0])}', a[1], b[1], safe)}"
+            for a, b in zip(given.inner, to.inner, strict=True)
+        ]
         return f"CASE WHEN {v} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
 
     return once(sql, packed)

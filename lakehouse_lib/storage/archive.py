@@ -92,8 +92,9 @@ def aged(settings: Settings, table: Table, today: date | None = None) -> Due | N
         return None
     kept = timedelta(days=_kept_days(settings, table) + 1)
     days = {_day(table, file) for file in found.old}
-    days -= {_day(table, file) for file in found.files
-             if not _held_in_time(table, file, found.before, kept, settings.run_id)}  # fmt: skip
+    days -= {
+        _day(table, file) for file in found.files if not _held_in_time(table, file, found.before, kept, settings.run_id)
+    }
     return _due(table, found, days - _came_back(settings, table, found.opened)) if days else None
 
 
@@ -208,8 +209,11 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
     if opened is None:
         return []
     last = opened.transaction_version(APP_ID) or 0
-    return [_manifest(table, _folder(settings, table, opened, number))
-            for number in range(1, last + 1) if _is_away(opened, number)]  # fmt: skip
+    return [
+        _manifest(table, _folder(settings, table, opened, number))
+        for number in range(1, last + 1)
+        if _is_away(opened, number)
+    ]
 
 
 def days(settings: Settings, table: Table) -> set[date]:
@@ -229,8 +233,9 @@ def memories(then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
     last = now.transaction_version(APP_ID) or 0
     return [
         delta.Consumed(f"{APP_ID}-restored-{number}", int(not _is_away(then, number)))
-        for number in range(1, last + 1) if _is_away(then, number) != _is_away(now, number)
-    ]  # fmt: skip
+        for number in range(1, last + 1)
+        if _is_away(then, number) != _is_away(now, number)
+    ]
 
 
 def _is_away(opened: DeltaTable, number: int) -> bool:
@@ -290,8 +295,10 @@ def _write(
         if landed_before:
             of_day &= pc.field("load_timestamp") < pa.scalar(landed_before, pa.timestamp("us", "UTC"))
         path, rows = f"{day}.parquet", 0
-        with filesystem.open_output_stream(f"{root}/{path}") as stream, \
-                pq.ParquetWriter(stream, dataset.schema, compression="zstd") as writer:  # fmt: skip
+        with (
+            filesystem.open_output_stream(f"{root}/{path}") as stream,
+            pq.ParquetWriter(stream, dataset.schema, compression="zstd") as writer,
+        ):
             for part in dataset.scanner(filter=of_day).to_batches():
                 if part.num_rows:
                     writer.write_batch(part)
@@ -361,9 +368,12 @@ def _put_back(settings: Settings, table: Table, batch: Batch) -> None:
                                  False, json.dumps(stats)))  # fmt: skip
     opened = DeltaTable(delta.table_path(settings, table))
     opened.create_write_transaction(
-        actions, mode="append", schema=opened.schema(), partition_by=opened.metadata().partition_columns,
+        actions,
+        mode="append",
+        schema=opened.schema(),
+        partition_by=opened.metadata().partition_columns,
         commit_properties=CommitProperties(
             app_transactions=[Transaction(f"{APP_ID}-restored-{batch.number}", 1)],
             custom_metadata={"userMetadata": json.dumps({"restored_from_archive": batch.number})},
         ),
-    )  # fmt: skip
+    )

@@ -279,8 +279,11 @@ def data_files(opened: DeltaTable) -> list[tuple[str, int]]:
     """Every data file in a table's folder, of whatever version, and its bytes."""
     files, root = filesystem(opened.table_uri)
     infos = files.get_file_info(pafs.FileSelector(root, recursive=True))
-    return [(info.path.removeprefix(root).lstrip("/"), info.size) for info in infos
-            if info.is_file and "_delta_log" not in info.path]  # fmt: skip
+    return [
+        (info.path.removeprefix(root).lstrip("/"), info.size)
+        for info in infos
+        if info.is_file and "_delta_log" not in info.path
+    ]
 
 
 def last_checkpoint(path: str) -> tuple[int, datetime] | None:

@@ -147,7 +147,7 @@ def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> 
     return connection.execute(f"""
         SELECT "{column}"::VARCHAR AS value, count(*) AS rows FROM "{name}" WHERE "{column}" IS NOT NULL
         GROUP BY 1 ORDER BY rows DESC, value LIMIT {bins // 2}
-    """).df()  # fmt: skip
+    """).df()
 
 
 def count(settings: Settings, name: str) -> int:
@@ -187,9 +187,12 @@ def recent_runs(settings: Settings, names: list[str] | None = None, limit: int =
     """The last runs: end, tables that moved, records read, duplicate and quarantined."""
     runs = _ledger_rows(settings, names).groupby("run_id")
     found = runs.agg(
-        finished=("recorded_at", "max"), tables=("target", "nunique"), read=("records_read", "sum"),
-        duplicate=("duplicate", "sum"), quarantined=("quarantined", "sum"),
-    )  # fmt: skip
+        finished=("recorded_at", "max"),
+        tables=("target", "nunique"),
+        read=("records_read", "sum"),
+        duplicate=("duplicate", "sum"),
+        quarantined=("quarantined", "sum"),
+    )
     last = found.sort_values("finished", ascending=False).head(limit)
     return last.reset_index().rename(columns={"run_id": "run"})
 
@@ -206,13 +209,16 @@ def events_by_day(settings: Settings) -> pd.DataFrame:
     ``silver``, ``gold``. Days that are not in both tables in full, because of retention, are left out."""
     names = ("app_events_silver", "event_metrics_gold")
     batches = [batch for name in names for batch in archive.batches(settings, tables.get(settings, name))]
-    found = query(settings, """
+    found = query(
+        settings,
+        """
         WITH silver AS (SELECT event_date AS day, count(*) AS events FROM app_events_silver GROUP BY day),
              gold AS (SELECT metric_date AS day, sum(total_events)::BIGINT AS events
                       FROM event_metrics_gold GROUP BY day)
         SELECT day, coalesce(silver.events, 0) AS silver, coalesce(gold.events, 0) AS gold
         FROM silver FULL JOIN gold USING (day) ORDER BY day
-    """)  # fmt: skip
+    """,
+    )
     return found[~found.day.astype(str).str[:10].isin({day for batch in batches for day in batch.days})]
 
 
@@ -235,8 +241,10 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Datas
     schema, files = dataset.schema, _local_files(dataset)
     types = _types(connection, schema)
     parts = {key for key, _ in _folders(files[0])} if files else set()
-    listed = ", ".join(f"{_quoted(column)}::{kind} AS {_quoted(column)}" if "TIMESTAMP" in kind else _quoted(column)
-                       for column, kind in types.items())  # fmt: skip
+    listed = ", ".join(
+        f"{_quoted(column)}::{kind} AS {_quoted(column)}" if "TIMESTAMP" in kind else _quoted(column)
+        for column, kind in types.items()
+    )
     if files:
         folders = ", ".join(f"{_quoted(column)}: {kind}" for column, kind in types.items() if column in parts)
         hive = f"hive_partitioning = true, hive_types = {{{folders}}}" if parts else "hive_partitioning = false"
@@ -293,5 +301,6 @@ def _quoted(name: str) -> str:
 def _known(settings: Settings) -> dict[str, tuple[str, pa.Schema]]:
     """Every table that a query may name: where it is, and its columns."""
     found = {t.name: (delta.table_path(settings, t), t.arrow_schema()) for t in tables.declared(settings).values()}
-    return found | {f"ops_{name}": (f"{settings.layer_path('ops')}/{name}", schema)
-                    for name, schema in ops.SCHEMAS.items()}  # fmt: skip
+    return found | {
+        f"ops_{name}": (f"{settings.layer_path('ops')}/{name}", schema) for name, schema in ops.SCHEMAS.items()
+    }

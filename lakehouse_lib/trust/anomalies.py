@@ -172,9 +172,12 @@ def hourly(settings: Settings, table: Table) -> pd.Series:
     column = {"app_events_silver": "total_events", "clickstream_silver": "total_clicks"}.get(table.name)
     if column is None:
         return pd.Series(dtype=float)
-    frame = reader.query(settings, f"""
+    frame = reader.query(
+        settings,
+        f"""
         SELECT metric_date + to_hours(metric_hour) AS hour, {column} AS rows FROM hourly_metrics_gold ORDER BY hour
-    """)  # fmt: skip
+    """,
+    )
     frame = frame[frame.rows.cumsum() > 0]
     if frame.empty:
         return pd.Series(dtype=float)

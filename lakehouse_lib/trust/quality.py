@@ -178,10 +178,13 @@ def failures(settings: Settings, known: Latest) -> pd.DataFrame:
 def history(settings: Settings) -> pd.DataFrame:
     """For each day and layer the share of checks that passed, of those that had rows to look at, percent:
     ``day``, and a column a layer."""
-    frame = reader.query(settings, """
+    frame = reader.query(
+        settings,
+        """
         SELECT date_trunc('day', checked_at) AS day, layer, 100.0 * avg(passed::INT) AS share
         FROM ops_quality_results WHERE passed IS NOT NULL GROUP BY ALL ORDER BY day
-    """)  # fmt: skip
+    """,
+    )
     return frame.pivot(index="day", columns="layer", values="share").reset_index()
 
 
@@ -387,8 +390,9 @@ class _Checking:
 
 def query(table: Table, relation: str, wanted: list[Check], rules: Mapping[str, Rule], where: str = "") -> str:
     """The one DuckDB query that measures some checks."""
-    aggregates = [f"{sql} AS p{i}_{j}" for i, rule in enumerate(rules.values())
-                  for j, sql in enumerate(rule.parts.values())]  # fmt: skip
+    aggregates = [
+        f"{sql} AS p{i}_{j}" for i, rule in enumerate(rules.values()) for j, sql in enumerate(rule.parts.values())
+    ]
     prepared: dict[str, str] = {}
     for rule in rules.values():
         prepared |= rule.prepared

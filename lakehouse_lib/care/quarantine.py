@@ -28,6 +28,7 @@ from lakehouse_lib.intake import formats, landing
 from lakehouse_lib.intake.records import ROWS
 from lakehouse_lib.layers import loading, staging
 from lakehouse_lib.model import tables
+from lakehouse_lib.model.messages import CHANGES_OF_A_MESSAGE
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta, reader
@@ -35,7 +36,7 @@ from lakehouse_lib.storage import delta, reader
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-_PLACE = "_source_line DIV 100000"
+_PLACE = f"_source_line DIV {CHANGES_OF_A_MESSAGE}"
 """Line of the file; the rest of ``_source_line`` numbers the changes of one message."""
 
 

@@ -21,6 +21,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import checks, tables
+from lakehouse_lib.model.messages import line_of
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta, reader
 
@@ -192,7 +193,7 @@ def _alike(
 ) -> float:
     """How well a record of the row's file fits the row; 0 where it is another."""
     if row.get("_source_line") is not None:
-        return float(number == row["_source_line"] // 100_000)
+        return float(number == line_of(row["_source_line"]))
     if row["_raw"] is not None:
         return float(text == row["_raw"] or (values is not None and values == _as_fields(row["_raw"])))
     identity = row[bronze.names[0]]

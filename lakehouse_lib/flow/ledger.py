@@ -23,6 +23,7 @@ from deltalake.exceptions import DeltaError
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LedgerError
 from lakehouse_lib.model import ops
+from lakehouse_lib.model.messages import CHANGES_OF_A_MESSAGE
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -172,7 +173,7 @@ def _by_file(table: Table, data: pa.Table) -> Iterator[tuple[str, Counter[str], 
         kinds.setdefault(row["file"], Counter())[row["flag"]] = row["count_all"]
     numbered = "_source_line" in table.names  # one message can hold several changes
     columns = {"file": data["_source_file"], "rejected": pc.greater(pc.list_value_length(flags), 0)}
-    columns |= {"line": pc.divide(data["_source_line"], 100_000)} if numbered else {}
+    columns |= {"line": pc.divide(data["_source_line"], CHANGES_OF_A_MESSAGE)} if numbered else {}
     sums = [([], "count_all"), ("rejected", "sum"), *([("line", "count_distinct")] if numbered else [])]
     for row in pa.table(columns).group_by("file").aggregate(sums).to_pylist():
         read, rejected = row["count_all"], row["rejected_sum"]

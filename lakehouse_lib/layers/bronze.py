@@ -20,7 +20,7 @@ from lakehouse_lib.config import FeedSettings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.intake.envelopes import NESTED
 from lakehouse_lib.intake.records import PROBLEMS
-from lakehouse_lib.model.controls import CONTROLS
+from lakehouse_lib.model.messages import CONTROLS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -25,15 +25,12 @@ from lakehouse_lib.layers.bronze import (
     raw_text,
     unknown_fields,
 )
-from lakehouse_lib.model.controls import CONTROLS
+from lakehouse_lib.model.messages import CHANGES_OF_A_MESSAGE, CONTROLS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 MAP = "map<string,string>"
-
-CHANGES_OF_A_MESSAGE = 100_000
-"""``_source_line`` is the line of a message times this, plus the place of the change in the message."""
 
 
 def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:

@@ -21,7 +21,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, UnknownTableError
 from lakehouse_lib.model import checks
 from lakehouse_lib.model.checks import Check, check
-from lakehouse_lib.model.controls import CONTROLS
+from lakehouse_lib.model.messages import CONTROLS
 from lakehouse_lib.sql import dialects
 
 LAYERS = ("bronze", "quarantine", "silver", "gold")

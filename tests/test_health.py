@@ -25,7 +25,7 @@ from lakehouse_lib.care import health, restore
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
 from lakehouse_lib.errors import LakehouseError, LandingError
-from lakehouse_lib.flow import pipeline
+from lakehouse_lib.flow import bookkeeping, pipeline
 from lakehouse_lib.model import tables
 from lakehouse_lib.serve import figures
 from lakehouse_lib.storage import archive, delta
@@ -183,7 +183,7 @@ def file_set_aside(settings, deliver, monkeypatch):
 def cut_off_ledger(settings, deliver, monkeypatch):
     deliver("app_events/2.json", [event(50, at())])
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_write_down", lambda *_: None)
+        patch.setattr(bookkeeping, "write", lambda *_: None)
         run(settings.model_copy(update={"run_id": "killed"}))
     return "half-written run", "app_events_silver", "commits of run killed are not in the ledger", "Warning"
 

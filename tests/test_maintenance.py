@@ -328,7 +328,7 @@ def test_a_run_that_finds_nothing_new_archives_as_well(lakehouse, monkeypatch, c
     lake = lakehouse()
     day = datetime.now(UTC).date() - timedelta(366)
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
-    monkeypatch.setattr(pipeline, "pending", lambda settings: [])
+    monkeypatch.setattr(selection, "pending", lambda settings: [])
     monkeypatch.setattr(health, "outdated", lambda settings: False)
     monkeypatch.setattr(landing, "check_there", lambda settings, feed: None)
     ran = []

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test bench report api lab clean
+.PHONY: help setup run lint check test bench report api lab clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -21,12 +21,14 @@ $(READY): pyproject.toml deploy/constraints.txt
 run: setup  ## set-up, then the whole pipeline on sample input
 	$(BIN)/lakehouse run --sample --params parameters/default.yml
 
-check: setup  ## set-up, then lint, types, spelling, the directions of imports, and the tests that need no engine
+lint: setup  ## set-up, then lint, types, spelling and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+check: lint  ## lint, then the tests that need no engine
 	$(BIN)/python -m pytest -m 'not engine'
 
 test: setup  ## set-up, then every test

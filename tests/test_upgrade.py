@@ -33,12 +33,12 @@ def test_a_lakehouse_of_an_earlier_version_opens_reports_and_increments(lakehous
     assert "app_events/1.json" in trace.trace(old, "app_events_silver", ["e1"]).text()
     assert versions(old) == before
 
-    shutil.copytree(tmp_path / "old/landing", tmp_path / "landing")
+    landing = tmp_path / "old/landing"
+    deliver("app_events/3.json", [event(1), event(50), {"event_id": "e51"}], landing)
+    deliver("clickstream/3.json", [click(50)], landing)
+    deliver("cdc_changes/3.json", [change("d", 20, {"user_id": "u2"}, None, db="shop")], landing)
+    shutil.copytree(landing, tmp_path / "landing")
     clean = lakehouse("clean", cdc=REPLICAS)
-    for landing in (tmp_path / "old/landing", tmp_path / "landing"):
-        deliver("app_events/3.json", [event(1), event(50), {"event_id": "e51"}], landing)
-        deliver("clickstream/3.json", [click(50)], landing)
-        deliver("cdc_changes/3.json", [change("d", 20, {"user_id": "u2"}, None, db="shop")], landing)
     for lake in (old, clean):
         run_tables(lake)
     assert_same(old, clean)

@@ -391,11 +391,10 @@ def _trace(options: argparse.Namespace) -> int:
 def _history(options: argparse.Namespace) -> int:
     from lakehouse_lib.catalog import history
     from lakehouse_lib.model import tables
-    from lakehouse_lib.storage import delta
 
     settings = _settings()
     table = tables.get(settings, options.table)
-    delta.made(settings, table, "it has no versions")
+    history.opened(settings, table)
     print(history.versions(settings, table).to_string(index=False))
     return 0
 
@@ -416,11 +415,10 @@ def _restore(options: argparse.Namespace) -> int:
     from lakehouse_lib.care import restore
     from lakehouse_lib.catalog import history
     from lakehouse_lib.model import tables
-    from lakehouse_lib.storage import delta
 
     settings = _settings()
     table = tables.get(settings, options.table)
-    now = delta.made(settings, table, "it has no versions").version()
+    now = history.opened(settings, table).version()
     print(history.diff(settings, table, now, options.version))
     for line in restore.consequences(settings, table, options.version):
         print(line)

@@ -91,7 +91,7 @@ def one_round(rows: int) -> dict[str, float]:
 def scan(settings: config.Settings, table: tables.Table) -> None:
     """The plainest look at every value of a table: how many rows, and the greatest of each column."""
     connection = reader.connect()
-    opened = delta.open_table(delta.table_path(settings, table))
+    opened = delta.opened(settings, table)
     reader.register(connection, table.name, delta.dataset(opened))
     greatest = ", ".join(f'max("{name}")' for name in table.names)
     connection.execute(f'SELECT count(*), {greatest} FROM "{table.name}"').fetchall()
@@ -191,7 +191,7 @@ def layout(rows: int) -> None:
                 maintenance.optimize(settings, table, everything=True)
                 print(f"{rows:,} rows  optimize      {time.perf_counter() - began:6.1f} s")
             read = whole = 0
-            for file in delta.open_table(delta.table_path(settings, table)).file_uris():
+            for file in delta.opened(settings, table).file_uris():
                 known = pq.ParquetFile(file).metadata
                 place = known.schema.names.index(column)
                 for group in map(known.row_group, range(known.num_row_groups)):

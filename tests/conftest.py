@@ -30,7 +30,7 @@ FOR_A_FEW_ROWS = {} if "LAKEHOUSE_TEST_AS_SHIPPED" in os.environ else {
 """A run of a few rows takes three fifths of the time where Spark compiles nothing for it and plans it once. Tests of
 commands start engines as they are shipped; LAKEHOUSE_TEST_AS_SHIPPED=1 does so for all."""
 
-OWN_ENGINES = ("test_session", "test_notebooks", "test_readme")
+OWN_ENGINES = ("test_session", "test_notebooks")
 """Files with tests that start commands, and by these engines."""
 LONGEST = ("test_laws", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history", "test_maintenance")
 

@@ -42,7 +42,7 @@ def versions(settings: Settings) -> dict[str, int]:
     """Version of each table that has been made."""
     found = {}
     for table in tables.declared(settings).values():
-        opened = delta.open_table(delta.table_path(settings, table))
+        opened = delta.opened(settings, table)
         if opened is not None:
             found[table.name] = opened.version()
     return found
@@ -72,6 +72,6 @@ def assert_ledger_matches_tables(settings: Settings) -> None:
         held[row["table_id"]] += row["rows"]
         assert row["records_read"] == sum(row[name] for name in COUNTS[1:]), row
     for table in tables.declared(settings).values():
-        opened = delta.open_table(delta.table_path(settings, table))
+        opened = delta.opened(settings, table)
         if opened is not None:
             assert held[str(opened.metadata().id)] == opened.count(), table.name

@@ -17,8 +17,6 @@ from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, delta
 
-EXAMPLES = 5
-
 
 def restore(settings: Settings, table: Table, version: int) -> int:
     """Take a table back to a version, and everything that remembers it with it; returns the new version.
@@ -58,7 +56,8 @@ def consequences(settings: Settings, table: Table, version: int) -> list[str]:
     """What else a restore would do, in sentences."""
     files, _ = _moved_files(settings, table, history.at(settings, table, version))
     if table.layer == "bronze":
-        names = ", ".join([*(file.path for file in files[:EXAMPLES]), *(["…"] if len(files) > EXAMPLES else [])])
+        shown = files[: history.EXAMPLES]
+        names = ", ".join(file.path for file in shown) + (" …" if len(shown) < len(files) else "")
         return [f"{len(files)} files would count as withdrawn, and not be loaded again: {names}"] if files else []
     return [
         f"The next run would make {table.name} again from {', '.join(table.sources)}: to undo a bad load for good, "

@@ -189,7 +189,7 @@ def _entry(
     settings: Settings, table: Table, declared: dict[str, Table], verdict: str, edits: list[dict[str, Any]]
 ) -> Entry:
     path = delta.table_path(settings, table)
-    opened = delta.open_table(path) if settings.enable_delta else None
+    opened = delta.opened(settings, table)
     owner, tags = table.owner, list(table.tags)
     for change in edits:
         owner = change["owner"] or owner

@@ -55,10 +55,11 @@ def run(
         chosen = {table.name: table for table in wanted if table.name not in unused}
         work = partial(_step, settings, run_id=result.run_id, settled=ledger.last_accounted(settings),
                        checked=quality.latest(settings))  # fmt: skip
+        finished = {}
         for step in _side_by_side(chosen, work):
-            result.steps.append(step)
+            finished[step.table] = step
             _tell(step, progress)
-        result.steps.sort(key=lambda step: list(chosen).index(step.table))
+        result.steps = [finished[name] for name in chosen]
         if not any(step.state != "nothing new" or step.problems for step in result.steps):
             progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
         bookkeeping.write(settings, result)

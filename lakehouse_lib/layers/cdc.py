@@ -39,17 +39,18 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bou
     given = {name: fields.text(name) for name in FIELDS if name not in ("change_timestamp", "timestamp", *_OBJECTS)}
     before, after = (fields.object(name) for name in _OBJECTS)
     at = fields.time("change_timestamp")
+    control, known = _control(fields, given), _get("_envelope").isNotNull() | F.lit(bool(fields.mapped))
     body = fields.records.withColumns(
         {
             "_operation": _operation(given["operation_type"]),
-            "_is_row": F.coalesce(_is_row(fields, given), F.lit(False)),
+            "_is_row": F.coalesce(control.isNull() & known, F.lit(False)),
         }
     )
     operation, key = F.col("_operation"), given["primary_key"]
     content = F.concat_ws("|", given["table_name"], operation, given["sequence"], F.unix_micros(at.column),
                           before.column, after.column, key)  # fmt: skip
     is_flat = F.coalesce(_get("_envelope") == "flat", F.lit(False)) & F.lit(not fields.mapped)
-    flags = _flags(fields, given, before, after, common_flags(at, "change_timestamp", latest))
+    flags = _flags(control, known, given, before, after, common_flags(at, "change_timestamp", latest))
     return body.withColumn("_quality_flags", flag_array(flags, F.col("problem"))).select(
         F.coalesce(given["cdc_id"], F.substring(F.sha2(content, 256), 1, 32)).alias("cdc_id"),
         given["table_name"].alias("table_name"),
@@ -87,16 +88,11 @@ def _control(fields: Fields, given: dict[str, Column]) -> Column:
     return F.when(given["operation_type"].isNull(), control) if "operation_type" in fields.mapped else control
 
 
-def _is_row(fields: Fields, given: dict[str, Column]) -> Column:
-    return _control(fields, given).isNull() & (_get("_envelope").isNotNull() | F.lit(bool(fields.mapped)))
-
-
 def _flags(
-    fields: Fields, given: dict[str, Column], before: Value, after: Value, common: dict[str, Column]
+    control: Column, known: Column, given: dict[str, Column], before: Value, after: Value, common: dict[str, Column]
 ) -> dict[str, Column]:
     """What is wrong with a change, or sets it aside, by name."""
-    control, operation, is_row = _control(fields, given), F.col("_operation"), F.col("_is_row")
-    known = _get("_envelope").isNotNull() | F.lit(bool(fields.mapped))
+    operation, is_row = F.col("_operation"), F.col("_is_row")
     key = given["primary_key"]
     return {
         **{name: control == name for name in (*CONTROLS, NESTED)},

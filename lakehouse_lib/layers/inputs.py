@@ -117,12 +117,11 @@ def source_states(settings: Settings, table: Table) -> dict[str, SourceState]:
         if not settings.enable_delta:
             states[name] = SourceState(source, "", None, 0, None)
             continue
-        path = delta.table_path(settings, source)
-        opened = delta.open_table(path)
+        opened = delta.opened(settings, source)
         if opened is None:
             continue
         app_id, upto = delta.source_id(opened), opened.version()
         after = delta.watermark(target, app_id)
-        seen = None if after is None else delta.changes(path, after, upto)
+        seen = None if after is None else delta.changes(delta.table_path(settings, source), after, upto)
         states[name] = SourceState(source, app_id, after, upto, seen)
     return states

@@ -135,19 +135,19 @@ def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     if meant.whole:
         archive.restore(settings, table)
         if not is_empty(settings, table) or (reschema and meant.inserted):
-            delta.overwrite(_stamped(inputs, meant).drop("_action"), settings, table, consumed, says, reschema=reschema)
+            delta.overwrite(_stamped(inputs, meant), settings, table, consumed, says, reschema=reschema)
             return
     elif meant.updated or meant.deleted:
         archive.restore(settings, table, meant.parts)
         rows = _stamped(inputs, meant).select(*table.names, "_action")
-        delta.merge(inputs.spark, rows, settings, table, consumed, says, meant.parts if table.partition_by else None)
+        delta.merge(inputs.spark, rows, settings, table, consumed, says, meant.parts)
         return
     elif meant.days:
         archive.restore(settings, table, meant.days)
-        delta.overwrite(_stamped(inputs, meant).drop("_action"), settings, table, consumed, says, meant.days)
+        delta.overwrite(_stamped(inputs, meant), settings, table, consumed, says, meant.days)
         return
     if meant.inserted:
-        delta.append(_stamped(inputs, meant).drop("_action"), settings, table, consumed, says)
+        delta.append(_stamped(inputs, meant), settings, table, consumed, says)
     else:
         delta.mark(settings, table, consumed, says)
 

@@ -225,6 +225,8 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
 
     # Free before the answer is sent, for the next request of the same client.
     place = [Depends(reading, scope="function")]
+    of_all: dict[str, Any] = {"dependencies": place, "responses": _problems(422, 429, 503)}
+    of_one: dict[str, Any] = {"dependencies": place, "responses": _problems(404, 422, 429, 503)}
     rows = {200: {"model": answers.Rows, "content": {answers.CSV: {}, answers.ARROW: {}}}}
     of_rows: dict[str, Any] = {
         "dependencies": place,
@@ -232,8 +234,8 @@ def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
         "responses": rows | _problems(404, 408, 411, 413, 422, 429, 503),
     }
     _add_state(app, state, settings)
-    _add_catalog(app, settings, place)
-    _add_tables(app, settings, place, of_rows)
+    _add_catalog(app, settings, of_all, of_one)
+    _add_tables(app, settings, of_one, of_rows)
     _add_query(app, state, settings, of_rows)
 
 
@@ -258,10 +260,7 @@ def _add_state(app: FastAPI, state: _State, settings: Settings) -> None:
         return Response(generate_latest(state.registry) + _metrics(settings, state), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_catalog(app: FastAPI, settings: Settings, place: list[Any]) -> None:
-    of_all: dict[str, Any] = {"dependencies": place, "responses": _problems(422, 429, 503)}
-    of_one: dict[str, Any] = {"dependencies": place, "responses": _problems(404, 422, 429, 503)}
-
+def _add_catalog(app: FastAPI, settings: Settings, of_all: dict[str, Any], of_one: dict[str, Any]) -> None:
     @app.get("/catalog", tags=["catalog"], response_model=answers.Catalog, **of_all)
     def get_catalog() -> Any:
         """How many tables, rows and bytes each layer has, and every table in a line."""
@@ -302,9 +301,7 @@ def _add_catalog(app: FastAPI, settings: Settings, place: list[Any]) -> None:
         return {"table": name, "upstream": up, "downstream": lineage.downstream(settings, name), "columns": own}
 
 
-def _add_tables(app: FastAPI, settings: Settings, place: list[Any], of_rows: dict[str, Any]) -> None:
-    of_one: dict[str, Any] = {"dependencies": place, "responses": _problems(404, 422, 429, 503)}
-
+def _add_tables(app: FastAPI, settings: Settings, of_one: dict[str, Any], of_rows: dict[str, Any]) -> None:
     @app.get("/tables/{name}", tags=["tables"], response_model=answers.Table, **of_one)
     def get_table(name: Name) -> Any:
         """One table: columns, owner, tags, grain, sources, state."""
@@ -328,7 +325,7 @@ def _add_tables(app: FastAPI, settings: Settings, place: list[Any], of_rows: dic
         from lakehouse_lib.catalog import history
 
         table = tables.get(settings, name)
-        delta.made(settings, table, "it has no versions")
+        history.opened(settings, table)
         found = history.versions(settings, table).head(limit)
         return {"table": name, "versions": found.to_dict("records")}
 

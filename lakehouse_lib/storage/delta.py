@@ -358,7 +358,7 @@ def overwrite(
 ) -> None:
     """Replace the whole table, or only the partitions of some days; ``reschema`` also its columns."""
     if not settings.enable_delta:
-        _swap_parquet(df, Path(table_path(settings, table)))
+        _swap_parquet(df.select(*table.names), Path(table_path(settings, table)))
         return
     options = {"overwriteSchema": "true"} if reschema else {}
     if days is not None:

@@ -216,6 +216,11 @@ class Settings(BaseSettings):
         """Whether days are to be computed again."""
         return bool(self.date_from or self.date_to)
 
+    @property
+    def native(self) -> bool:
+        """Whether the native engine computes, and delta-rs commits."""
+        return self.spark_master.startswith("native")
+
     def asks_for(self, day: date) -> bool:
         """Whether a day is among those to compute again; an end that is not given is open."""
         return self.has_days and (self.date_from or date.min) <= day <= (self.date_to or date.max)

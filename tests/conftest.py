@@ -30,7 +30,8 @@ FOR_A_FEW_ROWS = {} if "LAKEHOUSE_TEST_AS_SHIPPED" in os.environ else {
 """A run of a few rows takes three fifths of the time where Spark compiles nothing for it and plans it once. Tests of
 commands start engines as they are shipped; LAKEHOUSE_TEST_AS_SHIPPED=1 does so for all."""
 
-OWN_ENGINES = ("test_session", "test_notebooks")
+NATIVE = os.environ.get("LAKEHOUSE_TEST_ENGINE") == "native"
+OWN_ENGINES = ("test_session", "test_notebooks", "test_readme")
 """Files with tests that start commands, and by these engines."""
 LONGEST = ("test_laws", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history", "test_maintenance")
 
@@ -61,8 +62,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings(
         lakehouse_base_path=str(home), engine_idle_minutes=60, driver_memory="6g", spark_conf=FOR_A_FEW_ROWS
     )
+    if NATIVE:
+        settings = settings.model_copy(update={"spark_master": "native"})
     plan = session.ensure(settings)
-    yield f"sc://localhost:{plan['port']}/;token={plan['token']}"
+    yield f"native://localhost:{plan['port']}" if NATIVE else f"sc://localhost:{plan['port']}/;token={plan['token']}"
     session.release(settings)
 
 

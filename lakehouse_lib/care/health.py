@@ -24,7 +24,7 @@ from lakehouse_lib.errors import TableError
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import tables
-from lakehouse_lib.storage import delta
+from lakehouse_lib.storage import commits, delta
 from lakehouse_lib.trust import quality
 
 VERDICTS = ("Healthy", "Unknown", "Warning", "Degraded")
@@ -125,7 +125,7 @@ def remember(settings: Settings, made: Report) -> None:
     """Keep a report, for the next one to say what has changed."""
     row = {"generated_at": made.generated_at, "run_id": settings.run_id, "verdict": made.verdict,
            "findings": json.dumps([asdict(one) for one in made.findings]), "rows": json.dumps(made.rows)}  # fmt: skip
-    delta.write_ops(settings, "health_reports", [row])
+    commits.write_ops(settings, "health_reports", [row])
 
 
 def last_verdict(settings: Settings) -> str:

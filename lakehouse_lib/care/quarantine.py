@@ -31,7 +31,7 @@ from lakehouse_lib.model import tables
 from lakehouse_lib.model.messages import CHANGES_OF_A_MESSAGE
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import delta, reader
+from lakehouse_lib.storage import commits, delta, reader
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -195,7 +195,7 @@ def _swap_read(
     if tally["come"] or tally["gone"]:
         info = _info(table, run_id, opened, tally)
         number = delta.Consumed(landing.APP_ID, (delta.watermark(opened, landing.APP_ID) or 0) + 1)
-        delta.swap(spark, gone.select(*key), come, settings, table, [number], info)
+        commits.swap(gone.select(*key), come, settings, table, [number], info)
         now = delta.made(settings, table, "it was removed")
         if not delta.was_said(now, opened.version(), "replay", info["replay"]):
             return None

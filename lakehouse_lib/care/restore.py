@@ -15,7 +15,7 @@ from lakehouse_lib.intake import landing
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import archive, delta
+from lakehouse_lib.storage import archive, commits, delta
 
 
 def restore(settings: Settings, table: Table, version: int) -> int:
@@ -46,7 +46,7 @@ def restore(settings: Settings, table: Table, version: int) -> int:
             "withdrawn": [file.path for file in withdrawn],
             "returned": [landing.entry(file, "loaded") for file in returned],
         }
-        delta.restore(settings, table, version, _memories(settings, table, then, opened), info)
+        commits.restore(settings, table, version, _memories(settings, table, then, opened), info)
         bookkeeping.account(settings, table)
         catalog.publish(settings)
         return history.opened(settings, table).version()

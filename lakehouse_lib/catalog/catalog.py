@@ -22,7 +22,7 @@ from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.model.tables import register as register_table
-from lakehouse_lib.storage import delta
+from lakehouse_lib.storage import commits, delta
 from lakehouse_lib.trust import quality
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def edit(settings: Settings, name: str, owner: str = "", add: Sequence[str] = ()
             raise ConfigError(f"tag {tag!r}: letters, digits, _ - . only")
     row = {"table_name": name, "owner": owner, "add_tags": list(add), "remove_tags": list(remove),
            "edited_at": datetime.now(UTC)}  # fmt: skip
-    delta.write_ops(settings, "catalog_edits", [row])
+    commits.write_ops(settings, "catalog_edits", [row])
     publish(settings)
     return describe(settings, name)
 

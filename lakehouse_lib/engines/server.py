@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,7 @@ def main(state: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a notebook is not for the engine
 
-    from pyspark import SparkConf, SparkContext
-
-    conf = SparkConf(loadDefaults=True).setAll(list(plan["conf"].items()))
-    context = SparkContext(conf=conf)
+    idle_seconds, stop = (_native if plan["native"] else _embedded)(plan)
     plan["pid"] = os.getpid()
     ready = state / "ready.json.tmp"
     ready.write_text(json.dumps(plan))
@@ -69,13 +67,39 @@ def main(state: Path) -> None:
     started = time.time()
     try:
         while live_owners(state) and not (state / "stop").exists():
-            idle = min(_idle_seconds(context._jvm), time.time() - started)
+            idle = min(idle_seconds(), time.time() - started)
             if idle > plan["idle_seconds"]:
                 break
             time.sleep(0.5)
     finally:
         (state / "ready.json").unlink(missing_ok=True)
-        context.stop()
+        stop()
+
+
+def _embedded(plan: dict[str, Any]) -> tuple[Callable[[], float], Callable[[], None]]:
+    """Start Spark; how long it has been idle, and how it is stopped."""
+    from pyspark import SparkConf, SparkContext
+
+    conf = SparkConf(loadDefaults=True).setAll(list(plan["conf"].items()))
+    context = SparkContext(conf=conf)
+    return lambda: _idle_seconds(context._jvm), context.stop
+
+
+def _native(plan: dict[str, Any]) -> tuple[Callable[[], float], Callable[[], None]]:
+    """Start Sail, which says of no query when it ended: it is idle while it takes no processor time."""
+    from pysail.spark import SparkConnectServer
+
+    server = SparkConnectServer("127.0.0.1", plan["port"])
+    server.start(background=True)
+    used = {"seconds": 0.0, "at": time.time()}
+
+    def idle() -> float:
+        times = psutil.Process().cpu_times()
+        if times.user + times.system - used["seconds"] > 0.5:
+            used.update(seconds=times.user + times.system, at=time.time())
+        return time.time() - used["at"]
+
+    return idle, server.stop
 
 
 if __name__ == "__main__":

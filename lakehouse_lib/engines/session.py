@@ -113,10 +113,10 @@ def connect(settings: Settings) -> SparkSession:
     from pyspark.sql.connect.client.retries import DefaultPolicy
     from pyspark.sql.connect.session import SparkSession as Connect
 
-    remote = settings.spark_master
+    remote = settings.spark_master.replace("native://", "sc://")
     if not remote.startswith("sc://"):
         plan = ensure(settings)
-        remote = f"sc://localhost:{plan['port']}/;token={plan['token']}"
+        remote = f"sc://localhost:{plan['port']}/" + ("" if settings.native else f";token={plan['token']}")
     # The error below says it better.
     warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
     spark = None
@@ -230,7 +230,7 @@ def engine_log(settings: Settings) -> Path:
 def _start(settings: Settings, state: Path) -> dict[str, Any]:
     (state / "stop").unlink(missing_ok=True)
     (state / "ready.json").unlink(missing_ok=True)
-    java, jars = toolchain.find_java(), toolchain.delta_jars()
+    java, jars = (Path(), []) if settings.native else (toolchain.find_java(), toolchain.delta_jars())
     log_file = engine_log(settings)
     for _attempt in range(3):
         with socket.socket() as probe:
@@ -240,7 +240,8 @@ def _start(settings: Settings, state: Path) -> dict[str, Any]:
             "port": port,
             "token": secrets.token_urlsafe(24),
             "idle_seconds": settings.engine_idle_minutes * 60,
-            "conf": _engine_conf(settings, jars, port, state),
+            "native": settings.native,
+            "conf": {} if settings.native else _engine_conf(settings, jars, port, state),
         }
         plan_file = state / "engine.json"
         plan_file.touch(0o600)
@@ -256,7 +257,8 @@ def _start(settings: Settings, state: Path) -> dict[str, Any]:
                 start_new_session=True,
                 cwd=state,
                 env={k: v for k, v in os.environ.items() if k not in _CLIENT_VARIABLES}
-                | {"JAVA_HOME": str(java), "PYTHONPATH": str(Path(__file__).parents[2])},
+                | {"PYTHONPATH": str(Path(__file__).parents[2])}
+                | (_native_environment(settings, state) if settings.native else {"JAVA_HOME": str(java)}),
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
@@ -268,6 +270,21 @@ def _start(settings: Settings, state: Path) -> dict[str, Any]:
         if "BindException" not in log_file.read_text(errors="replace")[-20_000:]:
             break
     raise EngineError(f"The Spark engine did not start. Its log says why: {log_file}")
+
+
+def _native_environment(settings: Settings, state: Path) -> dict[str, str]:
+    """Settings of Sail, which it takes from its environment."""
+    checkpoints = state / "checkpoints"
+    for folder in (checkpoints, state / "tmp"):
+        folder.mkdir(exist_ok=True)
+    number, unit = int(settings.driver_memory[:-1]), settings.driver_memory[-1]
+    return {
+        "SAIL_EXECUTION__CHECKPOINT__PATH": str(checkpoints),
+        "SAIL_RUNTIME__MEMORY_POOL__TYPE": "greedy",
+        "SAIL_RUNTIME__MEMORY_POOL__GREEDY__MAX_SIZE": str(number << {"m": 20, "g": 30}[unit]),
+        "SAIL_RUNTIME__TEMPORARY_FILES__PATHS": json.dumps([str(state / "tmp")]),
+        "RUST_LOG": "error",
+    }
 
 
 def _engine_conf(settings: Settings, jars: list[Path], port: int, state: Path) -> dict[str, str]:

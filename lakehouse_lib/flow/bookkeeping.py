@@ -15,7 +15,7 @@ from lakehouse_lib.intake import landing
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import delta
+from lakehouse_lib.storage import commits, delta
 from lakehouse_lib.trust import quality
 
 
@@ -46,9 +46,9 @@ def write(settings: Settings, result: RunResult) -> None:
                  "seconds": step.seconds, "started_at": step.started_at}
             )  # fmt: skip
     ledger.write(settings, rows)
-    delta.upsert_ops(settings, "lineage", pa.Table.from_pylist(lineage, ops.SCHEMAS["lineage"]),
+    commits.upsert_ops(settings, "lineage", pa.Table.from_pylist(lineage, ops.SCHEMAS["lineage"]),
                      key=("run_id", "source", "target", "target_version"))  # fmt: skip
-    delta.write_ops(settings, "runs", runs)
+    commits.write_ops(settings, "runs", runs)
     quality.write_results(settings, [found for step in result.steps for found in step.checks])
 
 

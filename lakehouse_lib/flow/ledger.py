@@ -26,7 +26,7 @@ from lakehouse_lib.model import ops
 from lakehouse_lib.model.messages import CHANGES_OF_A_MESSAGE
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import delta
+from lakehouse_lib.storage import commits, delta
 
 Accounted = dict[str, tuple[int, int | None]]
 """By table id: the last version that the ledger knows, and the rows that the table held then; None where its
@@ -38,7 +38,9 @@ Entry = tuple[dict[str, Any], dict[str, Any]]
 
 def write(settings: Settings, rows: list[dict[str, Any]]) -> None:
     """Put rows into ``ops/ledger``; two runs may account for one commit, which counts once."""
-    delta.upsert_ops(settings, "ledger", pa.Table.from_pylist(rows, ops.SCHEMAS["ledger"]), key=("table_id", "version"))
+    commits.upsert_ops(
+        settings, "ledger", pa.Table.from_pylist(rows, ops.SCHEMAS["ledger"]), key=("table_id", "version")
+    )
 
 
 def last_accounted(settings: Settings) -> Accounted:
@@ -197,20 +199,23 @@ def _take_back(
     info = {"run_id": run_id, "operation": "set aside", "sources": {}, "set_aside": why,
             "ledger": {name: -own[name] for name in COUNTS},
             "reasons": {name: -count for name, count in flags.items()}}  # fmt: skip
-    delta.take_back(settings, table, why, info)
+    commits.take_back(settings, table, why, info)
+
+
+_ADDED = {"inserted": ("numOutputRows", "num_added_rows")}
+_MERGED = {
+    "inserted": ("numTargetRowsInserted", "num_target_rows_inserted"),
+    "updated": ("numTargetRowsUpdated", "num_target_rows_updated"),
+    "deleted": ("numTargetRowsDeleted", "num_target_rows_deleted"),
+}
+"""What Spark and delta-rs call the rows that a commit wrote."""
 
 
 def _compare(table: Table, commit: dict[str, Any], expected: dict[str, int]) -> None:
     """Hold what Delta says it wrote against what was meant to be written."""
     metrics = commit.get("operationMetrics") or {}
-    if commit.get("operation") == "MERGE":
-        wrote = {
-            "inserted": int(metrics["numTargetRowsInserted"]),
-            "updated": int(metrics["numTargetRowsUpdated"]),
-            "deleted": int(metrics["numTargetRowsDeleted"]),
-        }
-    else:
-        wrote = {"inserted": int(metrics.get("numOutputRows", 0))}
+    names = _MERGED if commit.get("operation") == "MERGE" else _ADDED
+    wrote = {name: next((int(metrics[m]) for m in written if m in metrics), 0) for name, written in names.items()}
     meant = {name: expected.get(name, 0) for name in wrote}
     if wrote != meant:
         raise LedgerError(f"{table.name} version {commit['version']}: wrote {wrote}, expected {meant}.")

@@ -35,7 +35,7 @@ from lakehouse_lib.intake.records import Shape
 from lakehouse_lib.intake.streams import Unreadable
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import archive, delta
+from lakehouse_lib.storage import archive, commits, delta
 
 APP_ID = "landing"
 """Transaction id under which a bronze table counts its loads."""
@@ -310,7 +310,7 @@ def write_down(
     ), strict=True)  # fmt: skip
     # A run that was overtaken does not set a file back to where it was before.
     files = pa.table(list(columns), schema=ops.SCHEMAS["landing_files"])
-    delta.upsert_ops(settings, "landing_files", files, key=("feed", "path"), keep=("first_seen",),
+    commits.upsert_ops(settings, "landing_files", files, key=("feed", "path"), keep=("first_seen",),
                      where="s.version >= t.version OR s.table_id <> t.table_id")  # fmt: skip
 
 

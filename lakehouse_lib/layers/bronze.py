@@ -148,7 +148,7 @@ class Fields:
 
 def unknown_fields(known: Iterable[str]) -> Column:
     """The record's other fields as JSON; null if there are none."""
-    names = F.array(*(F.lit(name) for name in known))
+    names = F.array(*(F.lit(name) for name in known)).cast("array<string>")
     rest = F.map_filter("record", lambda key, _: ~F.array_contains(names, key))
     # Functions with a lambda are interpreted: only the few records that need one pay for it.
     return F.when(F.size(F.array_except(F.map_keys("record"), names)) > 0, F.to_json(rest))

@@ -178,6 +178,8 @@ class _Walk:
         if body.WhichOneof("read_type") == "named_table":
             return self._table(body.named_table.unparsed_identifier.split(".")[-1].strip("`"))
         path = body.data_source.paths[0]
+        if path.endswith(".parquet"):  # a file of a table
+            path = next((folder for folder in self.paths if path.startswith(f"{folder}/")), path)
         archived = path.removeprefix(f"{self.settings.layer_path('archive')}/")
         frame = self._table(self.paths[path].name if archived == path else archived.split("/")[0])
         # A change feed's own columns come from the log.

@@ -39,7 +39,7 @@ def hourly_events(events: DataFrame) -> DataFrame:
     ).agg(
         F.count(F.lit(1)).alias("total_events"),
         F.countDistinct("user_id").alias("unique_users"),
-        (total / F.count("event_value")).alias("avg_event_value"),
+        (total / F.nullif(F.count("event_value"), F.lit(0))).alias("avg_event_value"),
         F.min("event_value").alias("min_event_value"),
         F.max("event_value").alias("max_event_value"),
         total.alias("sum_event_value"),
@@ -120,7 +120,7 @@ def hourly(events: DataFrame, sessions: DataFrame, rejected: list[DataFrame]) ->
         F.sum("click").alias("total_clicks"),
         F.countDistinct("user_id").alias("unique_users"),
         F.sum("session").alias("total_sessions"),
-        (F.sum(exact("ms")).cast("double") / F.count("ms")).alias("avg_response_time_ms"),
+        (F.sum(exact("ms")).cast("double") / F.nullif(F.count("ms"), F.lit(0))).alias("avg_response_time_ms"),
         F.percentile("ms", 0.95).alias("p95_response_time_ms"),
         F.sum("error").alias("error_count"),
         F.when(happened > 0, F.sum("error") / happened).otherwise(0.0).alias("error_rate"),

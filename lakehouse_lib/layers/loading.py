@@ -29,7 +29,7 @@ from lakehouse_lib.intake.streams import PACKED, Unreadable
 from lakehouse_lib.layers import bronze, cdc, columns, staging
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import archive, delta
+from lakehouse_lib.storage import archive, commits, delta
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -271,7 +271,7 @@ def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: 
     """Put a load into its table; where the engine fails, returns the files with a record that it cannot compute."""
     says, consumed = load.says(run_id), [delta.Consumed(landing.APP_ID, load.number)]
     if not load.records and settings.enable_delta:
-        delta.mark(settings, table, consumed, says, once=True)
+        commits.mark(settings, table, consumed, says, once=True)
         return {}
     with session.opened(settings) as spark:
         records = staging.read(spark, load.staging)
@@ -283,7 +283,7 @@ def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: 
         if whole:
             archive.restore(settings, table)
         try:
-            (delta.overwrite if whole else delta.append)(rows, settings, table, consumed, says)
+            (commits.overwrite if whole else commits.append)(rows, settings, table, consumed, says)
         except Exception as error:
             if bad := _files_that_fail(settings, table, run_id, records, load.files):
                 return bad

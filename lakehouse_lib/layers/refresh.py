@@ -19,7 +19,7 @@ from lakehouse_lib.engines.session import settle
 from lakehouse_lib.layers.inputs import Inputs
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import archive, delta
+from lakehouse_lib.storage import archive, commits, delta
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, Row
@@ -135,21 +135,21 @@ def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     if meant.whole:
         archive.restore(settings, table)
         if not is_empty(settings, table) or (reschema and meant.inserted):
-            delta.overwrite(_stamped(inputs, meant), settings, table, consumed, says, reschema=reschema)
+            commits.overwrite(_stamped(inputs, meant), settings, table, consumed, says, None, reschema)
             return
     elif meant.updated or meant.deleted:
         archive.restore(settings, table, meant.parts)
         rows = _stamped(inputs, meant).select(*table.names, "_action")
-        delta.merge(inputs.spark, rows, settings, table, consumed, says, meant.parts)
+        commits.merge(rows, settings, table, consumed, says, meant.parts)
         return
     elif meant.days:
         archive.restore(settings, table, meant.days)
-        delta.overwrite(_stamped(inputs, meant), settings, table, consumed, says, meant.days)
+        commits.overwrite(_stamped(inputs, meant), settings, table, consumed, says, meant.days)
         return
     if meant.inserted:
-        delta.append(_stamped(inputs, meant), settings, table, consumed, says)
+        commits.append(_stamped(inputs, meant), settings, table, consumed, says)
     else:
-        delta.mark(settings, table, consumed, says)
+        commits.mark(settings, table, consumed, says)
 
 
 def is_empty(settings: Settings, table: Table) -> bool:

@@ -159,7 +159,9 @@ def sessions(clicks: DataFrame, gap_seconds: int) -> DataFrame:
     response = F.col("response_time_ms").cast("decimal(28,6)")
     grouped = numbered.groupBy("_visitor", "_n").agg(
         F.sort_array(F.collect_list(click)).alias("c"),
-        (F.sum(response).cast("double") / F.count("response_time_ms")).alias("avg_response_time_ms"),
+        (F.sum(response).cast("double") / F.nullif(F.count("response_time_ms"), F.lit(0))).alias(
+            "avg_response_time_ms"
+        ),
         F.count_if(F.col("status_code") >= 400).alias("error_count"),
     )
     first, last = F.get("c", F.lit(0)), F.element_at("c", -1)

@@ -1,4 +1,4 @@
-"""Everything Delta: the only module that knows how tables are stored.
+"""Tables on disk: where they are, what their logs say, and their rows as frames.
 
 Metadata is read and tables are created by delta-rs, without a JVM; data goes through Spark.
 With ``enable_delta: false`` tables are plain Parquet folders, written whole and swapped in.
@@ -10,38 +10,28 @@ import contextlib
 import functools
 import json
 import logging
-import random
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake import DeltaTable, Schema
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, NotMadeError, TableError
-from lakehouse_lib.model import ops
 from lakehouse_lib.model.tables import Table, with_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-ATTEMPTS = 5
-_CONFLICTS = ("DELTA_CONCURRENT", "already exists")
-"""How Spark and delta-rs say that another writer was faster."""
-_TXN = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
 
 
 @dataclass(frozen=True)
@@ -327,11 +317,58 @@ def read(spark: SparkSession, settings: Settings, table: Table, version: int | N
     if not settings.enable_delta:
         return spark.read.parquet(path)
     reader = spark.read.format("delta")
-    return (reader if version is None else reader.option("versionAsOf", version)).load(path)
+    reader = reader if version is None else reader.option("versionAsOf", version)
+    if settings.native:  # Sail's unions stumble over comments of columns and over NOT NULL
+        reader = reader.schema(_plain_schema(open_at(path, version)))
+    return reader.load(path)
+
+
+def open_at(path: str, version: int | None) -> DeltaTable:
+    return DeltaTable(path, version=version)
+
+
+def _plain_schema(opened: DeltaTable) -> StructType:
+    from pyspark.sql.types import StructType
+
+    fields = json.loads(opened.schema().to_json())["fields"]
+    return StructType.fromJson(
+        {"type": "struct", "fields": [field | {"nullable": True, "metadata": {}} for field in fields]}
+    )
+
+
+def _inserts(spark: SparkSession, path: str, table: Table, after: int, upto: int) -> DataFrame:
+    """What was added, from the files that the log names; from the change feed where rows were also taken away."""
+    from urllib.parse import unquote
+
+    from pyspark.sql import functions as F
+
+    added: dict[str | None, list[str]] = {}
+    for version in range(after + 1, upto + 1):
+        for action in actions(path, version) or []:
+            if "remove" in action and action["remove"]["dataChange"]:
+                rows = DeltaTable(path).load_cdf(
+                    starting_version=after + 1, ending_version=upto, predicate="_change_type = 'insert'"
+                )
+                return spark.createDataFrame(pa.table(rows).select(table.names))
+            if "add" in action and action["add"]["dataChange"]:
+                add = action["add"]
+                day = (add.get("partitionValues") or {}).get(table.partition_by)
+                added.setdefault(day, []).append(f"{path}/{unquote(add['path'])}")
+    if not added:
+        return spark.read.format("delta").load(path).limit(0)
+    parts = []
+    for day, files in added.items():
+        frame = spark.read.parquet(*files)
+        if table.partition_by:
+            frame = frame.withColumn(table.partition_by, F.lit(day).cast("date"))
+        parts.append(frame.select(*table.names))
+    return functools.reduce(lambda a, b: a.unionByName(b), parts)
 
 
 def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: int, upto: int) -> DataFrame:
     """Rows that were added to an append-only table after one version, up to another."""
+    if settings.native:
+        return _inserts(spark, table_path(settings, table), table, after, upto)
     feed = (
         spark.read.format("delta")
         .option("readChangeFeed", "true")
@@ -340,279 +377,6 @@ def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: i
         .load(table_path(settings, table))
     )
     return feed.where("_change_type = 'insert'").drop("_change_type", "_commit_version", "_commit_timestamp")
-
-
-def append(df: DataFrame, settings: Settings, table: Table, consumed: Iterable[Consumed], info: dict[str, Any]) -> None:
-    """Add rows, and remember in the same commit how far the sources were read."""
-    _write(df, settings, table, "append", {}, consumed, info)
-
-
-def overwrite(
-    df: DataFrame,
-    settings: Settings,
-    table: Table,
-    consumed: Iterable[Consumed],
-    info: dict[str, Any],
-    days: Iterable[date] | None = None,
-    reschema: bool = False,
-) -> None:
-    """Replace the whole table, or only the partitions of some days; ``reschema`` also its columns."""
-    if not settings.enable_delta:
-        _swap_parquet(df.select(*table.names), Path(table_path(settings, table)))
-        return
-    options = {"overwriteSchema": "true"} if reschema else {}
-    if days is not None:
-        options["replaceWhere"] = f"{table.partition_by} IN ({_dates(days)})"
-    _write(df, settings, table, "overwrite", options, consumed, info)
-
-
-def merge(
-    spark: SparkSession,
-    changes_view: DataFrame,
-    settings: Settings,
-    table: Table,
-    consumed: Iterable[Consumed],
-    info: dict[str, Any],
-    partitions: Iterable[str] | None = None,
-) -> None:
-    """Apply rows marked by ``_action`` (insert, update, delete) by the table's key, in one commit.
-
-    ``partitions`` limits the search for existing rows to those days.
-    """
-    names = [name for name in changes_view.columns if name != "_action"]
-    on = " AND ".join(f"t.`{key}` = s.`{key}`" for key in table.key)
-    if partitions is not None and table.partition_by:
-        days = _dates(partitions)
-        on += f" AND t.`{table.partition_by}` IN ({days})" if days else " AND false"
-    settable = ", ".join(f"t.`{name}` = s.`{name}`" for name in names)
-    clauses = f"WHEN MATCHED AND s._action = 'delete' THEN DELETE WHEN MATCHED THEN UPDATE SET {settable} "
-    _merge(spark, changes_view, settings, table, on, clauses, names, consumed, info)
-
-
-def swap(
-    spark: SparkSession,
-    gone: DataFrame,
-    come: DataFrame,
-    settings: Settings,
-    table: Table,
-    consumed: Iterable[Consumed],
-    info: dict[str, Any],
-) -> None:
-    """Delete rows of a bronze table and add others, in one commit.
-
-    ``gone`` holds columns of the table by which the flagged rows to delete are found; ``come`` the
-    new rows.
-    """
-    keys = {name: f"_gone_{name}" for name in gone.columns}
-    deletes = gone.distinct().withColumnsRenamed(keys)
-    rows = come.select(*table.names).unionByName(deletes, allowMissingColumns=True)
-    on = " AND ".join(f"t.`{name}` = s.`{key}`" for name, key in keys.items()) + " AND size(t._quality_flags) > 0"
-    # A row to delete has a key to find it by; a row to add has none, and so meets nothing.
-    first = next(iter(keys.values()))
-    rows = rows.selectExpr("*", f"if({first} IS NULL, 'insert', 'delete') AS _action")
-    _merge(spark, rows, settings, table, on, "WHEN MATCHED THEN DELETE ", table.names, consumed, info)
-
-
-def _merge(
-    spark: SparkSession,
-    source: DataFrame,
-    settings: Settings,
-    table: Table,
-    on: str,
-    matched: str,
-    names: list[str],
-    consumed: Iterable[Consumed],
-    info: dict[str, Any],
-) -> None:
-    marks = list(consumed)
-    first = marks[0] if marks else None
-    view = f"changes_{threading.get_ident()}_{random.getrandbits(32):x}"
-    columns, values = (", ".join(f"{p}`{name}`" for name in names) for p in ("", "s."))
-    statement = (
-        f"MERGE INTO delta.`{table_path(settings, table)}` t USING {view} s ON {on} {matched}"
-        f"WHEN NOT MATCHED AND s._action <> 'delete' THEN INSERT ({columns}) VALUES ({values})"
-    )
-
-    def run() -> None:
-        # These settings would silence every later write of the session with the same numbers:
-        # they stand for one statement, in a session of the table's own.
-        for key, value in zip(_TXN, (first.app_id, first.version) if first else (), strict=False):
-            spark.conf.set(key, str(value))
-        spark.conf.set("spark.databricks.delta.commitInfo.userMetadata", json.dumps(info))
-        try:
-            spark.sql(statement).collect()
-        finally:
-            for key in (*_TXN, "spark.databricks.delta.commitInfo.userMetadata"):
-                spark.conf.unset(key)
-
-    source.createOrReplaceTempView(view)
-    try:
-        _retried(run, table.name)
-    finally:
-        spark.catalog.dropTempView(view)
-    mark(settings, table, marks[1:])
-
-
-def mark(
-    settings: Settings,
-    table: Table,
-    consumed: Iterable[Consumed],
-    info: dict[str, Any] | None = None,
-    once: bool = False,
-) -> None:
-    """Remember how far sources were read, and what became of their records, where no data has to be written.
-
-    ``once`` does nothing where the table has read as far already, as Spark does with a number that it knows.
-    """
-    consumed = list(consumed)
-    tells = consumed or any((info or {}).get("ledger", {}).values())
-    if not tells or not settings.enable_delta:
-        return
-
-    def run() -> None:
-        target = DeltaTable(table_path(settings, table))
-        if once and all((watermark(target, item.app_id) or 0) >= item.version for item in consumed):
-            return
-        target.create_write_transaction(
-            [],
-            mode="append",
-            schema=target.schema(),
-            partition_by=target.metadata().partition_columns,
-            commit_properties=CommitProperties(
-                app_transactions=[Transaction(item.app_id, item.version) for item in consumed],
-                custom_metadata={"userMetadata": json.dumps(info)} if info else None,
-            ),
-        )
-
-    _retried(run, table.name)
-
-
-def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict[str, Any]) -> None:
-    """Delete the rows of some landing files from a bronze table."""
-    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
-
-    properties = CommitProperties(custom_metadata={"userMetadata": json.dumps(info)})
-
-    def run() -> None:
-        target = DeltaTable(table_path(settings, table))
-        before = target.version()
-        target.delete(f"_source_file IN ({listed})", commit_properties=properties)
-        if target.version() == before:  # there was nothing to delete, which is to be told all the same
-            parts = target.metadata().partition_columns
-            target.create_write_transaction([], "append", target.schema(), parts, commit_properties=properties)
-
-    _retried(run, table.name)
-
-
-def restore(settings: Settings, table: Table, version: int, consumed: Iterable[Consumed], info: dict[str, Any]) -> None:
-    """Take a table back to a version; what it remembers of its sources goes back in the same commit."""
-
-    def run() -> None:
-        DeltaTable(table_path(settings, table)).restore(
-            version,
-            commit_properties=CommitProperties(
-                app_transactions=[Transaction(item.app_id, item.version) for item in consumed],
-                custom_metadata={"userMetadata": json.dumps(info)},
-            ),
-        )
-
-    _retried(run, table.name)
-
-
-def write_ops(settings: Settings, name: str, rows: list[dict[str, Any]]) -> None:
-    """Append rows to one of the tables under ``ops/``; made when it is first needed."""
-    if rows:
-        path, found = f"{settings.layer_path('ops')}/{name}", pa.Table.from_pylist(rows, ops.SCHEMAS[name])
-        _retried(lambda: write_deltalake(path, found, mode="append", schema_mode="merge"), path)
-
-
-def upsert_ops(
-    settings: Settings,
-    name: str,
-    rows: pa.Table,
-    key: tuple[str, ...],
-    where: str = "false",
-    keep: tuple[str, ...] = (),
-) -> None:
-    """Put rows into a table under ``ops/``, each key once, so that writing them twice changes nothing.
-
-    ``where`` (SQL over ``s``, the new row, and ``t``, the one there) says when a row that is there is
-    updated; columns in ``keep`` stay as they are.
-    """
-    if not rows.num_rows:
-        return
-    path = f"{settings.layer_path('ops')}/{name}"
-    updates = {column: f"s.{column}" for column in rows.column_names if column not in (*key, *keep)}
-
-    def run() -> None:
-        found = open_table(path)
-        early = found is not None and not {*rows.column_names} <= {field.name for field in found.schema().fields}
-        if found is None or (early and where != "false"):
-            # Not there yet, or of an early version of this library whose rows cannot be updated.
-            if found is None:
-                write_deltalake(path, rows, mode="error")
-            else:
-                write_deltalake(path, rows, mode="overwrite", schema_mode="overwrite")
-            return
-        same = " AND ".join(f"t.{column} = s.{column}" for column in key)
-        merge = found.merge(rows, same, source_alias="s", target_alias="t", merge_schema=early)
-        if where != "false":
-            merge = merge.when_matched_update(updates, predicate=where)
-        merge.when_not_matched_insert_all().execute()
-
-    _retried(run, path)
-
-
-def _write(
-    df: DataFrame,
-    settings: Settings,
-    table: Table,
-    mode: str,
-    options: dict[str, str],
-    consumed: Iterable[Consumed],
-    info: dict[str, Any],
-) -> None:
-    marks = list(consumed)
-    first = marks[0] if marks else None
-    if first:
-        options |= {"txnAppId": first.app_id, "txnVersion": str(first.version)}
-    path = table_path(settings, table)
-
-    def run() -> None:
-        writer = df.select(*table.names).write.format("delta").mode(mode)
-        writer.options(userMetadata=json.dumps(info), **options).save(path)
-
-    _retried(run, table.name)
-    mark(settings, table, marks[1:])
-
-
-def _swap_parquet(df: DataFrame, path: Path) -> None:
-    fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    df.write.mode("overwrite").parquet(str(fresh))
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _retried(action: Callable[[], T], what: str) -> T:
-    """Run a write again where another writer was faster."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return action()
-        except Exception as error:
-            conflict = isinstance(error, CommitFailedError) or any(word in str(error) for word in _CONFLICTS)
-            if not conflict or attempt == ATTEMPTS:
-                raise
-            log.warning("%s: another writer was faster, attempt %d", what, attempt + 1)
-            time.sleep(random.uniform(0.2, 0.5) * 2**attempt)
-    raise AssertionError
-
-
-def _dates(days: Iterable[date | str]) -> str:
-    return ", ".join(f"DATE'{day}'" for day in sorted({str(day) for day in days}))
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:

@@ -29,7 +29,7 @@ from lakehouse_lib.intake import landing
 from lakehouse_lib.model import checks, tables
 from lakehouse_lib.model.checks import Check, Rule
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import delta, reader
+from lakehouse_lib.storage import commits, delta, reader
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def run_checks(
 
 def write_results(settings: Settings, results: list[Result]) -> None:
     """Add results to ``ops/quality_results``."""
-    delta.write_ops(settings, "quality_results", [vars(result) for result in results])
+    commits.write_ops(settings, "quality_results", [vars(result) for result in results])
 
 
 def check_all(settings: Settings, run_id: str = "") -> Latest:

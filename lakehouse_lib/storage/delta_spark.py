@@ -1,0 +1,73 @@
+"""Commits by delta-spark: rows are written where they are, and one watermark goes into the commit of the data."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from typing import TYPE_CHECKING, Any
+
+from lakehouse_lib.storage.delta import Consumed
+from lakehouse_lib.storage.transactions import Match
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_TXN = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
+
+
+def write(
+    rows: DataFrame,
+    path: str,
+    mode: str,
+    consumed: list[Consumed],
+    info: dict[str, Any],
+    where: str | None,
+    reschema: bool,
+) -> None:
+    """Append rows, or replace those of the partitions ``where`` says, or all; with ``reschema`` columns too."""
+    options = {"userMetadata": json.dumps(info)}
+    if consumed:
+        options |= {"txnAppId": consumed[0].app_id, "txnVersion": str(consumed[0].version)}
+    if where is not None:
+        options["replaceWhere"] = where
+    if reschema:
+        options["overwriteSchema"] = "true"
+    rows.write.format("delta").mode(mode).options(**options).save(path)
+
+
+def merge(
+    changes: DataFrame, path: str, names: list[str], match: Match, consumed: list[Consumed], info: dict[str, Any]
+) -> None:
+    """Delete, update and insert rows as ``_action`` says."""
+    spark = changes.sparkSession
+    on = [f"t.`{name}` = s.`{key}`" for name, key in match.keys.items()]
+    if match.days:
+        column, days = match.days
+        on.append(f"t.`{column}` IN ({days})" if days else "false")
+    if match.flagged:
+        on.append("size(t._quality_flags) > 0")
+        matched = "WHEN MATCHED THEN DELETE"
+    else:
+        settable = ", ".join(f"t.`{name}` = s.`{name}`" for name in names)
+        matched = f"WHEN MATCHED AND s._action = 'delete' THEN DELETE WHEN MATCHED THEN UPDATE SET {settable}"
+    columns, values = (", ".join(f"{p}`{name}`" for name in names) for p in ("", "s."))
+    view = f"changes_{threading.get_ident()}_{random.getrandbits(32):x}"
+    statement = (
+        f"MERGE INTO delta.`{path}` t USING {view} s ON {' AND '.join(on)} {matched} "
+        f"WHEN NOT MATCHED AND s._action <> 'delete' THEN INSERT ({columns}) VALUES ({values})"
+    )
+    # These settings would silence every later write of the session with the same numbers:
+    # they stand for one statement, in a session of the table's own.
+    told = {"spark.databricks.delta.commitInfo.userMetadata": json.dumps(info)}
+    if consumed:
+        told |= dict(zip(_TXN, (consumed[0].app_id, str(consumed[0].version)), strict=True))
+    changes.createOrReplaceTempView(view)
+    try:
+        for key, value in told.items():
+            spark.conf.set(key, value)
+        spark.sql(statement).collect()
+    finally:
+        for key in told:
+            spark.conf.unset(key)
+        spark.catalog.dropTempView(view)

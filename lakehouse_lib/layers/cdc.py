@@ -164,15 +164,40 @@ def _position(sequence: Column) -> Column:
     )
 
 
+_TOKENS = r'"(?:[^"\\]|\\.)*"|[\[\]{}:]|[^\s,:\[\]{}"]+'
+"""A text, a bracket, a colon or a bare word of JSON."""
+
+
 def _coded(text: Column) -> Column:
     """`envelopes.coded` for the text that an expression gives."""
-    values = F.try_parse_json(text).cast("map<string,variant>")
-    letter: Callable[[Column], Column] = lambda kind: (  # noqa: E731
-        F.when(kind == "STRING", "s").when(kind == "BOOLEAN", "b").when(kind.rlike("^(OBJECT|ARRAY)"), "j")
-    ).otherwise("n")
-    return F.transform_values(
-        values, lambda _, value: F.concat(letter(F.schema_of_variant(value)), value.cast("string"))
+    values, keys = F.from_json(text, MAP), F.json_object_keys(text)
+    kinds = F.translate(_first_letters(text), '"tf{[-0123456789', "sbbjjnnnnnnnnnnn")
+    kind: Callable[[Column], Column] = lambda key: F.substr(kinds, F.array_position(keys, key), F.lit(1))  # noqa: E731
+    return with_values(values, lambda key, value: F.concat(kind(key), value))
+
+
+def with_values(values: Column, of: Callable[[Column, Column], Column]) -> Column:
+    """A map with other values, each told by its key and value; like ``transform_values``, which Sail lacks."""
+    each = F.transform(F.map_entries(values), lambda entry: F.struct(entry["key"], of(entry["key"], entry["value"])))
+    return F.map_from_entries(each)
+
+
+def _first_letters(text: Column) -> Column:
+    """The first letter of each value of a JSON object, one after the other: they tell the kinds of the values."""
+    tokens = F.regexp_extract_all(text, F.lit(_TOKENS), F.lit(0))
+    state: Callable[[Column, Column, Column], Column] = lambda depth, colon, letters: F.struct(  # noqa: E731
+        depth.alias("depth"), colon.alias("colon"), letters.cast("string").alias("letters")
     )
+
+    def after(before: Column, token: Column) -> Column:
+        letter = F.substring(token, 1, 1)
+        deeper = F.when(letter.isin("{", "["), 1).when(letter.isin("}", "]"), -1).otherwise(0)
+        is_value = (before["depth"] == 1) & before["colon"]
+        letters = F.when(is_value, F.concat(before["letters"], letter)).otherwise(before["letters"])
+        return state(before["depth"] + deeper, token == ":", letters)
+
+    zero = state(F.lit(0), F.lit(False), F.lit(""))
+    return F.aggregate(tokens, zero, after, lambda end: end["letters"])
 
 
 # Whose change it is --------------------------------------------------------

@@ -167,7 +167,7 @@ def _observed(changes: DataFrame, keys: list[str]) -> dict[str, Observed]:
     key_before = F.map_filter("_before", lambda name, _: F.array_contains(key_names, F.lower(name)))
     # A key that is in none of the rows stands in the message's primary key, as text.
     guessed: Callable[[Column], Column] = lambda text: F.when(text.rlike(r"^-?(0|[1-9]\d*)$"), "n").otherwise("s")  # noqa: E731
-    given = F.transform_values(F.from_json("_key", cdc.MAP), lambda _, text: F.concat(guessed(text), text))
+    given = cdc.with_values(F.from_json("_key", cdc.MAP), lambda _, text: F.concat(guessed(text), text))
     deleted = F.when(F.size(key_before) > 0, key_before).otherwise(given)
     row = F.when(F.col("operation_type") == "DELETE", deleted).otherwise(F.col("_after"))
     each = changes.select("_types", F.explode(row).alias("_name", "_coded"))

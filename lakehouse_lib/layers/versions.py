@@ -111,7 +111,8 @@ def _of_table(changes: DataFrame, source_table: str, keys: list[str], absent: st
     """The good changes of one table, with the key of the row. A change of the key is a delete of the old one and an
     insert of the new one; where it leaves columns as they were it stays one change, and has the key before too."""
     own = changes.where(cdc.of_table(source_table) & (F.size("_quality_flags") == 0))
-    old, new = cdc.key_of(keys, "_before"), cdc.key_of(keys, "_after", "_before")
+    keyed = own.withColumns({"_old": cdc.key_of(keys, "_before"), "_new": cdc.key_of(keys, "_after", "_before")})
+    old, new = F.col("_old"), F.col("_new")
     operation = F.col("operation_type")
     moved = (operation == "UPDATE") & (old != new)
     unchanged = F.coalesce("_unchanged", F.array().cast("array<string>"))
@@ -129,7 +130,7 @@ def _of_table(changes: DataFrame, source_table: str, keys: list[str], absent: st
     steps = F.when(
         moved & ~partial, F.array(step(0, old, nothing, F.lit("DELETE")), step(1, new, nothing, F.lit("INSERT")))
     ).otherwise(F.array(step(1, key, F.when(moved, old), operation)))
-    return own.select(
+    return keyed.select(
         "_is_new", "source_database", "change_timestamp", "_log", "_position", "_snapshot", "_before", "_after",
         "_types", *_PLACE, unchanged.alias("_unchanged"), F.explode(steps).alias("_change"),
         F.xxhash64("operation_type", "cdc_id", *(F.coalesce(name, F.lit("")) for name in (
@@ -224,7 +225,7 @@ def _versions(ordered: DataFrame) -> DataFrame:
     """Each change as the version that it makes: with the values that it leaves as they were."""
     is_partial = F.max(F.size("_unchanged") > 0).over(Window.partitionBy("_group"))
     ordered = ordered.withColumn("_partial", is_partial)
-    change = F.struct("_n", "_moment", *_KEPT, "_key", "_prior", "_before", "_after", "_unchanged")
+    change = F.struct("_n", "_moment", *_KEPT, "_key", "_prior", "_unchanged", "_after", _sent().alias("_sent"))
     in_order = F.array_sort(F.collect_list(change), lambda a, b: (a["_n"] - b["_n"]).cast("int"))
     folded = ordered.where("_partial").groupBy("_group").agg(in_order.alias("_changes"))
     versions = F.aggregate("_changes", _initial_state(), _after_change, lambda state: state["versions"])
@@ -250,37 +251,54 @@ def _initial_state() -> Column:
     return F.struct(F.create_map().cast(_ROWS).alias("rows"), F.array().cast(_VERSIONS).alias("versions"))
 
 
+def _sent() -> Column:
+    """Values that the row before a change had where they stay as they were: what is missing in the rows before it."""
+    named: Callable[[Column], Column] = lambda name: (
+        F.array_contains("_unchanged", OTHERS)
+        | F.array_contains(  # noqa: E731
+            "_unchanged", name
+        )
+    )
+    after = F.coalesce("_after", F.create_map().cast(cdc.MAP))
+    return F.map_filter("_before", lambda name, _: named(name) & ~F.map_contains_key(after, name))
+
+
 def _after_change(state: Column, change: Column) -> Column:
     """The state after a change: the rows by key, and one more version."""
+    made = F.when(
+        ~change["operation_type"].isin(*REMOVALS),
+        F.when(F.size(change["_unchanged"]) > 0, _partial(state["rows"], change)).otherwise(change["_after"]),
+    )
+    # What stands in an expression twice is computed twice, and a plan grows with each time: so the row has a name.
+    return F.get(F.transform(F.array(made), lambda row: _with_row(state, change, row)), F.lit(0))
+
+
+def _partial(rows: Column, change: Column) -> Column:
+    """The row after a change that leaves columns as they were."""
+    none = F.create_map().cast(cdc.MAP)
+    before = F.coalesce(rows[F.coalesce(change["_prior"], change["_key"])], none)
+    after, sent = (F.coalesce(change[name], none) for name in ("_after", "_sent"))
+    named: Callable[[Column | str], Column] = lambda name: F.array_contains(change["_unchanged"], name)  # noqa: E731
+    stays = F.map_filter(before, lambda name, _: (named(OTHERS) | named(name)) & ~F.map_contains_key(after, name))
+    return F.map_concat(F.map_filter(sent, lambda name, _: ~F.map_contains_key(before, name)), stays, after)
+
+
+def _with_row(state: Column, change: Column, row: Column) -> Column:
+    """The state after a change that leaves ``row``; null where it is gone."""
     rows, operation = state["rows"], change["operation_type"]
     key, prior = change["_key"], change["_prior"]
-    before = rows[F.coalesce(prior, key)]
-    named: Callable[[Column | str], Column] = lambda name: F.array_contains(change["_unchanged"], name)  # noqa: E731
-    stays = F.when(named(OTHERS), before).otherwise(F.map_filter(before, lambda name, _: named(name)))
-    sent = F.map_filter(change["_before"], lambda name, _: named(OTHERS) | named(name))
-    partial = _overlaid(_overlaid(sent, stays), change["_after"])
-    made = F.when(
-        ~operation.isin(*REMOVALS), F.when(F.size(change["_unchanged"]) > 0, partial).otherwise(change["_after"])
-    )
     others = F.map_filter(rows, lambda name, _: (name != key) & ~name.eqNullSafe(prior))
-    now = F.when(made.isNull(), others).otherwise(F.map_concat(others, F.create_map(key, made)))
+    now = F.when(row.isNull(), others).otherwise(F.map_concat(others, F.create_map(key, row)))
     version: Callable[[Column, Column, Column], Column] = lambda k, op, row: F.struct(  # noqa: E731
         k.alias("_key"), op.alias("operation_type"), row.alias("_row"),
         *(change[name].alias(name) for name in ("_n", "_moment", *_KEPT[1:])),
     )  # fmt: skip
     nothing = F.lit(None).cast(cdc.MAP)
-    here = F.array(version(key, operation, made))
-    moved = F.array(version(prior, F.lit("DELETE"), nothing), version(key, F.lit("INSERT"), made))
+    here = F.array(version(key, operation, row))
+    moved = F.array(version(prior, F.lit("DELETE"), nothing), version(key, F.lit("INSERT"), row))
     cleared = F.transform(F.map_keys(rows), lambda name: version(name, operation, nothing))
     more = F.when(operation == "TRUNCATE", cleared).when(prior.isNotNull(), moved).otherwise(here)
     return F.struct(
         F.when(operation == "TRUNCATE", F.create_map().cast(_ROWS)).otherwise(now).alias("rows"),
         F.concat(state["versions"], more).alias("versions"),
     )
-
-
-def _overlaid(below: Column, above: Column) -> Column:
-    """Values of both maps; those of ``above`` where both have one."""
-    none = F.create_map().cast(cdc.MAP)
-    below, above = F.coalesce(below, none), F.coalesce(above, none)
-    return F.map_concat(F.map_filter(below, lambda name, _: ~F.map_contains_key(above, name)), above)

@@ -23,19 +23,27 @@ def run_tables(settings: Settings) -> RunResult:
     return result
 
 
-def rows(settings: Settings, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a table, by Delta's log, sorted; by default the columns that the laws cover."""
+QUALITY = ("_quality_flags", "_rescued_data", "_raw")
+
+
+def rows(settings: Settings, name: str, columns: list[str] | None = None, flags: bool = False) -> list[dict[str, Any]]:
+    """The rows of a table, by Delta's log, sorted; by default the columns that the laws cover; with ``flags`` those
+    that say what is wrong with a record too."""
     path = delta.table_path(settings, tables.get(settings, name))
     opened = DeltaTable(path)
-    business = [f.name for f in opened.schema().fields if not f.name.startswith("_")]
+    business = [
+        field.name
+        for field in opened.schema().fields
+        if not field.name.startswith("_") or (flags and field.name in QUALITY)
+    ]
     found = opened.to_pyarrow_table(columns=columns or business).to_pylist()
     return sorted(found, key=repr)
 
 
-def contents(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+def contents(settings: Settings, flags: bool = False) -> dict[str, list[dict[str, Any]]]:
     """All tables, by name; those that have not been made are left out."""
     made = (table for table in tables.declared(settings).values() if delta.exists(settings, table))
-    return {table.name: rows(settings, table.name) for table in made}
+    return {table.name: rows(settings, table.name, flags=flags) for table in made}
 
 
 def versions(settings: Settings) -> dict[str, int]:
@@ -48,11 +56,11 @@ def versions(settings: Settings) -> dict[str, int]:
     return found
 
 
-def assert_same(one: Settings, other: Settings) -> None:
+def assert_same(one: Settings, other: Settings, flags: bool = False) -> None:
     """Two lakehouses hold the same rows in every column that the laws cover, and their ledgers say how many."""
     assert_ledger_matches_tables(one)
     assert_ledger_matches_tables(other)
-    left, right = contents(one), contents(other)
+    left, right = contents(one, flags), contents(other, flags)
     assert left.keys() == right.keys()
     for name in left:
         missing = [row for row in right[name] if row not in left[name]][:2] if left != right else []

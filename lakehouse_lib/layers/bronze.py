@@ -45,9 +45,14 @@ REQUIRED = {
 Bounds = Mapping[str, tuple[float, float]]
 """Smallest and largest value of numbers, by column or ``column.field``; see `tables.Table.bounds`."""
 
-_NUMBER = r"^\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*$"
-_OFFSET = r"(?i)(Z|UTC|[+-]\d{2}(:?\d{2})?)$"
-_ISO = r"(?i)^\d{4}-\d{2}-\d{2}([T ]\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*(Z|UTC|[+-]\d{2}(:?\d{2})?)?)?$"
+# `\d`, `\s` and `$` mean other things to other engines.
+_WHITE = " \t\n\r\f\v"
+_NUMBER = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\z"
+_OFFSET = r"(?i)(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)\z"
+_ISO = (
+    r"(?i)^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)? *(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)?)?\z"
+)
 
 
 @dataclass
@@ -105,7 +110,7 @@ class Fields:
     def word(self, name: str) -> Value:
         """A field that holds one value: an object or an array does not fit."""
         text = self.text(name)
-        return self._value(1, name, text, F.when(~text.rlike(r"^\s*[\[{]"), text))
+        return self._value(1, name, text, F.when(~text.rlike(r"^[ \t\n\r]*[\[{]"), text))
 
     def number(self, name: str, whole: bool = False) -> Value:
         """A finite number within the column's bounds."""
@@ -167,6 +172,7 @@ def is_whole_json(text: Column) -> Column:
 
 def number(text: Column, whole: bool = False, bounds: tuple[float, float] | None = None) -> Value:
     """Text to a finite double, or to a bigint: a JSON number or plain decimal, within the bounds."""
+    text = F.trim(text, F.lit(_WHITE))
     value = F.when(text.rlike(_NUMBER), text).try_cast("double")
     fits = F.abs(value) < float("inf")
     if whole:
@@ -180,14 +186,14 @@ def number(text: Column, whole: bool = False, bounds: tuple[float, float] | None
 
 def timestamp(text: Column, zone: str = "UTC") -> Value:
     """Text to a UTC timestamp; times without an offset are of the zone."""
-    text = F.trim(text)
+    text = F.trim(text, F.lit(_WHITE))
     # Guarded: a cast that fails is a Java exception, and costs as much as ten that do not.
-    epoch = F.when(text.rlike(r"^[+-]?\d+(\.\d+)?$"), text).try_cast("decimal(38,6)")
+    epoch = F.when(text.rlike(r"^[+-]?[0-9]+(\.[0-9]+)?\z"), text).try_cast("decimal(38,6)")
     size = F.abs(epoch)
     micros = F.when(size < 10**11, epoch * 10**6).when(size < 10**14, epoch * 10**3).when(size < 10**17, epoch)
-    clean = F.regexp_replace(F.regexp_replace(text, ",", "."), r"([+-]\d{2})(\d{2})$", "$1:$2")
+    clean = F.regexp_replace(F.regexp_replace(text, ",", "."), r"([+-][0-9]{2})([0-9]{2})\z", "$1:$2")
     # A date alone ends in digits like an offset would.
-    has_offset = text.rlike(_OFFSET) & text.rlike(r"\d{1,2}:\d{2}")
+    has_offset = text.rlike(_OFFSET) & text.rlike(r"[0-9]{1,2}:[0-9]{2}")
     naive = F.when(~has_offset, clean).try_cast("timestamp")
     if zone.upper() != "UTC":
         naive = F.to_utc_timestamp(naive, zone)

@@ -153,18 +153,18 @@ def _broken(*names: str) -> Column:
 def _position(sequence: Column) -> Column:
     """A sequence that an expression gives, in a form that sorts: numbers and PostgreSQL's LSNs as what they are, other
     text as text."""
-    number = r"^0*(\d+)(?:\.(\d*?)0*)?$"
+    number = r"^0*([0-9]+)(?:\.([0-9]*?)0*)?\z"
     whole, fraction = F.regexp_extract(sequence, number, 1), F.regexp_extract(sequence, number, 2)
     text = F.concat(F.lpad(F.length(whole).cast("string"), 3, "0"), whole)
     text = F.when(fraction == "", text).otherwise(F.concat(text, F.lit("!"), fraction))
-    lsn = r"^([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})$"
+    lsn = r"^([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})\z"
     half: Callable[[int], Column] = lambda n: F.lpad(F.lower(F.regexp_extract(sequence, lsn, n)), 8, "0")  # noqa: E731
     return (
         F.when(sequence.rlike(number), text).when(sequence.rlike(lsn), F.concat(half(1), half(2))).otherwise(sequence)
     )
 
 
-_TOKENS = r'"(?:[^"\\]|\\.)*"|[\[\]{}:]|[^\s,:\[\]{}"]+'
+_TOKENS = r'"(?:[^"\\]|\\.)*"|[\[\]{}:]|[^ \t\n\r,:\[\]{}"]+'
 """A text, a bracket, a colon or a bare word of JSON."""
 
 

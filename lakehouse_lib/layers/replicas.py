@@ -118,7 +118,7 @@ def current_rows(rows: DataFrame, columns: Mapping[str, ReplicaColumn], keys: li
 
 def as_json(row: Column) -> Column:
     """A row as `envelopes.coded`, as JSON."""
-    quoted: Callable[[Column], Column] = lambda text: F.regexp_extract(F.to_json(F.array(text)), r"(?s)^\[(.*)\]$", 1)  # noqa: E731
+    quoted: Callable[[Column], Column] = lambda text: F.regexp_extract(F.to_json(F.array(text)), r"(?s)^\[(.*)\]\z", 1)  # noqa: E731
     value: Callable[[Column], Column] = lambda coded: F.when(coded.isNull(), "null").when(coded.startswith("s"), quoted(cdc.plain(coded))).otherwise(  # noqa: E731, E501
         cdc.plain(coded))  # fmt: skip
     pairs = F.transform(F.map_entries(row), lambda one: F.concat(quoted(one["key"]), F.lit(":"), value(one["value"])))
@@ -166,24 +166,28 @@ def _observed(changes: DataFrame, keys: list[str]) -> dict[str, Observed]:
     key_names = F.array(*(F.lit(key.lower()) for key in keys))
     key_before = F.map_filter("_before", lambda name, _: F.array_contains(key_names, F.lower(name)))
     # A key that is in none of the rows stands in the message's primary key, as text.
-    guessed: Callable[[Column], Column] = lambda text: F.when(text.rlike(r"^-?(0|[1-9]\d*)$"), "n").otherwise("s")  # noqa: E731
+    guessed: Callable[[Column], Column] = lambda text: F.when(text.rlike(r"^-?(0|[1-9][0-9]*)\z"), "n").otherwise("s")  # noqa: E731
     given = cdc.with_values(F.from_json("_key", cdc.MAP), lambda _, text: F.concat(guessed(text), text))
     deleted = F.when(F.size(key_before) > 0, key_before).otherwise(given)
     row = F.when(F.col("operation_type") == "DELETE", deleted).otherwise(F.col("_after"))
     each = changes.select("_types", F.explode(row).alias("_name", "_coded"))
     declared, letter, text = F.col("_types")[F.col("_name")], F.col("_coded").substr(1, 1), cdc.plain(F.col("_coded"))
-    number = F.when(text.rlike(r"^-?\d+$"), "int").when(text.rlike(r"^-?\d+\.\d+$"), "fraction").otherwise("double")
+    number = (
+        F.when(text.rlike(r"^-?[0-9]+\z"), "int")
+        .when(text.rlike(r"^-?[0-9]+\.[0-9]+\z"), "fraction")
+        .otherwise("double")
+    )
     kind = F.when(letter == "n", number).when(letter == "b", "boolean").when(letter.isNotNull(), "string")
     is_number = declared.isNull() & (letter == "n")
     digits: Callable[[str], Column] = lambda pattern: F.max(  # noqa: E731
         F.when(is_number, F.length(F.regexp_extract(text, pattern, 1)))
     )
-    mantissa = F.regexp_extract(text, r"^-?0*([\d.]*)", 1)
+    mantissa = F.regexp_extract(text, r"^-?0*([0-9.]*)", 1)
     found = each.groupBy(F.lower("_name").alias("name")).agg(
         F.min("_name").alias("source"),
         F.collect_set(F.coalesce(declared, kind)).alias("kinds"),
-        digits(r"^-?0*(\d*)").alias("whole"),
-        digits(r"\.(\d*)$").alias("fraction"),
+        digits(r"^-?0*([0-9]*)").alias("whole"),
+        digits(r"\.([0-9]*)\z").alias("fraction"),
         F.max(is_number & (number == "int") & text.try_cast("bigint").isNull()).alias("big"),
         F.max(F.when(is_number, F.length(F.regexp_replace(mantissa, r"\.", "")))).alias("digits"),
         F.bool_and(declared.isNotNull() | letter.isNull()).alias("declared"),

@@ -214,7 +214,9 @@ def user_versions(rows: DataFrame, key: str) -> DataFrame:
     rest = F.map_from_entries(F.array_sort(F.map_entries(rest)))
     # Debezium counts a date in days since 1970; as text, that would pass for a year.
     day = value("signup_date")
-    date = F.when(day.rlike(r"^-?\d{1,6}$"), F.date_from_unix_date(day.try_cast("int"))).otherwise(day.try_cast("date"))
+    date = F.when(day.rlike(r"^-?[0-9]{1,6}\z"), F.date_from_unix_date(day.try_cast("int"))).otherwise(
+        day.try_cast("date")
+    )
     date = F.when(F.year(date).between(1, 9999), date)
     return rows.select(
         F.from_json("_key", cdc.MAP)[key].alias("user_id"),

@@ -253,14 +253,9 @@ def _initial_state() -> Column:
 
 def _sent() -> Column:
     """Values that the row before a change had where they stay as they were: what is missing in the rows before it."""
-    named: Callable[[Column], Column] = lambda name: (
-        F.array_contains("_unchanged", OTHERS)
-        | F.array_contains(  # noqa: E731
-            "_unchanged", name
-        )
-    )
     after = F.coalesce("_after", F.create_map().cast(cdc.MAP))
-    return F.map_filter("_before", lambda name, _: named(name) & ~F.map_contains_key(after, name))
+    stays: Callable[[Column], Column] = lambda name: F.arrays_overlap("_unchanged", F.array(F.lit(OTHERS), name))  # noqa: E731
+    return F.map_filter("_before", lambda name, _: stays(name) & ~F.map_contains_key(after, name))
 
 
 def _after_change(state: Column, change: Column) -> Column:

@@ -78,7 +78,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_runs(command: _Command) -> None:
-    command("setup", _setup, "fetch what the engine needs: a Java and Delta's jars")
+    setup = command("setup", _setup, "say which engine is here; with --spark fetch what Spark needs")
+    setup.add_argument("--spark", action="store_true", help="a Java where there is none, and Delta's jars")
     run = command("run", _run, "the layers in order, incremental, through the notebooks")
     run.add_argument("--tables", default="", help="comma-separated; default: all")
     forms = "YYYY-MM-DD, today, yesterday, or -7d for seven days ago (UTC)"
@@ -196,9 +197,12 @@ def _settings(**values: Any) -> Settings:
     return settings
 
 
-def _setup(_: argparse.Namespace) -> int:
+def _setup(options: argparse.Namespace) -> int:
     from lakehouse_lib.engines import toolchain
 
+    if not options.spark:
+        print(f"Engine: Sail {toolchain.native_version()}. For Spark on this machine: lakehouse setup --spark")
+        return 0
     try:
         java = toolchain.find_java()
     except SetupError as error:

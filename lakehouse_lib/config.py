@@ -110,7 +110,8 @@ class Settings(BaseSettings):
     spark_master: str = Field(
         "",
         validation_alias=_plain("spark_master"),
-        description="'' = embedded; local[N], spark://host:port, or sc://host:port",
+        description="'' or native = Sail, without Java; local[N] = Spark on this machine; spark://host:port or "
+        "sc://host:port = Spark elsewhere",
     )
     lakehouse_base_path: str = Field("./data", validation_alias=_plain("lakehouse_base_path"), min_length=1)
     landing_path: str = Field("", validation_alias=_plain("landing_path"))
@@ -219,7 +220,12 @@ class Settings(BaseSettings):
     @property
     def native(self) -> bool:
         """Whether the native engine computes, and delta-rs commits."""
-        return self.spark_master.startswith("native")
+        return not self.spark_master or self.spark_master.startswith("native")
+
+    @property
+    def has_own_engine(self) -> bool:
+        """Whether the lakehouse starts an engine of its own, and does not use one that runs already."""
+        return "sc://" not in self.spark_master and not self.spark_master.startswith("native://")
 
     def asks_for(self, day: date) -> bool:
         """Whether a day is among those to compute again; an end that is not given is open."""

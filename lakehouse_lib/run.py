@@ -53,7 +53,7 @@ def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[Lakehou
              "date_from": str(settings.date_from or ""), "date_to": str(settings.date_to or "")}  # fmt: skip
     failures: list[LakehouseError] = []
     starter = ThreadPoolExecutor(1)
-    if "sc://" not in settings.spark_master and not settings.spark_master.startswith("native://"):
+    if settings.has_own_engine:
         # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
         starter.submit(session.ensure, settings)
     kernels.prepare()

@@ -1,4 +1,4 @@
-"""One warm engine for the whole test suite; each test gets lakehouses of its own on it."""
+"""Warm engines for the whole test suite; each test gets lakehouses of its own on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ FOR_A_FEW_ROWS = {} if "LAKEHOUSE_TEST_AS_SHIPPED" in os.environ else {
 """A run of a few rows takes three fifths of the time where Spark compiles nothing for it and plans it once. Tests of
 commands start engines as they are shipped; LAKEHOUSE_TEST_AS_SHIPPED=1 does so for all."""
 
-NATIVE = os.environ.get("LAKEHOUSE_TEST_ENGINE") == "native"
+ENGINE = os.environ.get("LAKEHOUSE_TEST_ENGINE", "native")
+"""Or ``jvm``; where both are asked, both answer."""
 OWN_ENGINES = ("test_session", "test_notebooks", "test_readme")
 """Files with tests that start commands, and by these engines."""
 LONGEST = ("test_laws", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history", "test_maintenance")
@@ -40,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no process is left alone with one of them at the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
-        if {"engine", "browser"} & {*getattr(item, "fixturenames", ())} or item.path.stem in OWN_ENGINES:
+        starts = {"native", "jvm", "engine", "each_engine", "browser"} & {*getattr(item, "fixturenames", ())}
+        if starts or item.path.stem in OWN_ENGINES:
             item.add_marker("engine")
 
 
@@ -54,25 +56,57 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the suite's Spark engine: one, also where several processes share the tests."""
+def _started(tmp_path_factory: pytest.TempPathFactory, name: str, **values: Any) -> Iterator[dict[str, Any]]:
+    """A warm engine: one, also where several processes share the tests."""
     base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "engine"
-    settings = Settings(
-        lakehouse_base_path=str(home), engine_idle_minutes=60, driver_memory="6g", spark_conf=FOR_A_FEW_ROWS
-    )
-    if NATIVE:
-        settings = settings.model_copy(update={"spark_master": "native"})
-    plan = session.ensure(settings)
-    yield f"native://localhost:{plan['port']}" if NATIVE else f"sc://localhost:{plan['port']}/;token={plan['token']}"
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    settings = Settings(lakehouse_base_path=str(home), engine_idle_minutes=60, driver_memory="6g", **values)
+    yield session.ensure(settings)
     session.release(settings)
 
 
 @pytest.fixture(scope="session")
-def spark(engine: str):
-    """A session for tests of transformations."""
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the suite's native engine."""
+    for plan in _started(tmp_path_factory, "native", spark_master="native"):
+        yield f"native://localhost:{plan['port']}"
+
+
+@pytest.fixture(scope="session")
+def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the suite's Spark."""
+    for plan in _started(tmp_path_factory, "jvm", spark_master="local[*]", spark_conf=FOR_A_FEW_ROWS):
+        yield f"sc://localhost:{plan['port']}/;token={plan['token']}"
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> str:
+    """Address of the engine of the tests that one engine is enough for."""
+    return str(request.getfixturevalue(ENGINE))
+
+
+@pytest.fixture(scope="session", params=["native", "jvm"])
+def each_engine(request: pytest.FixtureRequest) -> str:
+    """Address of each engine in turn."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="session")
+def spark(each_engine: str):
+    """A session on each engine in turn, for tests of transformations."""
+    return session.connect(Settings(spark_master=each_engine))
+
+
+@pytest.fixture(scope="session")
+def engine_session(engine: str):
+    """A session on the engine of the tests that one engine is enough for."""
     return session.connect(Settings(spark_master=engine))
+
+
+@pytest.fixture(scope="session")
+def real_spark(jvm: str):
+    """A session on Spark, for tests that ask what Spark says."""
+    return session.connect(Settings(spark_master=jvm))
 
 
 @pytest.fixture(scope="module")

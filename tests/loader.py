@@ -13,7 +13,7 @@ from lakehouse_lib.engines import session
 from lakehouse_lib.flow import pipeline
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import loading, staging
-from lakehouse_lib.storage import delta
+from lakehouse_lib.storage import commits
 
 if __name__ == "__main__":
     settings = config.load(json.loads(sys.argv[1]))
@@ -30,7 +30,7 @@ if __name__ == "__main__":
         setattr(module, name, later)
 
     for module, name in ((loading, "next_load"), (landing, "list_files"), (landing, "settle"), (staging, "read"),
-                         (delta, "append"), (delta, "mark"), (delta, "upsert_ops")):  # fmt: skip
+                         (commits, "append"), (commits, "mark"), (commits, "upsert_ops")):  # fmt: skip
         pausing(module, name)
     print("ready", flush=True)
     for _ in sys.stdin:

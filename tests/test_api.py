@@ -436,10 +436,10 @@ def test_what_does_not_carry_over_is_refused_by_name(client, lake, sql, word):
 
 
 @pytest.mark.parametrize("sql", [line for line in SAME.splitlines() if line], ids=range(len(SAME.split("\n")) - 2))
-def test_a_query_gives_what_spark_gives(client, lake, spark, sql):
-    catalog.views(spark, lake)
+def test_a_query_gives_what_spark_gives(client, lake, jvm, real_spark, sql):
+    catalog.views(real_spark, lake.model_copy(update={"spark_master": jvm}))
     bare = re.sub(r"\b(silver|gold|bronze)\.(?=\w+_\1)", "", sql)
-    theirs = [list(row) for row in spark.sql(bare).collect()]
+    theirs = [list(row) for row in real_spark.sql(bare).collect()]
     answer = ask(client, sql)
     assert answer.status_code == 200, answer.text
     ours = answer.json()["rows"]
@@ -487,9 +487,9 @@ NAMES = {
 
 
 @pytest.mark.parametrize("sql", NAMES)
-def test_columns_are_named_as_spark_names_them(client, lake, spark, sql):
-    catalog.views(spark, lake)
-    assert [one["name"] for one in ask(client, sql).json()["columns"]] == spark.sql(sql).columns == NAMES[sql]
+def test_columns_are_named_as_spark_names_them(client, lake, jvm, real_spark, sql):
+    catalog.views(real_spark, lake.model_copy(update={"spark_master": jvm}))
+    assert [one["name"] for one in ask(client, sql).json()["columns"]] == real_spark.sql(sql).columns == NAMES[sql]
 
 
 @pytest.mark.parametrize("dialect", ["spark", "duckdb"])

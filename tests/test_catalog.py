@@ -232,7 +232,7 @@ def test_the_exported_page_is_whole_without_a_network(lake, browser, tmp_path, m
     context.close()
 
 
-def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, spark):
+def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, engine_session):
     """Search, open, page, travel and copy code, as a person does; then the code runs."""
     from playwright.sync_api import expect
 
@@ -262,7 +262,7 @@ def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, spark):
     code = page.get_by_role("textbox", name="Code")
     expected = f"SELECT * FROM delta.`{delta.table_path(lake, tables.get(lake, 'app_events_silver'))}` VERSION AS OF"
     expect(code).to_have_value(re.compile(re.escape(expected)))
-    assert spark.sql(code.input_value()).count() == 20
+    assert engine_session.sql(code.input_value()).count() == 20
     assert page.get_by_text("14 tables have been made, and the catalog knows each.").count() == 1
     page.close()
 

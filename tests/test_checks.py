@@ -184,9 +184,9 @@ def test_a_wrong_definition_is_refused_with_the_nearest_word(wrong, words):
     [("'O''Brien' = \"O'Brien\"", True), (r"'bot_1' LIKE 'bot\_%'", True), (r"'bots' LIKE 'bot\_%'", False),
      ("round(1.005D, 2) = 1.01", True), ("CAST(2.7D AS INT) = 2", True), ("substring('abc', 0, 2) = 'ab'", True)],
 )  # fmt: skip
-def test_a_condition_means_what_it_means_in_spark(spark, condition, holds):
+def test_a_condition_means_what_it_means_in_spark(real_spark, condition, holds):
     (ours,) = reader.connect().execute(f"SELECT {checks.to_duckdb(condition, {})}").fetchone()
-    assert ours == spark.sql(f"SELECT {condition} AS holds").first().holds == holds
+    assert ours == real_spark.sql(f"SELECT {condition} AS holds").first().holds == holds
 
 
 def test_checks_of_an_unknown_table_are_refused():

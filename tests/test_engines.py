@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from lake import assert_same, contents, run_tables
 
 from lakehouse_lib import sample
 from lakehouse_lib.config import SampleSettings, Settings
-from lakehouse_lib.engines import session
 
 
 def click(**fields: object) -> str:
@@ -74,29 +73,12 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Addresses of a native engine and of a Spark."""
-    started = {}
-    for name, master in (("native", "native"), ("spark", "local[2]")):
-        started[name] = Settings(
-            lakehouse_base_path=str(tmp_path_factory.mktemp(name)), spark_master=master, driver_memory="3g"
-        )
-    plans = {name: session.ensure(settings) for name, settings in started.items()}
-    yield {
-        "native": f"native://localhost:{plans['native']['port']}",
-        "spark": f"sc://localhost:{plans['spark']['port']}/;token={plans['spark']['token']}",
-    }
-    for settings in started.values():
-        session.release(settings)
-
-
 @pytest.fixture
-def both(engines: dict[str, str], lakehouse: Callable[..., Settings]) -> Callable[..., list[Settings]]:
+def both(native: str, jvm: str, lakehouse: Callable[..., Settings]) -> Callable[..., list[Settings]]:
     """Run the same input on both engines; the lakehouses, native first."""
 
     def run(**values: object) -> list[Settings]:
-        made = [lakehouse(name, spark_master=address, **values) for name, address in engines.items()]
+        made = [lakehouse(name, spark_master=address, **values) for name, address in (("native", native), ("jvm", jvm))]
         for settings in made:
             run_tables(settings)
         return made

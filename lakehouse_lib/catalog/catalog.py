@@ -198,7 +198,7 @@ def _entry(
     facts: dict[str, Any] = {"version": -1, "rows": 0, "files": 0, "bytes": 0, "updated_at": None, "state": "not made"}
     if opened is not None:
         files = pa.table(opened.get_add_actions())
-        last = datetime.fromtimestamp(opened.history(1)[0]["timestamp"] / 1000, UTC)
+        last = delta.committed_at(opened)
         late = (datetime.now(UTC) - last).total_seconds() > table.freshness_hours * 3600
         facts = {
             "version": opened.version(),

@@ -114,7 +114,7 @@ def connect(settings: Settings) -> SparkSession:
     from pyspark.sql.connect.session import SparkSession as Connect
 
     remote = settings.spark_master.replace("native://", "sc://")
-    if not remote.startswith("sc://"):
+    if settings.has_own_engine:
         plan = ensure(settings)
         remote = f"sc://localhost:{plan['port']}/" + ("" if settings.native else f";token={plan['token']}")
     # The error below says it better.
@@ -290,7 +290,7 @@ def _native_environment(settings: Settings, state: Path) -> dict[str, str]:
 def _engine_conf(settings: Settings, jars: list[Path], port: int, state: Path) -> dict[str, str]:
     """Settings of the server; the reasons for the small-data ones are measured: `make bench`."""
     cores = str(settings.shuffle_partitions or os.cpu_count() or 2)
-    master = settings.spark_master or "local[*]"
+    master = settings.spark_master
     conf = {
         "spark.master": master,
         "spark.app.name": f"lakehouse {settings.path()}",

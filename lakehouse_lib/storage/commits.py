@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 
 from lakehouse_lib.config import Settings
@@ -45,7 +46,7 @@ def overwrite(
 ) -> None:
     """Replace the whole table, or only the partitions of some days; ``reschema`` also its columns."""
     if not settings.enable_delta:
-        _swap_parquet(df.select(*table.names), Path(table_path(settings, table)))
+        _swap_parquet(df, table, Path(table_path(settings, table)))
         return
     where = None if days is None else f"{table.partition_by} IN ({dates(days)})"
     _write(df, settings, table, "overwrite", consumed, info, where, reschema)
@@ -219,10 +220,13 @@ def upsert_ops(
         retried(run, path)
 
 
-def _swap_parquet(df: DataFrame, path: Path) -> None:
+def _swap_parquet(df: DataFrame, table: Table, path: Path) -> None:
     fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
-    df.write.mode("overwrite").parquet(str(fresh))
+    df.select(*table.names).write.mode("overwrite").parquet(str(fresh))
+    if not fresh.exists():  # Sail writes no folder where there are no rows
+        fresh.mkdir(parents=True)
+        pq.write_table(table.arrow_schema().empty_table(), fresh / "part-0.parquet")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)

@@ -287,6 +287,14 @@ def last_checkpoint(path: str) -> tuple[int, datetime] | None:
     return version, files.get_file_info(f"{root}/_delta_log/_last_checkpoint").mtime.astimezone(UTC)
 
 
+def committed_at(opened: DeltaTable) -> datetime:
+    """Time of the last commit; of the last checkpoint where the commit's entry in the log is gone."""
+    if last := opened.history(1):
+        return datetime.fromtimestamp(last[0]["timestamp"] / 1000, UTC)
+    checkpoint = last_checkpoint(opened.table_uri)
+    return checkpoint[1] if checkpoint else datetime.fromtimestamp(0, UTC)
+
+
 def said(opened: DeltaTable, after: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """What each commit after a version says of itself; None where its log entry is gone."""
     for version in range(after + 1, opened.version() + 1):
@@ -349,20 +357,24 @@ def _inserts(spark: SparkSession, path: str, table: Table, after: int, upto: int
                 rows = DeltaTable(path).load_cdf(
                     starting_version=after + 1, ending_version=upto, predicate="_change_type = 'insert'"
                 )
-                return spark.createDataFrame(pa.table(rows).select(table.names))
+                schema = table.arrow_schema()
+                return spark.createDataFrame(pa.table(rows).select(schema.names).cast(schema))
             if "add" in action and action["add"]["dataChange"]:
                 add = action["add"]
                 day = (add.get("partitionValues") or {}).get(table.partition_by)
                 added.setdefault(day, []).append(f"{path}/{unquote(add['path'])}")
+    reader = spark.read.schema(_plain_schema(open_at(path, upto)))
     if not added:
-        return spark.read.format("delta").load(path).limit(0)
+        return reader.format("delta").load(path).limit(0)
     parts = []
     for day, files in added.items():
-        frame = spark.read.parquet(*files)
-        if table.partition_by:
-            frame = frame.withColumn(table.partition_by, F.lit(day).cast("date"))
+        frame = reader.parquet(*files)
+        if table.partition_by:  # the files do not hold it, so that it is null there
+            frame = frame.withColumn(table.partition_by, F.coalesce(F.lit(day).cast("date"), table.partition_by))
         parts.append(frame.select(*table.names))
-    return functools.reduce(lambda a, b: a.unionByName(b), parts)
+    while len(parts) > 1:  # in pairs: a plan must not be deeper than Spark Connect's messages may be
+        parts = [functools.reduce(lambda a, b: a.unionByName(b), parts[n : n + 2]) for n in range(0, len(parts), 2)]
+    return parts[0]
 
 
 def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: int, upto: int) -> DataFrame:

@@ -167,8 +167,8 @@ def overview(settings: Settings) -> pd.DataFrame:
         opened = delta.opened(settings, table)
         rows, age = 0, None
         if opened is not None:
-            (last,) = opened.history(1)
-            rows, age = opened.count(), (datetime.now(UTC).timestamp() - last["timestamp"] / 1000) / 3600
+            since = datetime.now(UTC) - delta.committed_at(opened)
+            rows, age = opened.count(), since.total_seconds() / 3600
         state = "not made" if age is None else "late" if age > table.freshness_hours else "fresh"
         found.append((table.layer, table.name, table.grain, rows, age and round(age, 1), state))
     return pd.DataFrame(found, columns=["layer", "table", "grain", "rows", "age", "freshness"])

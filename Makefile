@@ -34,12 +34,16 @@ check: lint  ## lint, then the tests that need no engine
 test: setup  ## set-up, then every test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-bench: setup  ## what a run, the checks, the explorer and the API cost, side by side with the least that would do
-	$(BIN)/python tests/bench.py
-	$(BIN)/python tests/bench.py --checks --rows 2000000 --rounds 3
-	$(BIN)/python tests/bench.py --browse --rows 5000000
-	$(BIN)/python tests/bench.py --layout --rows 5000000
-	$(BIN)/python tests/bench.py --api --rows 5000000
+bench: setup  ## what loads, checks, the explorer and the API cost, side by side with the least that would do
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev,bench]'
+	$(BIN)/lakehouse setup --spark
+	$(BIN)/python tests/bench --rounds 3
+	$(BIN)/python tests/bench --rows 5000000 --sides native,duckdb,polars
+	$(BIN)/python tests/bench --sample --rows 200000
+	$(BIN)/python tests/bench --checks --rows 2000000 --rounds 3
+	$(BIN)/python tests/bench --browse --rows 5000000
+	$(BIN)/python tests/bench --layout --rows 5000000
+	$(BIN)/python tests/bench --api --rows 5000000
 
 report: setup  ## the health report as one HTML page
 	$(BIN)/lakehouse report

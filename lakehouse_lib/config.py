@@ -161,10 +161,12 @@ class Settings(BaseSettings):
     notify: str = Field(
         "", description="shell command that gets the summary as JSON when a run fails or the verdict changes"
     )
-    driver_memory: str = Field("4g", pattern=r"^\d+[mg]$", description="heap of the engine")
+    driver_memory: str = Field("4g", pattern=r"^\d+[mg]$", description="most that the engine takes")
     engine_idle_minutes: float = Field(30, gt=0, description="the engine stops after so long")
-    shuffle_partitions: int = Field(0, ge=0, description="0 = the number of cores")
-    spark_conf: dict[str, str] = Field(default_factory=dict, description="further settings of the embedded engine")
+    shuffle_partitions: int = Field(0, ge=0, description="of Spark; 0 = the number of cores")
+    spark_conf: dict[str, str] = Field(
+        default_factory=dict, description="further settings of a Spark that the lakehouse starts"
+    )
 
     run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="'' = a new one")
     tables: str = Field("", description="comma-separated; '' = all")
@@ -209,6 +211,15 @@ class Settings(BaseSettings):
         if self.date_from and self.date_to and self.date_from > self.date_to:
             raise ValueError(
                 f"date_from (--from) is {self.date_from}, which is after date_to (--to), {self.date_to}: exchange them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_settings_of_spark(self) -> Settings:
+        if self.native and (given := [name for name in ("spark_conf", "shuffle_partitions") if getattr(self, name)]):
+            raise ValueError(
+                f"{given[0]} = {getattr(self, given[0])}: the native engine does not use it. Leave it out, or say "
+                "which Spark it is for, for example spark_master: local[*]"
             )
         return self
 

@@ -125,7 +125,9 @@ def test_lists_and_objects_can_be_set_whole_or_by_part(monkeypatch):
     for assignment in ('retention={"app_events_bronze": 10}', "retention.users_silver=0", "api_cors_origins=[\"http://x\"]",
                        "spark_conf.spark.sql.caseSensitive=true", "spark_conf.spark.executor.memory=8g"):  # fmt: skip
         monkeypatch.setenv(*config.environment_of(assignment))
-    settings = config.load()
+    with pytest.raises(ConfigError, match=r"spark_conf = .*the native engine does not use it.*spark_master: local"):
+        config.load()
+    settings = config.load({"spark_master": "local[*]"})
     assert settings.retention == {"app_events_bronze": 10, "users_silver": 0}
     assert settings.spark_conf == {"spark.sql.caseSensitive": "true", "spark.executor.memory": "8g"}
     assert settings.api_cors_origins == ["http://x"]

@@ -25,7 +25,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.engines.server import process_mark
 settings = Settings(**json.loads(sys.argv[1]))
 spark = session.connect(settings)
-print(session.running(session.state_dir(settings))["pid"], spark.range(3).count(), flush=True)
+print(session.running(session.engine_dir(settings))["pid"], spark.range(3).count(), flush=True)
 time.sleep(120)
 """
 
@@ -87,10 +87,10 @@ def test_two_lakehouses_do_not_meet(lakehouse, base, tmp_path):
     """Each has its own port, and a token that the other does not know."""
     process, engine = owner(**base)
     try:
-        mine = session.running(session.state_dir(Settings(**base)))
+        mine = session.running(session.engine_dir(Settings(**base)))
         other = Settings(lakehouse_base_path=str(tmp_path / "other"))
-        assert session.state_dir(other) != session.state_dir(Settings(**base))
-        assert session.running(session.state_dir(other)) is None
+        assert session.engine_dir(other) != session.engine_dir(Settings(**base))
+        assert session.running(session.engine_dir(other)) is None
         guess = Settings(
             lakehouse_base_path=str(tmp_path / "other"), spark_master=f"sc://localhost:{mine['port']}/;token=guess"
         )

@@ -88,13 +88,21 @@ def exclusive(path: Path, wait_seconds: float | None = None) -> Iterator[bool]:
 
 
 def state_dir(settings: Settings) -> Path:
-    """Folder of this lakehouse's engine and locks, one per base path, user and machine."""
+    """Folder of this lakehouse's engines and locks, one per base path, user and machine."""
     name = hashlib.sha256(settings.path().encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"lakehouse-{os.getuid()}" / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.parent.stat().st_uid != os.getuid():
         raise EngineError(f"{folder.parent} belongs to another user; set TMPDIR to a folder of yours.")
     folder.parent.chmod(0o700)
+    return folder
+
+
+def engine_dir(settings: Settings) -> Path:
+    """Folder of the engine that the settings ask for: after another ``SPARK_MASTER`` one that still runs is not met."""
+    engine = "native" if settings.native else hashlib.sha256(settings.spark_master.encode()).hexdigest()[:16]
+    folder = state_dir(settings) / engine
+    folder.mkdir(exist_ok=True)
     return folder
 
 
@@ -136,7 +144,7 @@ def connect(settings: Settings) -> SparkSession:
             f"Check SPARK_MASTER and that the server runs; engine log: {engine_log(settings)}"
         ) from error
     made = cast("SparkSession", spark)
-    _open[made] = state_dir(settings)
+    _open[made] = engine_dir(settings)
     return made
 
 
@@ -172,7 +180,7 @@ def origin(spark: SparkSession, relation: str) -> DataFrame:
 
 def ensure(settings: Settings) -> dict[str, Any]:
     """Start the engine or find it running; returns its plan (port, token, pid)."""
-    state = state_dir(settings)
+    state = engine_dir(settings)
     (state / "owners").mkdir(exist_ok=True)
     owner = int(os.environ.get(OWNER_VARIABLE) or os.getpid())
     mark = process_mark(owner)
@@ -200,7 +208,7 @@ def running(state: Path) -> dict[str, Any] | None:
 
 def stop(settings: Settings, wait_seconds: float = 30) -> None:
     """Ask this lakehouse's engine to end, and wait until it has."""
-    state = state_dir(settings)
+    state = engine_dir(settings)
     plan = running(state)
     if plan is None:
         return
@@ -213,7 +221,7 @@ def stop(settings: Settings, wait_seconds: float = 30) -> None:
 
 def release(settings: Settings) -> None:
     """This process no longer needs the engine; the last owner's release ends it."""
-    state = state_dir(settings)
+    state = engine_dir(settings)
     for spark in [spark for spark, lakehouse in _open.items() if lakehouse == state]:
         spark.stop()
     mark = process_mark(os.getpid())

@@ -1,1 +1,1 @@
-"""What people and programs see: REST API, SQL sandbox, explorer, figures. It shows and decides nothing."""
+"""What people and programs see: REST API, SQL sandbox, explorer, figures. Presentation only, no decisions."""

@@ -1,4 +1,4 @@
-"""The forms of the API's answers, as its OpenAPI description has them: JSON, rows in CSV and Arrow, refusals."""
+"""Response models of the API, as published in its OpenAPI description: JSON, rows as CSV or Arrow, errors."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lakehouse_lib.serve import sandbox
 ARROW, CSV = "application/vnd.apache.arrow.stream", "text/csv"
 
 Moment = Annotated[datetime, AfterValidator(lambda at: at.replace(tzinfo=at.tzinfo or UTC))]
-"""In UTC."""
+"""A point in time; without a time zone it is taken as UTC."""
 
 
 class Form(BaseModel):
-    """What is read from the attributes of what the library gives."""
+    """Base of the models that are filled from the attributes of the library's objects."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class Asked(BaseModel):
-    """A query; limits can be lowered by it, and not raised."""
+    """A query; it may lower the limits but not raise them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,18 +41,18 @@ class Asked(BaseModel):
     dialect: Literal["spark", "duckdb"] = "spark"
     limit: int = Field(1000, ge=1, le=10**9)
     timeout_ms: int = Field(10_000, ge=1, le=10**9)
-    version: int | None = Field(None, ge=0, le=10**15, description="for a query over one table")
+    version: int | None = Field(None, ge=0, le=10**15, description="only for a query over a single table")
 
     @field_validator("limit", "timeout_ms", "version", mode="before")
     @classmethod
-    def _a_number(cls, value: Any) -> Any:
+    def _require_number(cls, value: Any) -> Any:
         if isinstance(value, (bool, str)):
-            raise ValueError("a number is wanted")
+            raise ValueError("a number is required")
         return value
 
 
 class Problem(Form):
-    """Why there is no answer; the id stands in the service's log."""
+    """Why a request failed; the service's log has more under the same id."""
 
     code: str
     message: str
@@ -60,14 +60,14 @@ class Problem(Form):
 
 
 class ColumnOfRows(Form):
-    """A column of an answer; its type as Spark calls it."""
+    """A column of the result, with its Spark type."""
 
     name: str
     type: str
 
 
 class Rows(Form):
-    """Rows, whether there were more, and the versions of the tables that were read."""
+    """Rows, whether they were truncated, and the versions of the tables that were read."""
 
     columns: list[ColumnOfRows]
     rows: list[list[Any]]
@@ -77,7 +77,7 @@ class Rows(Form):
 
 
 class Line(Form):
-    """A table in a line; version -1 where it has not been made."""
+    """Summary of a table; its version is -1 if it has not been created yet."""
 
     name: str
     layer: str
@@ -95,7 +95,7 @@ class Line(Form):
 
 
 class Column(Form):
-    """A column as it is declared."""
+    """A column as declared."""
 
     name: str
     type: str
@@ -104,9 +104,9 @@ class Column(Form):
 
 
 class Table(Line):
-    """All that the catalog knows of a table, but where it lies."""
+    """Everything the catalog knows about a table except its location."""
 
-    columns: Annotated[list[Column], Field(description="those that it has now")]
+    columns: Annotated[list[Column], Field(description="the current columns")]
     key: list[str]
     sources: list[str]
     consumers: list[str]
@@ -121,7 +121,7 @@ class Table(Line):
 
 
 class Layer(Form):
-    """What a layer holds."""
+    """Totals of a layer."""
 
     tables: int
     rows: int
@@ -136,7 +136,7 @@ class Catalog(Form):
 
 
 class Page(Form):
-    """Some of the tables that were found."""
+    """One page of the matching tables."""
 
     total: int
     offset: int
@@ -144,7 +144,7 @@ class Page(Form):
 
 
 class Version(Form):
-    """A version of a table, rows in all and more or less than before."""
+    """A version of a table: its total rows, and the change since the version before."""
 
     version: int
     at: Moment
@@ -163,7 +163,7 @@ class History(Form):
 
 
 class Check(Form):
-    """The last result of a check."""
+    """The latest result of a check."""
 
     check_name: str
     kind: str
@@ -186,14 +186,14 @@ class Quality(Form):
 
 
 class Made(Form):
-    """Columns that a value comes from, and those that decide which value it is."""
+    """The columns a value is derived from, and those that decide which value it is."""
 
     direct: list[str]
     indirect: list[str]
 
 
 class Lineage(Form):
-    """Each table with what it is made from and what is made from it, and the columns of one."""
+    """Upstream and downstream tables with their direct neighbours, and the column lineage of one table."""
 
     table: str
     upstream: dict[str, list[str]]
@@ -210,7 +210,7 @@ class Finding(Form):
 
 
 class Health(Form):
-    """Whether the lakehouse can be read, and how it is."""
+    """Whether the lakehouse can be read, and its health."""
 
     status: Literal["ok", "unreadable"]
     version: str
@@ -222,34 +222,34 @@ class Health(Form):
 
 
 def refusal(request: Request, status: int, code: str, message: str) -> JSONResponse:
-    """A `Problem`."""
-    about = {"code": code, "message": message, "request_id": getattr(request.state, "id", "")}
-    return JSONResponse(about, status)
+    """An error response, in the form of `Problem`."""
+    problem = {"code": code, "message": message, "request_id": getattr(request.state, "id", "")}
+    return JSONResponse(problem, status)
 
 
-def rows(request: Request, found: pa.Table, truncated: bool, versions: dict[str, int], began: float) -> Response:
-    """Rows in the form that the client asks for; what belongs to them is in the headers too."""
+def rows(request: Request, table: pa.Table, truncated: bool, versions: dict[str, int], began: float) -> Response:
+    """Rows in the format that the client accepts; the metadata is in the headers as well."""
     elapsed = round((time.perf_counter() - began) * 1000, 1)
     headers = {"X-Truncated": str(truncated).lower(), "X-Elapsed-Ms": str(elapsed),
                "X-Versions": json.dumps(versions), "Vary": "Accept"}  # fmt: skip
     accept = request.headers.get("accept", "")
     if ARROW in accept:
         sink = io.BytesIO()
-        with pa.ipc.new_stream(sink, found.schema) as stream:
-            stream.write_table(found)
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
         return Response(sink.getvalue(), media_type=ARROW, headers=headers)
     if CSV in accept:
         sink = io.BytesIO()
-        pa_csv.write_csv(pa.table([_text(column) for column in found.columns], names=found.column_names), sink)
+        pa_csv.write_csv(pa.table([_text(column) for column in table.columns], names=table.column_names), sink)
         return Response(sink.getvalue(), media_type=CSV, headers=headers)
-    about = {
-        "columns": [{"name": f.name, "type": tables.spark_type(f.type)} for f in found.schema],
-        "rows": [list(map(plain, row)) for row in zip(*(c.to_pylist() for c in found.columns), strict=True)],
+    payload = {
+        "columns": [{"name": f.name, "type": tables.spark_type(f.type)} for f in table.schema],
+        "rows": [list(map(plain, row)) for row in zip(*(c.to_pylist() for c in table.columns), strict=True)],
         "truncated": truncated,
         "elapsed_ms": elapsed,
         "versions": versions,
     }
-    return JSONResponse(about, headers=headers)
+    return JSONResponse(payload, headers=headers)
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
@@ -264,13 +264,13 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: times in UTC, intervals as in ISO 8601, bytes in base 64, what is no number as text."""
+    """A value as JSON: times in UTC, intervals in ISO 8601, bytes in base64, NaN and infinity as text."""
     if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, pa.MonthDayNano):
         return f"P{value.months}M{value.days}DT{value.nanoseconds / 1e9:g}S"
     if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, datetime):
         return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, date):

@@ -1,4 +1,4 @@
-"""Tables on the screen: plain HTML that looks the same in JupyterLab, in exports and offline."""
+"""Tables as plain HTML that looks the same in JupyterLab, in exports and offline."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ BADGES = {
     "failed": "#b3261e", "held": "#b3261e", "quarantine": "#6a4c93",
     "Healthy": "#2e7d4f", "Unknown": "#5f6b7a", "Warning": "#b26a00", "Degraded": "#b3261e",
 }  # fmt: skip
-"""Words that are shown as a badge, and its colour; the word says it too."""
+"""Colour of each word that is shown as a badge; the word itself carries the meaning as well."""
 
 VERDICTS = ("verdict", "severity", "freshness", "state", "checks", "last run")
-"""Columns in which they are."""
+"""Columns whose values are shown as badges."""
 
 _CELL = "padding:3px 12px 3px 0;border-bottom:1px solid #8884;vertical-align:top;"
 
 
 def table(frame: pd.DataFrame, empty: str = "Nothing.") -> HTML:
-    """A frame as a table without an index: numbers to the right, verdicts as badges."""
+    """A frame as a table without an index: numbers right-aligned, verdicts as badges."""
     if frame.empty:
         return HTML(f"<p>{html.escape(empty)}</p>")
     right = {name: pd.api.types.is_numeric_dtype(frame[name]) for name in frame}
@@ -42,7 +42,7 @@ def table(frame: pd.DataFrame, empty: str = "Nothing.") -> HTML:
 
 
 def code(text: str) -> HTML:
-    """Text to copy, as it is."""
+    """Preformatted text to copy."""
     return HTML(f'<pre style="font-size:12px;line-height:1.4;white-space:pre-wrap">{html.escape(text)}</pre>')
 
 

@@ -1,7 +1,7 @@
-"""The catalog explorer: tables to look through with widgets, and a static page where there are none.
+"""The catalog explorer: widgets to browse tables, and a static page where widgets are not available.
 
 Every read goes through `reader`, `history` and the Delta logs; no engine is started. In exports
-and wherever widgets cannot live, the same object shows itself as plain HTML.
+and wherever widgets do not work, the same object is displayed as plain HTML.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 PAGE = 20
 SHOWN = 60
-"""Characters of a value that are shown."""
+"""Maximum number of characters shown of a value."""
 
 
 class Explorer:
-    """A catalog on the screen; the last expression of a cell, or ``display``-ed."""
+    """An interactive catalog; displayed as the last expression of a cell, or with ``display``."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -87,15 +87,15 @@ class Explorer:
 
     @property
     def entry(self) -> Entry:
-        """The table that is shown."""
+        """The table on display."""
         return self.entries[self.names.value]
 
     def _list(self) -> None:
-        found = catalog.matching(self.entries, self.search.value)
-        shown = [entry.name for entry in found if self.layer.value in ("all", entry.layer)]
-        kept = self.names.value if self.names.value in shown else next(iter(shown), None)
-        self.names.options, self.names.value = shown, kept
-        if kept is None:
+        matches = catalog.matching(self.entries, self.search.value)
+        names = [entry.name for entry in matches if self.layer.value in ("all", entry.layer)]
+        selected = self.names.value if self.names.value in names else next(iter(names), None)
+        self.names.options, self.names.value = names, selected
+        if selected is None:
             self.title.value = "<p>No table holds all of these words.</p>"
 
     def _open(self) -> None:
@@ -106,13 +106,13 @@ class Explorer:
         self.title.value = _title(entry)
         self.schema.value = schema(entry, self.made)
         self.order.options, self.order.value = ["as stored", *_columns(entry)], "as stored"
-        telling = [name for name in _columns(entry) if name not in entry.key and not name.endswith("_id")]
-        self.column.options, self.column.value = _columns(entry), telling[0]
+        informative = [name for name in _columns(entry) if name not in entry.key and not name.endswith("_id")]
+        self.column.options, self.column.value = _columns(entry), informative[0]
         self.version.options = [("–", -1)]
         self._tab()
 
     def _tab(self) -> None:
-        """Draw the tab that is looked at, once for each table."""
+        """Draw the selected tab, once per table."""
         number = self.tabs.selected_index or 0
         if self.names.value is None or (self.names.value, number) in self._drawn:
             return
@@ -139,13 +139,13 @@ class Explorer:
             self._code()
 
     def _versions(self) -> pd.DataFrame:
-        """The log is read once for each table that is opened, not for each page."""
+        """The versions of the open table; its log is read once per table, not once per page."""
         if self._log is None:
             self._log = history.versions(self.settings, tables.get(self.settings, self.entry.name))
         return self._log
 
     def _turn(self, step: int) -> None:
-        """Show another page; the engine sorts and limits, one page reaches the browser."""
+        """Show another page; DuckDB sorts and limits, so only one page reaches the browser."""
         if self.version.value < 0:
             return
         self.offset = max(0, self.offset + step)
@@ -153,9 +153,9 @@ class Explorer:
         rows = reader.page(
             self.settings, self.entry.name, self.version.value, order, self.descending.value, self.offset, PAGE
         )
-        shown: Any = next(row for row in self._versions().itertuples() if row.version == self.version.value)
-        total = shown.rows
-        self.told.value = f"{_version_label(shown)} ({shown.at:%Y-%m-%d %H:%M} UTC)"
+        version: Any = next(row for row in self._versions().itertuples() if row.version == self.version.value)
+        total = version.rows
+        self.told.value = f"{_version_label(version)} ({version.at:%Y-%m-%d %H:%M} UTC)"
         self.back.disabled, self.forward.disabled = self.offset == 0, self.offset + PAGE >= total
         self.notice.value = (
             f"<p>Rows {min(self.offset + 1, total):,} to {min(self.offset + len(rows), total):,} of "
@@ -167,11 +167,13 @@ class Explorer:
         if self.column.value is None or self.entry.version < 0 or self.tabs.selected_index != 2:
             return
         table = tables.get(self.settings, self.entry.name)
-        found = reader.distribution(self.settings, table.name, self.column.value)
-        found["value"] = found["value"].map(lambda v: f"{v:,.6g}" if isinstance(v, float) else str(v)[:SHOWN])
+        distribution = reader.distribution(self.settings, table.name, self.column.value)
+        distribution["value"] = distribution["value"].map(
+            lambda v: f"{v:,.6g}" if isinstance(v, float) else str(v)[:SHOWN]
+        )
         title = f"Rows of {table.name} by {self.column.value}"
         self.figure.value = (
-            plots.bars(found, "value", "rows", title, "rows").data if len(found) else "<p>No values.</p>"
+            plots.bars(distribution, "value", "rows", title, "rows").data if len(distribution) else "<p>No values.</p>"
         )
         self.profile.value = browse.table(
             profiles.frame(profiles.profile(self.settings, table, [self.column.value]))
@@ -179,11 +181,11 @@ class Explorer:
 
     def _code(self) -> None:
         entry, version = self.entry, self.version.value
-        at = "" if version in (-1, entry.version) else f" VERSION AS OF {version}"
-        option = f'.option("versionAsOf", {version})' if at else ""
+        as_of = "" if version in (-1, entry.version) else f" VERSION AS OF {version}"
+        option = f'.option("versionAsOf", {version})' if as_of else ""
         self.text.value = {
             "PySpark": f'spark.read.format("delta"){option}.load("{entry.path}").limit({PAGE}).toPandas()',
-            "SQL": f"SELECT * FROM delta.`{entry.path}`{at} LIMIT {PAGE}",
+            "SQL": f"SELECT * FROM delta.`{entry.path}`{as_of} LIMIT {PAGE}",
             "Command": f"lakehouse describe {entry.name}",
         }[self.dialect.value]
 
@@ -192,12 +194,12 @@ class Explorer:
         return bundle | {"text/html": static(self.settings, list(self.entries.values()), self.made)}
 
 
-def static(settings: Settings, entries: list[Entry], made: dict[str, lineage.Made]) -> str:
-    """The whole catalog as HTML that needs nothing else: each table with all its tabs."""
+def static(settings: Settings, entries: list[Entry], origins: dict[str, lineage.Made]) -> str:
+    """The whole catalog as self-contained HTML: each table with all its tabs."""
     parts = [browse.table(catalog.overview(entries)).data]
     for entry in entries:
         table = tables.get(settings, entry.name)
-        body = [_title(entry), schema(entry, made)]
+        body = [_title(entry), schema(entry, origins)]
         if entry.version >= 0:
             rows = shortened(reader.page(settings, entry.name, limit=5))
             body += ["<h4>Sample</h4>", browse.table(rows, "No rows.").data, "<h4>Quality</h4>",
@@ -211,26 +213,29 @@ def static(settings: Settings, entries: list[Entry], made: dict[str, lineage.Mad
     return "".join(parts)
 
 
-def schema(entry: Entry, made: dict[str, lineage.Made]) -> str:
-    """The columns with types, comments, and the columns that their values come from."""
+def schema(entry: Entry, origins: dict[str, lineage.Made]) -> str:
+    """The columns with their types, comments, and the columns they are derived from."""
     columns = pd.DataFrame(json.loads(entry.columns))
-    sources = [made.get(f"{entry.name}.{name}", lineage.Made()) for name in columns["name"]]
+    column_origins = [origins.get(f"{entry.name}.{name}", lineage.Made()) for name in columns["name"]]
     columns["made from"] = [
-        ", ".join(one.direct) or ("chosen by " + ", ".join(one.indirect) if one.indirect else "") for one in sources
+        ", ".join(origin.direct) or ("chosen by " + ", ".join(origin.indirect) if origin.indirect else "")
+        for origin in column_origins
     ]
-    shown: str = browse.table(columns).data
-    return shown
+    rendered: str = browse.table(columns).data
+    return rendered
 
 
 def checks(settings: Settings, entry: Entry) -> HTML:
-    """The last results of the table's checks."""
-    found = quality.latest(settings).get(entry.name, {}).values()
-    rows = [(r.verdict, r.check_name, r.message.split(": ", 2)[-1], r.expected) for r in found]
+    """The latest results of the table's checks."""
+    results = quality.latest(settings).get(entry.name, {}).values()
+    rows = [
+        (result.verdict, result.check_name, result.message.split(": ", 2)[-1], result.expected) for result in results
+    ]
     return browse.table(pd.DataFrame(rows, columns=["verdict", "check", "found", "expected"]), "Not checked yet.")
 
 
 def shortened(rows: pd.DataFrame) -> pd.DataFrame:
-    """Values cut to what fits a cell."""
+    """Values cut to fit a cell."""
 
     def cut(value: Any) -> Any:
         text = str(value)

@@ -1,4 +1,4 @@
-"""Figures: one function each, labelled with units, legible at a glance, described for those who listen."""
+"""Figures, one function each: labelled with units, legible at a glance, with alternative text for screen readers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) 
         return _nothing(title)
     figure, axes = _axes(title, "", unit)
     for name, color in zip(y, COLORS, strict=False):
-        # A line of few points is told by its points.
+        # A line of few points is hard to see without markers.
         marker = "o" if len(frame) < 40 else ""
         axes.plot(pd.to_datetime(frame[x]), frame[name], lw=1.4, marker=marker, ms=4, color=color,
                   label=name.replace("_", " "))  # fmt: skip
     axes.margins(y=0.15)
     axes.set_ylim(bottom=0)
     if len(frame) == 1:
-        only = pd.to_datetime(frame[x].iloc[0])
-        axes.set_xlim(only - pd.Timedelta(days=3), only + pd.Timedelta(days=3))
+        moment = pd.to_datetime(frame[x].iloc[0])
+        axes.set_xlim(moment - pd.Timedelta(days=3), moment + pd.Timedelta(days=3))
     axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     if len(y) > 1:
@@ -44,7 +44,7 @@ def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) 
 
 
 def band(frame: pd.DataFrame, title: str, unit: str) -> HTML:
-    """A series with what was expected of it: the frame of `anomalies.expected_counts`."""
+    """A series with its expected band: the frame of `anomalies.expected_counts`."""
     if frame.empty:
         return _nothing(title)
     figure, axes = _axes(title, "", unit)
@@ -60,12 +60,12 @@ def band(frame: pd.DataFrame, title: str, unit: str) -> HTML:
 
 
 def bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str) -> HTML:
-    """Horizontal bars with their numbers."""
+    """Horizontal bars with their values."""
     if not frame[value].any():
         return _nothing(title)
     figure, axes = _axes(title, unit, "", height=0.9 + 0.34 * max(2, len(frame)))
-    drawn = axes.barh(frame[label].astype(str)[::-1], frame[value][::-1], color=ACCENT)
-    axes.bar_label(drawn, fmt="{:,.0f}", padding=4, color=INK)
+    rectangles = axes.barh(frame[label].astype(str)[::-1], frame[value][::-1], color=ACCENT)
+    axes.bar_label(rectangles, fmt="{:,.0f}", padding=4, color=INK)
     axes.margins(x=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -73,7 +73,7 @@ def bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str) -> 
 
 
 def histogram(values: pd.Series, title: str, x: str, y: str, upper: float | None = None) -> HTML:
-    """Distribution of numbers; those above ``upper`` are gathered in the last bar."""
+    """Distribution of numbers; values above ``upper`` are collected in the last bar."""
     if values.empty:
         return _nothing(title)
     figure, axes = _axes(title, x, y)
@@ -83,7 +83,7 @@ def histogram(values: pd.Series, title: str, x: str, y: str, upper: float | None
 
 
 def _nothing(title: str) -> HTML:
-    """In place of a figure for which there are no rows."""
+    """A placeholder for a figure without rows."""
     return HTML(f"<p>{html.escape(title)}: there are no rows to draw.</p>")
 
 
@@ -96,13 +96,13 @@ def _axes(title: str, x: str, y: str, height: float = 3.0) -> tuple[Figure, Axes
 
 
 def _picture(figure: Figure, title: str) -> HTML:
-    """The figure with its title as alternative text, which exported notebooks would drop."""
+    """The figure as HTML with its title as alternative text, which exported notebooks would otherwise drop."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110)
     plt.close(figure)
     image = base64.b64encode(data.getvalue()).decode()
     return HTML(
-        # On a phone the figure is moved sideways, and not made too small to read.
+        # On a phone the figure scrolls sideways instead of shrinking until it is unreadable.
         f'<figure style="overflow-x:auto;margin:8px 0"><img alt="{html.escape(title)}" '
         f'style="max-width:100%;min-width:560px" src="data:image/png;base64,{image}"></figure>'
     )

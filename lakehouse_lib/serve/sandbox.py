@@ -1,9 +1,9 @@
-"""SQL of strangers, in processes that may be killed: ``python -m lakehouse_lib.serve.sandbox`` is one of them.
+"""Untrusted SQL in disposable processes; ``python -m lakehouse_lib.serve.sandbox`` is one of them.
 
-A query is read into a tree, and only the tree's own text is run, so that what was looked at is what
-runs. The tree must be one query over published tables and known functions. The process has an
-engine without file system, network, extensions or settings, beside the files of the tables named;
-it is killed and replaced when it takes too long or too much.
+A query is parsed into a tree, and only SQL generated from that tree is run, so that what was checked is
+what runs. The tree must be a single query over published tables and known functions. The process runs
+DuckDB without network, extensions or settings, and of the file system it reads only the files of the
+tables in the query; it is killed and replaced when it exceeds its time or memory.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONGEST = 20_000
-"""Characters of a query."""
+"""Maximum length of a query in characters."""
 MEMORY = 1024
-"""MB that a query may use; its process may take twice as much beyond what it starts with."""
+"""MB that a query may use; its process may take twice as much on top of what it starts with."""
 
 FUNCTIONS = frozenset((
     "bit_count", "dayname", "entropy", "epoch", "epoch_ms", "epoch_us", "even", "isodow", "kurtosis", "len", "list_avg",
     "list_max", "list_min", "list_sum", "mad", "make_date", "make_timestamp", "median", "mode", "monthname", "product",
     "skewness", "strip_accents", "to_days", "to_hours",
 ))  # fmt: skip
-"""Functions of DuckDB that are answered beside those that sqlglot knows."""
+"""DuckDB functions that are allowed in addition to those that sqlglot knows."""
 
 DIALECTS: dict[str, str | type[sqlglot.Dialect]] = {"spark": dialects.Spark, "duckdb": "duckdb"}
 
@@ -61,11 +61,11 @@ _FORBIDDEN = (exp.Command, exp.DDL, exp.DML, exp.Into, exp.Pragma, exp.Set, exp.
 
 _MOMENT = (exp.Literal, exp.CurrentTimestamp, exp.CurrentDate, exp.Interval, exp.Var, exp.Add, exp.Sub, exp.Mul,
            exp.Neg, exp.Paren, exp.Cast, exp.DataType, exp.TsOrDsAdd, exp.TimeStrToTime, exp.Anonymous)  # fmt: skip
-"""What may stand after TIMESTAMP AS OF."""
+"""Nodes allowed after TIMESTAMP AS OF."""
 
 
 class Denied(Exception):
-    """A query that is not run; the code is for programs, the text for people."""
+    """A query was not run; the code is for programs, the message for people."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -74,7 +74,7 @@ class Denied(Exception):
 
 @dataclass(frozen=True)
 class Read:
-    """A table that a query reads: as it is, as of a version, or as of the moment that a SELECT gives."""
+    """A table that a query reads: its current version, a given version, or as of the moment that a SELECT returns."""
 
     name: str
     version: int | None = None
@@ -82,14 +82,14 @@ class Read:
 
     @property
     def as_of(self) -> bool:
-        """Whether the query itself says which version."""
+        """Whether the query itself names the version."""
         return self.version is not None or bool(self.moment)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows of a query, whether there were more, and the versions that were read: by table, or
-    ``table@version`` for one that was read AS OF another than the newest."""
+    """Rows of a query, whether they were truncated, and the versions that were read: by table, or by
+    ``table@version`` for a table read AS OF."""
 
     rows: pa.Table
     truncated: bool
@@ -97,159 +97,167 @@ class Answer:
 
 
 def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, dict[str, Read]]:
-    """A query's tree, with a name of its own for each table that it reads, and these tables; ``layers``
-    are the published ones.
+    """The tree of a query and the tables it reads, by a name that is unique in the tree; ``layers`` are the
+    published tables with their layers.
 
     Raises
     ------
     Denied
-        It is no single query, or holds a table, function or construct that is not allowed.
+        It is not a single query, or it contains a table, function or construct that is not allowed.
     """
     if len(sql) > LONGEST:
-        raise Denied("too_long", f"The query has {len(sql):,} characters; at most {LONGEST:,} are read.")
+        raise Denied("too_long", f"The query has {len(sql):,} characters; the limit is {LONGEST:,}.")
     try:
         trees = sqlglot.parse(sql, dialect=DIALECTS[dialect])
     except (sqlglot.errors.SqlglotError, RecursionError) as error:
-        raise Denied("syntax", f"The query cannot be read: {_first(error)}") from None
+        raise Denied("syntax", f"The query cannot be parsed: {_first_line(error)}") from None
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
-        raise Denied("no_query", "One SELECT is answered here, and nothing else.")
+        raise Denied("no_query", "Only a single SELECT is accepted here.")
     tree = trees[0]
-    inner = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
-    used: dict[str, Read] = {}
+    cte_names = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
+    reads: dict[str, Read] = {}
     for select in tree.find_all(exp.Select):
-        select.set("hint", None)  # for another engine's planner
+        select.set("hint", None)  # it is meant for another engine's planner
     for node in tree.walk():
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-            _table(node, dialect, layers, inner, used)
+            _note_table(node, dialect, layers, cte_names, reads)
             continue
         if isinstance(node, _FORBIDDEN):
             raise Denied("not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is not allowed in a query here.")
-        if dialect == "spark":  # `written` refuses the functions, and what else is not known
+        if dialect == "spark":  # `written` rejects unknown functions and anything else it does not know
             continue
         if isinstance(node, exp.Anonymous) and node.name.lower() not in FUNCTIONS:
-            raise Denied("no_such_function", f"The function {node.name[:60]} is not known here.")
+            raise Denied("no_such_function", f"The function {node.name[:60]} is not supported here.")
         if isinstance(node, exp.Table):
             raise Denied(
-                "not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is no table; name a table of the catalog."
+                "not_allowed", f"{node.sql(DIALECTS[dialect])[:60]!r} is not a table; name a table of the catalog."
             )
-    return tree, used
+    return tree, reads
 
 
 def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple[str, list[str] | None]:
-    """A checked query as DuckDB runs it, and the names of its columns where they are not DuckDB's own;
-    ``columns`` are those of the tables.
+    """A checked query as DuckDB SQL, and its column names where they differ from DuckDB's; ``columns`` are the
+    columns of the tables.
 
     Raises
     ------
     Denied
-        It holds something that is not known to give here what it gives in Spark.
+        It contains something that is not known to give the same result as in Spark.
     """
     try:
         return dialects.translated(tree, columns) if dialect == "spark" else (tree.sql("duckdb"), None)
     except (ConfigError, RecursionError, sqlglot.errors.SqlglotError) as error:
         raise Denied(
             "does_not_carry_over",
-            f"This does not carry over from {dialect}: {_first(error)}; "
-            "say it otherwise, or ask in the dialect duckdb.",
+            f"This does not carry over from {dialect}: {_first_line(error)}; rephrase it, or use the dialect duckdb.",
         ) from None
 
 
-def _table(node: exp.Table, dialect: str, layers: dict[str, str], inner: set[str], used: dict[str, Read]) -> None:
-    """Note the published table that is meant, if it is no part of the query itself, under the name
-    that it gets; one that is read AS OF something gets a name of its own."""
+def _note_table(
+    node: exp.Table, dialect: str, layers: dict[str, str], cte_names: set[str], reads: dict[str, Read]
+) -> None:
+    """Add the published table of a node to ``reads``, unless the node names a CTE or a catalog view; a table
+    read AS OF gets a unique name."""
     name, layer, as_of = node.name.lower(), node.db.lower(), node.args.get("version")
-    if not layer and not node.catalog and name in inner and not as_of:
+    if not layer and not node.catalog and name in cte_names and not as_of:
         return
     if name in reader.CATALOG and not layer and not node.catalog and not as_of:
         return
     if name not in layers or node.catalog or layer not in ("", layers[name]):
-        raise Denied("no_such_table", f"There is no table {node.sql()[:80]!r}; /tables lists those that there are.")
+        raise Denied("no_such_table", f"There is no table {node.sql()[:80]!r}; /tables lists the tables.")
     node.set("db", None)
     if not as_of:
-        used[name] = Read(name)
+        reads[name] = Read(name)
         return
-    used[own := f"{name}@{len(used)}"] = _as_of(name, as_of, dialect)
+    reads[alias := f"{name}@{len(reads)}"] = _as_of(name, as_of, dialect)
     node.set("version", None)
     node.set("alias", node.args.get("alias") or exp.TableAlias(this=exp.to_identifier(name)))
-    node.set("this", exp.to_identifier(own, quoted=True))
+    node.set("this", exp.to_identifier(alias, quoted=True))
 
 
 def _as_of(name: str, as_of: exp.Version, dialect: str) -> Read:
-    said, text = as_of.expression, as_of.sql(DIALECTS[dialect])[:60]
+    value, clause = as_of.expression, as_of.sql(DIALECTS[dialect])[:60]
     if as_of.args["kind"] != "AS OF":
-        raise Denied("not_allowed", f"{text!r} is not answered here; say VERSION AS OF or TIMESTAMP AS OF.")
+        raise Denied("not_allowed", f"{clause!r} is not supported; use VERSION AS OF or TIMESTAMP AS OF.")
     if as_of.name == "VERSION":
-        if not (isinstance(said, exp.Literal) and said.name.isdigit() and len(said.name) < 16):
-            raise Denied("not_allowed", f"{text!r} names no version: a number is wanted.")
-        return Read(name, version=int(said.name))
-    if not all(isinstance(node, _MOMENT) for node in said.walk()):
-        raise Denied("not_allowed", f"{text!r} is no moment: a constant is wanted.")
-    return Read(name, moment=written(exp.select(exp.cast(said, "timestamp")), dialect, {})[0])
+        if not (isinstance(value, exp.Literal) and value.name.isdigit() and len(value.name) < 16):
+            raise Denied("not_allowed", f"{clause!r} is not a version: a number is required.")
+        return Read(name, version=int(value.name))
+    if not all(isinstance(node, _MOMENT) for node in value.walk()):
+        raise Denied("not_allowed", f"{clause!r} is not a timestamp: a constant is required.")
+    return Read(name, moment=written(exp.select(exp.cast(value, "timestamp")), dialect, {})[0])
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0][:200]
 
 
-# In the process --------------------------------------------------------------
+# In the worker process -------------------------------------------------------
 
 
 def answer(request: dict[str, Any]) -> Answer:
-    """Run one query over the tables of the request (name: layer, path, version) and its lines of the catalog."""
-    given = request["tables"]
-    tree, used = checked(request["sql"], request["dialect"], {name: one["layer"] for name, one in given.items()})
-    if request["version"] is not None and (len(used) != 1 or any(read.as_of for read in used.values())):
+    """Run a query over the tables of the request (name: layer, path, version) and its rows of the catalog."""
+    published = request["tables"]
+    tree, reads = checked(
+        request["sql"], request["dialect"], {name: table["layer"] for name, table in published.items()}
+    )
+    if request["version"] is not None and (len(reads) != 1 or any(read.as_of for read in reads.values())):
         raise Denied(
             "wrong_request",
-            "version is for a query over one table, that does not say AS OF itself; this one "
-            f"reads {', '.join(read.name for read in used.values()) or 'none'}.",
+            "version is for a query over a single table without AS OF; this one "
+            f"reads {', '.join(read.name for read in reads.values()) or 'none'}.",
         )
     connection, files, versions = _engine(), [], {}
-    for own, read in used.items():
-        opened = _opened(read, given[read.name], request["version"])
-        files += reader.register(connection, own, delta.dataset(opened))
-        versions[f"{read.name}@{opened.version()}" if read.as_of else read.name] = opened.version()
+    for alias, read in reads.items():
+        delta_table = _open_version(read, published[read.name], request["version"])
+        files += reader.register(connection, alias, delta.dataset(delta_table))
+        versions[f"{read.name}@{delta_table.version()}" if read.as_of else read.name] = delta_table.version()
     if request["catalog"] is not None:
         reader.register_catalog(connection, request["catalog"])
-    there = [*used, *(reader.CATALOG if request["catalog"] is not None else [])]
-    sql, names = written(tree, request["dialect"], {name: dialects.schema(connection, name) for name in there})
+    view_names = [*reads, *(reader.CATALOG if request["catalog"] is not None else [])]
+    sql, column_names = written(
+        tree, request["dialect"], {name: dialects.schema(connection, name) for name in view_names}
+    )
     _lock(connection, files)
-    limit, parts, rows, size = request["limit"], [], 0, 0
+    limit, fetched, row_count, size = request["limit"], [], 0, 0
     batches = connection.sql(f"SELECT * FROM ({sql}) LIMIT {limit + 1}").to_arrow_reader(1024)
     for batch in batches:
-        parts.append(batch)
-        rows, size = rows + batch.num_rows, size + batch.nbytes
-        if rows > limit or size > request["bytes"]:
+        fetched.append(batch)
+        row_count, size = row_count + batch.num_rows, size + batch.nbytes
+        if row_count > limit or size > request["bytes"]:
             break
-    whole = pa.Table.from_batches(parts, batches.schema)
-    while size > request["bytes"] and whole.num_rows:  # a single batch may be too large by itself
-        whole = whole.slice(0, whole.num_rows // 2)
-        size, limit = whole.nbytes, min(limit, whole.num_rows)
-    whole = whole.slice(0, limit)
-    return Answer(whole if names is None else whole.rename_columns(names), rows > limit, versions)
+    result = pa.Table.from_batches(fetched, batches.schema)
+    while size > request["bytes"] and result.num_rows:  # a single batch may be too large by itself
+        result = result.slice(0, result.num_rows // 2)
+        size, limit = result.nbytes, min(limit, result.num_rows)
+    result = result.slice(0, limit)
+    return Answer(result if column_names is None else result.rename_columns(column_names), row_count > limit, versions)
 
 
-def _opened(read: Read, given: dict[str, Any], asked: int | None) -> DeltaTable:
-    """The table at the version that the query says, else the request, else the one it had at its start."""
-    if given["version"] is None:
+def _open_version(read: Read, published: dict[str, Any], requested_version: int | None) -> DeltaTable:
+    """The table at the version that the query names, else the request, else the one the request has pinned."""
+    if published["version"] is None:
         raise Denied("not_made", f"{read.name} has not been made yet: it has no rows.")
-    opened = DeltaTable(given["path"], version=given["version"])
-    version = asked if read.version is None else read.version
+    delta_table = DeltaTable(published["path"], version=published["version"])
+    version = requested_version if read.version is None else read.version
     if version is not None:
         try:
-            opened = delta.at(opened, read.name, version)
+            delta_table = delta.at(delta_table, read.name, version)
         except ConfigError as error:
             raise Denied("no_such_version", str(error)) from None
     if read.moment:
         engine = _engine()
         _lock(engine, [])
         ((moment,),) = engine.execute(read.moment).fetchall()
-        first = datetime.fromtimestamp(min(one["timestamp"] for one in opened.history()) / 1000, UTC)
-        if moment is None or moment.replace(tzinfo=UTC) < first:
-            raise Denied("no_such_version", f"{read.name} has no version as of {moment}; its first is of {first}.")
-        opened.load_as_version(moment.replace(tzinfo=UTC))
-    return opened
+        first_commit = datetime.fromtimestamp(min(commit["timestamp"] for commit in delta_table.history()) / 1000, UTC)
+        if moment is None or moment.replace(tzinfo=UTC) < first_commit:
+            raise Denied(
+                "no_such_version",
+                f"{read.name} has no version as of {moment}; its first version is from {first_commit}.",
+            )
+        delta_table.load_as_version(moment.replace(tzinfo=UTC))
+    return delta_table
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
@@ -267,35 +275,36 @@ def _engine() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-_SAID = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException, duckdb.InvalidInputException,
-         duckdb.OutOfRangeException, duckdb.ParserException, duckdb.NotImplementedException)  # fmt: skip
-"""Errors that speak of the query; all others may speak of the machine."""
+_QUERY_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException,
+                 duckdb.InvalidInputException, duckdb.OutOfRangeException, duckdb.ParserException,
+                 duckdb.NotImplementedException)  # fmt: skip
+"""Errors whose text is about the query; the text of all others may reveal the machine."""
 
 
-def _work() -> None:
-    """Answer requests until the other side is gone."""
-    _engine()  # its threads and code are no part of what a query uses
-    most = psutil.Process().memory_info().vms + 2 * MEMORY * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+def _answer_requests() -> None:
+    """Answer requests until standard input is closed."""
+    _engine()  # loaded first, so that its threads and code do not count against the query
+    max_address_space = psutil.Process().memory_info().vms + 2 * MEMORY * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (max_address_space, max_address_space))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that a library prints may stand among the answers
-    while (given := _receive(source)) is not None:
+    os.dup2(2, 1)  # so that nothing a library prints gets among the responses
+    while (message := _receive(source)) is not None:
         body = b""
         try:
-            found = answer(json.loads(given))
+            result = answer(json.loads(message))
             sink = io.BytesIO()
-            with pa.ipc.new_stream(sink, found.rows.schema) as stream:
-                stream.write_table(found.rows)
-            head, body = {"truncated": found.truncated, "versions": found.versions}, sink.getvalue()
+            with pa.ipc.new_stream(sink, result.rows.schema) as stream:
+                stream.write_table(result.rows)
+            head, body = {"truncated": result.truncated, "versions": result.versions}, sink.getvalue()
         except Denied as error:
             head = {"code": error.code, "message": str(error)}
-        except _SAID as error:
-            head = {"code": "query_failed", "message": _first(error)}
-        except (pa.ArrowException, OSError) as error:  # what DuckDB says while it hands rows over
-            told = re.match(r"(Invalid Input|Conversion|Out of Range) Error: .*", str(error))
-            message = told[0][:200] if told else "The query cannot be run."
-            head = {"code": "query_failed", "message": message}
+        except _QUERY_ERRORS as error:
+            head = {"code": "query_failed", "message": _first_line(error)}
+        except (pa.ArrowException, OSError) as error:  # from DuckDB, while rows are fetched
+            match = re.match(r"(Invalid Input|Conversion|Out of Range) Error: .*", str(error))
+            text = match[0][:200] if match else "The query cannot be run."
+            head = {"code": "query_failed", "message": text}
         except (duckdb.OutOfMemoryException, MemoryError):
             head = {"code": "too_large", "message": f"The query needs more than {MEMORY} MB."}
         except Exception as error:
@@ -315,11 +324,11 @@ def _receive(stream: BinaryIO) -> bytes | None:
     return stream.read(struct.unpack(">I", head)[0]) if len(head) == 4 else None
 
 
-# Before the processes --------------------------------------------------------
+# In the service --------------------------------------------------------------
 
 
 class Pool:
-    """Processes that answer one query at a time each, and are replaced when they have to be killed."""
+    """Processes that run one query each at a time, and are replaced when they have to be killed."""
 
     def __init__(self, size: int):
         self.idle: queue.Queue[_Process] = queue.Queue()
@@ -340,26 +349,26 @@ class Pool:
             self._start()
 
     def ask(self, request: dict[str, Any], seconds: float) -> Answer:
-        """Have a query run.
+        """Run a query in one of the processes.
 
         Raises
         ------
         Denied
-            It was not run, failed, or was stopped.
+            The query was rejected, failed, or was stopped.
         """
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         try:
-            while (process := self.idle.get(timeout=max(0.0, until - time.monotonic()))).popen.poll() is not None:
-                self._replace(process)  # it died while nobody asked
+            while (process := self.idle.get(timeout=max(0.0, deadline - time.monotonic()))).popen.poll() is not None:
+                self._replace(process)  # it died while idle
         except queue.Empty:
-            raise Denied("busy", "All places for queries are taken; ask again.") from None
+            raise Denied("busy", "All query processes are busy; try again.") from None
         try:
-            head, body = process.ask(json.dumps(request).encode(), until)
+            head, body = process.ask(json.dumps(request).encode(), deadline)
         except (TimeoutError, EOFError, OSError) as error:
             self._replace(process)
             if isinstance(error, TimeoutError):
                 raise Denied("timeout", f"The query was stopped after {seconds:.1f} seconds.") from None
-            raise Denied("too_large", "The query needed more than a query may have, and was stopped.") from None
+            raise Denied("too_large", "The query needed more resources than allowed and was stopped.") from None
         self.idle.put(process)
         if "code" in head:
             raise Denied(head["code"], head["message"])
@@ -375,29 +384,31 @@ class Pool:
 class _Process:
     def __init__(self) -> None:
         command = [sys.executable, "-m", "lakehouse_lib.serve.sandbox"]
-        # No secret of the service is in the process.
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
+        # The process inherits none of the service's secrets.
+        environment = {
+            name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ
+        }
         self.popen = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept, stderr=subprocess.DEVNULL
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, stderr=subprocess.DEVNULL
         )
         assert self.popen.stdin is not None and self.popen.stdout is not None
         self.stdin, self.stdout = self.popen.stdin, self.popen.stdout
         self.lock = threading.Lock()
 
-    def ask(self, request: bytes, until: float) -> tuple[dict[str, Any], bytes]:
+    def ask(self, request: bytes, deadline: float) -> tuple[dict[str, Any], bytes]:
         with self.lock:
             _send(self.stdin, request)
-            return json.loads(self._read(until)), self._read(until)
+            return json.loads(self._read(deadline)), self._read(deadline)
 
-    def _read(self, until: float) -> bytes:
-        return self._exactly(struct.unpack(">I", self._exactly(4, until))[0], until)
+    def _read(self, deadline: float) -> bytes:
+        return self._read_exactly(struct.unpack(">I", self._read_exactly(4, deadline))[0], deadline)
 
-    def _exactly(self, size: int, until: float) -> bytes:
+    def _read_exactly(self, size: int, deadline: float) -> bytes:
         parts, pipe = [], self.stdout.fileno()
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(pipe, selectors.EVENT_READ)
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
             while size:
-                if not waiting.select(max(0.0, until - time.monotonic())):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise TimeoutError
                 part = os.read(pipe, min(size, 1 << 20))
                 if not part:
@@ -414,18 +425,18 @@ class _Process:
                 pipe.close()
 
 
-def tables_for(sql: str, known: dict[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """What a request says of the published tables (name: layer, path): those that the text mentions
-    with the version that they have now, so that a query reads each as it is at one moment."""
-    text, found = sql.lower(), {}
-    for name, (layer, path) in known.items():
-        opened = delta.open_table(path) if name in text else None
-        found[name] = {"layer": layer, "path": path, "version": opened.version() if opened else None}
-    return found
+def tables_for(sql: str, published: dict[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """The tables of a request, from the published ones (name: layer, path). Those that the SQL mentions are pinned
+    to their current version, so that the query reads a consistent state of each."""
+    text, request_tables = sql.lower(), {}
+    for name, (layer, path) in published.items():
+        delta_table = delta.open_table(path) if name in text else None
+        request_tables[name] = {"layer": layer, "path": path, "version": delta_table.version() if delta_table else None}
+    return request_tables
 
 
 if __name__ == "__main__":
     try:
-        _work()
+        _answer_requests()
     except (BrokenPipeError, KeyboardInterrupt, ConfigError):
         sys.exit(0)

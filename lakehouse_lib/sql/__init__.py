@@ -1,2 +1,2 @@
-"""Spark SQL on DuckDB: read, held against what is known to mean the same, written anew. It knows nothing of
-tables or lakehouses."""
+"""Spark SQL on DuckDB: parsed, checked against what is known to mean the same in both, and generated anew. This
+package knows nothing about the lakehouse or its tables."""

@@ -1,7 +1,7 @@
-"""Spark SQL on DuckDB: read into a tree, held against what is known to mean the same, and written anew.
+"""Spark SQL on DuckDB: parsed into a tree, checked against what is known to mean the same, and generated anew.
 
-The parser keeps every function's own name; `signatures` says which are answered for which types,
-`expressions` and `queries` write what DuckDB runs. What has no rule is refused by name.
+The parser keeps every function's original name; `signatures` lists the supported functions and argument types,
+`expressions` and `queries` generate the SQL that DuckDB runs. Anything without a rule is rejected by name.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _Parser = Databricks.Parser
 _CALLS = {"TRIM", "EXTRACT", "POSITION", "OVERLAY", "SUBSTRING"}
 
 
-def _said_cast(self: sqlglot.Parser, safe: bool) -> exp.Expr:
-    made = self._parse_cast(not safe, safe=safe or None)
-    made.meta["cast"] = True
-    return made
+def _parse_cast_call(self: sqlglot.Parser, safe: bool) -> exp.Expr:
+    node = self._parse_cast(not safe, safe=safe or None)
+    node.meta["cast"] = True
+    return node
 
 
 class Spark(Databricks):
-    """Spark 4: ANSI casts, a doubled quote is a quote, and functions are kept as they are called."""
+    """Spark 4: ANSI casts, doubled quotes as escapes, and function calls kept under their original names."""
 
     class Tokenizer(Databricks.Tokenizer):
         STRING_ESCAPES: ClassVar[list[str]] = ["\\", "'", '"']
@@ -41,54 +41,56 @@ class Spark(Databricks):
         FUNCTIONS: ClassVar[dict[str, Any]] = {}
         FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
             **{name: parser for name, parser in _Parser.FUNCTION_PARSERS.items() if name in _CALLS},
-            "CAST": lambda self: _said_cast(self, False),
-            "TRY_CAST": lambda self: _said_cast(self, True),
+            "CAST": lambda self: _parse_cast_call(self, False),
+            "TRY_CAST": lambda self: _parse_cast_call(self, True),
         }
         NO_PAREN_FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {"CASE": _Parser.NO_PAREN_FUNCTION_PARSERS["CASE"]}
         ARRAY_CONSTRUCTORS: ClassVar[dict[str, Any]] = {}
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make known to a connection what the queries use."""
+    """Register the functions and macros that the queries use with a connection."""
     udfs.register(connection)
     connection.execute(f"SET TimeZone = 'UTC'; {macros.MACROS}")
 
 
 def schema(connection: duckdb.DuckDBPyConnection, table: str) -> Columns:
-    """The columns of a table or view of DuckDB's, as Spark would have them; those of a type that has no
-    counterpart are left out."""
-    relation, made = connection.sql(f"SELECT * FROM {st.quoted(table)}"), []
+    """The columns of a DuckDB table or view with their Spark types; columns whose type has no counterpart are
+    left out."""
+    relation, columns = connection.sql(f"SELECT * FROM {st.quoted(table)}"), []
     for name, kind in zip(relation.columns, relation.types, strict=True):
         try:
-            zoned = re.sub(r"\bTIMESTAMP\b", "TIMESTAMPTZ", str(kind))  # as all times of tables are, in UTC
-            made.append((name, st.built(zoned, "duckdb")))
+            zoned = re.sub(r"\bTIMESTAMP\b", "TIMESTAMPTZ", str(kind))  # all timestamps of the tables are in UTC
+            columns.append((name, st.built(zoned, "duckdb")))
         except (ConfigError, sqlglot.errors.SqlglotError):
             continue
-    return made
+    return columns
 
 
 def translated(tree: exp.Query, tables: Mapping[str, Columns]) -> tuple[str, list[str]]:
-    """A query of Spark as DuckDB runs it, and the names that Spark gives its columns.
+    """A Spark query as DuckDB SQL, and the names that Spark gives its columns.
 
     Raises
     ------
     ConfigError
-        It holds something that does not carry over.
+        The query contains something that does not carry over.
     """
     try:
-        sql, columns = Queries({name.lower(): list(listed) for name, listed in tables.items()}).query(tree, None, {})
+        sql, columns = Queries({name.lower(): list(table_columns) for name, table_columns in tables.items()}).query(
+            tree, None, {}
+        )
     except RecursionError:
-        raise ConfigError("it is too deep") from None
+        raise ConfigError("it is nested too deeply") from None
     return sql, [name for name, _ in columns]
 
 
 def expression(sql: str, types: Mapping[str, str]) -> str:
-    """A Spark SQL expression over columns of these types, as DuckDB has it.
+    """A Spark SQL expression over columns of the given types, as DuckDB SQL.
 
     Raises
     ------
     ConfigError
-        It cannot be parsed, or holds something that does not carry over.
+        The expression cannot be parsed, or contains something that does not carry over.
     """
     queries = Queries({})
     columns = [Column(name, st.built(kind), st.quoted(name)) for name, kind in types.items()]
@@ -98,4 +100,4 @@ def expression(sql: str, types: Mapping[str, str]) -> str:
     except sqlglot.errors.SqlglotError as error:
         raise ConfigError(str(error).splitlines()[0][:200]) from None
     except RecursionError:
-        raise ConfigError("it is too deep") from None
+        raise ConfigError("it is nested too deeply") from None

@@ -1,7 +1,7 @@
-"""Expressions of Spark SQL as DuckDB works them out: each has a type, and the name that Spark gives its column.
+"""Spark SQL expressions as DuckDB SQL, each with its type and the name that Spark gives its column.
 
-What is written here is text made from the checked tree alone. A node, function or pair of types that
-no rule is for is refused.
+All SQL is generated from the checked tree alone. A node, function or combination of types without a rule is
+rejected.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from lakehouse_lib.sql.types import Type
 
 NO_CONSTANT = object()
 NODES: dict[type, Callable[[Any, Scope], Expr]] = {}
-"""What each node becomes: each module adds those that it knows, and one that is not there is refused."""
+"""The rule for each node type. Every module adds its own; a node type without a rule is rejected."""
 ARGUMENTS: dict[type, tuple[str, ...]] = {}
-"""What else than its parts a node may hold."""
+"""Further arguments that a node type may have, besides its operands."""
 CALLED: list[Callable[[str, list[Expr], Scope, str], Expr]] = []
-"""What a function of values becomes: `calls` puts it here, since its rules are made of all others."""
+"""Holds `calls.called`, which registers itself here because its rules depend on all other modules."""
 
 
 @dataclass(frozen=True)
 class Expr:
-    """An expression in DuckDB's words."""
+    """An expression as DuckDB SQL."""
 
     sql: str
     type: Type
     name: str
     constant: Any = NO_CONSTANT
-    """The value of a literal; of an interval: its unit."""
+    """The value of a literal, or the unit of an interval."""
     aggregate: bool = False
     window: bool = False
     volatile: bool = False
 
     def to(self, kind: Type) -> str:
-        """Its SQL in another type."""
+        """The SQL cast to another type."""
         return st.cast(self.sql, self.type, kind)
 
     @property
@@ -59,12 +59,12 @@ class Column:
     type: Type
     sql: str
     hidden: bool = False
-    """Not in ``*``: of the other side of USING."""
+    """Left out of ``*``, such as the columns that USING has merged."""
 
 
 @dataclass
 class Source:
-    """What FROM has under a name."""
+    """A named source in FROM."""
 
     name: str
     columns: list[Column]
@@ -72,29 +72,29 @@ class Source:
 
 @dataclass
 class Scope:
-    """Where names are looked up."""
+    """The names that are visible to an expression."""
 
     sources: list[Source] = field(default_factory=list)
     parent: Scope | None = None
     names: dict[str, Expr] = field(default_factory=dict)
     """Parameters of lambdas."""
     aliases: dict[str, Expr] = field(default_factory=dict)
-    """Columns of the SELECT list by their alias, for what may use them."""
+    """Values of the SELECT list by alias, for clauses that may refer to them."""
     aliases_first: bool = False
     ordering: bool = False
-    """In ORDER BY."""
+    """Whether this is ORDER BY."""
     windows: dict[str, exp.Expression] = field(default_factory=dict)
     groups: list[str] | None = None
-    """SQL of what is grouped by; None as long as it is not known."""
+    """SQL of the grouping expressions; None until they are known."""
     query: Callable[[exp.Expr, Scope], tuple[str, list[tuple[str, Type]]]] | None = None
 
     def ask(self, node: exp.Expr) -> tuple[str, list[tuple[str, Type]]]:
-        """A query inside an expression, and its columns."""
+        """A subquery of an expression as SQL, and its columns."""
         query = cast("Callable[[exp.Expr, Scope], tuple[str, list[tuple[str, Type]]]]", self.query)
         return query(node, self)
 
     def inner(self, **names: Expr) -> Scope:
-        """The same with the parameters of a lambda."""
+        """This scope extended with the parameters of a lambda."""
         return replace(self, names=self.names | names)
 
 
@@ -103,25 +103,29 @@ def refuse(text: str) -> ConfigError:
 
 
 def expression(node: exp.Expr, scope: Scope) -> Expr:
-    """A node of the tree.
+    """The expression of a tree node.
 
     Raises
     ------
     ConfigError
-        It does not carry over.
+        The node does not carry over.
     """
     kind = type(node)
     if kind in NODES:
-        said = {key for key, value in node.args.items() if value}
-        if unknown := said - {"this", "expression", "expressions", "negate", *ARGUMENTS.get(kind, ())}:
-            raise refuse(f"{node.sql('spark')[:60]!r} ({', '.join(sorted(unknown))}) is not answered here")
-        made = NODES[kind](node, scope)
-        return merged(f"(NOT {made.sql})", st.BOOLEAN, f"(NOT {made.name})", [made]) if "negate" in said else made
-    raise refuse(f"{node.sql('spark')[:60]!r} ({type(node).__name__}) is not answered here")
+        present = {key for key, value in node.args.items() if value}
+        if unknown := present - {"this", "expression", "expressions", "negate", *ARGUMENTS.get(kind, ())}:
+            raise refuse(f"{node.sql('spark')[:60]!r} ({', '.join(sorted(unknown))}) is not supported")
+        result = NODES[kind](node, scope)
+        return (
+            merged(f"(NOT {result.sql})", st.BOOLEAN, f"(NOT {result.name})", [result])
+            if "negate" in present
+            else result
+        )
+    raise refuse(f"{node.sql('spark')[:60]!r} ({type(node).__name__}) is not supported")
 
 
 def merged(sql: str, kind: Type, name: str, parts: list[Expr]) -> Expr:
-    """An expression made of others."""
+    """An expression composed of others, with their aggregate, window and volatile flags."""
     return Expr(sql, kind, name, aggregate=any(p.aggregate for p in parts), window=any(p.window for p in parts),
                 volatile=any(p.volatile for p in parts))  # fmt: skip
 
@@ -131,67 +135,67 @@ def merged(sql: str, kind: Type, name: str, parts: list[Expr]) -> Expr:
 
 def column_node(node: exp.Column, scope: Scope) -> Expr:
     if not all(isinstance(part, exp.Identifier) for part in node.parts):
-        raise refuse(f"{node.sql('spark')[:60]!r} stands where a column is wanted")
+        raise refuse(f"{node.sql('spark')[:60]!r} stands where a column is required")
     return named([part.name for part in node.parts], scope)
 
 
 def named(parts: list[str], scope: Scope) -> Expr:
-    """A column, a field of one, an alias or a parameter."""
+    """A column, a field of a column, an alias or a lambda parameter."""
     words = [part.lower() for part in parts]
     if words[0] in scope.names:
         return _fields(scope.names[words[0]], parts[1:])
-    looks = [_of_alias, _of_source] if scope.aliases_first else [_of_source, _of_alias]
-    here: Scope | None = scope
-    while here is not None:
-        for look in looks:
-            if found := look(parts, words, here):
-                return found
-        here, looks = here.parent, [_of_source]
+    lookups = [_lookup_alias, _lookup_source] if scope.aliases_first else [_lookup_source, _lookup_alias]
+    current: Scope | None = scope
+    while current is not None:
+        for lookup in lookups:
+            if match := lookup(parts, words, current):
+                return match
+        current, lookups = current.parent, [_lookup_source]
     if words == ["current_date"] or words == ["current_timestamp"] or words == ["localtimestamp"]:
         return call(words[0], [], scope)
     raise refuse(f"there is no column {'.'.join(parts)}")
 
 
-def _of_source(parts: list[str], words: list[str], scope: Scope) -> Expr | None:
+def _lookup_source(parts: list[str], words: list[str], scope: Scope) -> Expr | None:
     if len(words) > 1:
         owners = [source for source in scope.sources if source.name.lower() == words[0]]
-        found = [c for source in owners for c in source.columns if c.name.lower() == words[1]]
-        if len(found) > 1:
+        matches = [c for source in owners for c in source.columns if c.name.lower() == words[1]]
+        if len(matches) > 1:
             raise refuse(f"{'.'.join(parts)} is ambiguous")
-        if found:
-            return _fields(Expr(found[0].sql, found[0].type, parts[1]), parts[2:])
-    found = [c for source in scope.sources for c in source.columns if c.name.lower() == words[0] and not c.hidden]
-    if len({c.sql for c in found}) > 1:
+        if matches:
+            return _fields(Expr(matches[0].sql, matches[0].type, parts[1]), parts[2:])
+    matches = [c for source in scope.sources for c in source.columns if c.name.lower() == words[0] and not c.hidden]
+    if len({c.sql for c in matches}) > 1:
         raise refuse(f"{parts[0]} is ambiguous")
-    return _fields(Expr(found[0].sql, found[0].type, parts[0]), parts[1:]) if found else None
+    return _fields(Expr(matches[0].sql, matches[0].type, parts[0]), parts[1:]) if matches else None
 
 
-def _of_alias(parts: list[str], words: list[str], scope: Scope) -> Expr | None:
-    found = scope.aliases.get(words[0])
-    if found is None:
+def _lookup_alias(parts: list[str], words: list[str], scope: Scope) -> Expr | None:
+    value = scope.aliases.get(words[0])
+    if value is None:
         return None
-    if found.volatile:
-        raise refuse(f"{parts[0]} is worked out anew each time; use it in a query around this one")
-    return _fields(replace(found, name=parts[0]), parts[1:])
+    if value.volatile:
+        raise refuse(f"{parts[0]} is evaluated anew at each use; refer to it from an outer query")
+    return _fields(replace(value, name=parts[0]), parts[1:])
 
 
-def _fields(found: Expr, names: list[str]) -> Expr:
+def _fields(value: Expr, names: list[str]) -> Expr:
     for name in names:
-        found = _field(found, name)
-    return found
+        value = _field(value, name)
+    return value
 
 
-def _field(of: Expr, name: str) -> Expr:
-    if of.type.kind == "array" and of.type.inner[0].kind == "struct":
-        item = _field(Expr("e", of.type.inner[0], of.name), name)
+def _field(value: Expr, name: str) -> Expr:
+    if value.type.kind == "array" and value.type.inner[0].kind == "struct":
+        item = _field(Expr("e", value.type.inner[0], value.name), name)
         return replace(
-            of, sql=f"list_transform({of.sql}, lambda e: {item.sql})", type=st.array(item.type), name=item.name
+            value, sql=f"list_transform({value.sql}, lambda e: {item.sql})", type=st.array(item.type), name=item.name
         )
-    found = [one for one in of.type.inner if of.type.kind == "struct" and one[0].lower() == name.lower()]
-    if len(found) != 1:
-        raise refuse(f"{of.name} has no field {name}")
-    sql = f"struct_extract({of.sql}, {st.text(found[0][0])})"
-    return replace(of, sql=sql, type=found[0][1], name=f"{of.name}.{name}", constant=NO_CONSTANT)
+    fields = [pair for pair in value.type.inner if value.type.kind == "struct" and pair[0].lower() == name.lower()]
+    if len(fields) != 1:
+        raise refuse(f"{value.name} has no field {name}")
+    sql = f"struct_extract({value.sql}, {st.text(fields[0][0])})"
+    return replace(value, sql=sql, type=fields[0][1], name=f"{value.name}.{name}", constant=NO_CONSTANT)
 
 
 def identifier_node(node: exp.Identifier, scope: Scope) -> Expr:
@@ -200,7 +204,7 @@ def identifier_node(node: exp.Identifier, scope: Scope) -> Expr:
 
 def dot_node(node: exp.Dot, scope: Scope) -> Expr:
     if not isinstance(node.expression, exp.Identifier):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
     return _field(expression(node.this, scope), node.expression.name)
 
 
@@ -209,31 +213,31 @@ def literal_node(node: exp.Literal, scope: Scope) -> Expr:
 
 
 def text_literal(value: str) -> Expr:
-    """A text."""
+    """A string literal."""
     return Expr(st.text(value), st.STRING, value, value)
 
 
-def _number(written: str, sign: str) -> Expr:
-    if written.isdigit():
-        value = int(sign + written)
+def _number(literal: str, sign: str) -> Expr:
+    if literal.isdigit():
+        value = int(sign + literal)
         kind = st.INT if -(2**31) <= value < 2**31 else st.BIGINT if -(2**63) <= value < 2**63 else None
         if kind is None:
-            kind = st.decimal(len(written.lstrip("0")), 0)
-        if len(written) > 38:
-            raise refuse(f"{written} has more than 38 digits")
+            kind = st.decimal(len(literal.lstrip("0")), 0)
+        if len(literal) > 38:
+            raise refuse(f"{literal} has more than 38 digits")
         return Expr(f"CAST({value} AS {kind.duck})", kind, str(value), value)
-    if "e" in written.lower():
-        double = float(sign + written)
+    if "e" in literal.lower():
+        double = float(sign + literal)
         if double in (float("inf"), float("-inf")):
-            raise refuse(f"{written} is too large")
+            raise refuse(f"{literal} is too large")
         return Expr(f"CAST('{double!r}' AS DOUBLE)", st.DOUBLE, _double_name(double), double)
-    whole, _, behind = written.partition(".")
-    digits = len(whole.lstrip("0")) + len(behind)
-    if not (whole + behind).isdigit() or digits > 38:
-        raise refuse(f"{written} is no number that is answered here")
-    kind = Type("decimal", (max(digits, 1), len(behind)))
-    shown = f"{whole.lstrip('0') or '0'}" + (f".{behind}" if behind else "")
-    return Expr(f"CAST('{sign}{whole}.{behind or 0}' AS {kind.duck})", kind, sign + shown, float(sign + written))
+    whole, _, fraction = literal.partition(".")
+    digits = len(whole.lstrip("0")) + len(fraction)
+    if not (whole + fraction).isdigit() or digits > 38:
+        raise refuse(f"{literal} is not a supported number")
+    kind = Type("decimal", (max(digits, 1), len(fraction)))
+    label = f"{whole.lstrip('0') or '0'}" + (f".{fraction}" if fraction else "")
+    return Expr(f"CAST('{sign}{whole}.{fraction or 0}' AS {kind.duck})", kind, sign + label, float(sign + literal))
 
 
 def _double_name(value: float) -> str:
@@ -245,13 +249,13 @@ def _double_name(value: float) -> str:
 def neg_node(node: exp.Neg, scope: Scope) -> Expr:
     if node.this.is_number and isinstance(node.this, exp.Literal):
         return _number(node.this.name, "-")
-    one = expression(node.this, scope)
-    if one.type == st.INTERVAL:
-        return replace(one, sql=f"(-{one.sql})")
-    if one.known and isinstance(node.this, exp.Cast) and not node.this.meta.get("cast"):
-        return merged(f"(-{one.sql})", one.type, f"-{one.name}", [one])
-    made = call("negative", [one], scope)
-    return replace(made, name=f"(- {one.name})")
+    operand = expression(node.this, scope)
+    if operand.type == st.INTERVAL:
+        return replace(operand, sql=f"(-{operand.sql})")
+    if operand.known and isinstance(node.this, exp.Cast) and not node.this.meta.get("cast"):
+        return merged(f"(-{operand.sql})", operand.type, f"-{operand.name}", [operand])
+    result = call("negative", [operand], scope)
+    return replace(result, name=f"(- {operand.name})")
 
 
 def boolean_node(node: exp.Boolean, scope: Scope) -> Expr:
@@ -273,9 +277,9 @@ def hex_node(node: exp.HexString, scope: Scope) -> Expr:
 
 
 def adjacent_node(node: exp.Concat, scope: Scope) -> Expr:
-    if not all(isinstance(one, exp.Literal) and one.is_string for one in node.expressions):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    return text_literal("".join(one.name for one in node.expressions))
+    if not all(isinstance(part, exp.Literal) and part.is_string for part in node.expressions):
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
+    return text_literal("".join(part.name for part in node.expressions))
 
 
 def paren_node(node: exp.Paren, scope: Scope) -> Expr:
@@ -284,102 +288,105 @@ def paren_node(node: exp.Paren, scope: Scope) -> Expr:
 
 def cast_node(node: exp.Cast, scope: Scope) -> Expr:
     if set(filter(node.args.get, node.args)) - {"this", "to", "safe", "_type"}:
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    one, to, safe = expression(node.this, scope), st.built(node.to), isinstance(node, exp.TryCast)
-    made = merged(
-        st.cast(one.sql, one.type, to, safe), to, f"{'TRY_CAST' if safe else 'CAST'}({one.name} AS {to})", [one]
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
+    operand, target, safe = expression(node.this, scope), st.built(node.to), isinstance(node, exp.TryCast)
+    result = merged(
+        st.cast(operand.sql, operand.type, target, safe),
+        target,
+        f"{'TRY_CAST' if safe else 'CAST'}({operand.name} AS {target})",
+        [operand],
     )
-    if node.meta.get("cast") or safe or not one.known:
-        return made
-    if to.kind in ("date", "timestamp"):
-        shown = one.name[:10] if to == st.DATE else one.name
-        return replace(made, name=f"{to} '{shown}'", constant=one.constant)
-    shown = _double_name(float(one.constant)) if to.kind in ("double", "float") else one.name
-    return replace(made, name=shown, constant=one.constant)
+    if node.meta.get("cast") or safe or not operand.known:
+        return result
+    if target.kind in ("date", "timestamp"):
+        label = operand.name[:10] if target == st.DATE else operand.name
+        return replace(result, name=f"{target} '{label}'", constant=operand.constant)
+    label = _double_name(float(operand.constant)) if target.kind in ("double", "float") else operand.name
+    return replace(result, name=label, constant=operand.constant)
 
 
 def interval_node(node: exp.Interval, scope: Scope) -> Expr:
     unit = node.args.get("unit")
     word = unit.name.upper().rstrip("S") if isinstance(unit, exp.Var) else ""
     if word not in ("YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND") or node.this is None:
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here; say INTERVAL 3 DAYS")
-    said = node.this.this if isinstance(node.this, exp.Neg) else node.this
-    if isinstance(said, exp.Literal) and (sign := "-" if isinstance(node.this, exp.Neg) else "") is not None:
-        value = sign + said.name.strip()
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported; write it as INTERVAL 3 DAYS")
+    length = node.this.this if isinstance(node.this, exp.Neg) else node.this
+    if isinstance(length, exp.Literal) and (sign := "-" if isinstance(node.this, exp.Neg) else "") is not None:
+        value = sign + length.name.strip()
         if not value.lstrip("+-").isdigit():
-            raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+            raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
         number = int(value) if value.count("-") < 2 else 0
         return Expr(f"INTERVAL ({number}) {word}", st.INTERVAL, f"INTERVAL '{number}' {word}", word)
-    raise refuse(f"{node.sql('spark')[:60]!r} is not answered here; its length is to be a number")
+    raise refuse(f"{node.sql('spark')[:60]!r} is not supported; its length must be a number")
 
 
 # Calls -----------------------------------------------------------------------
 
 
-def call(name: str, args: list[Expr], scope: Scope, shown: str = "") -> Expr:
-    """A function of values.
+def call(name: str, args: list[Expr], scope: Scope, label: str = "") -> Expr:
+    """A function applied to arguments.
 
     Raises
     ------
     ConfigError
-        It is not answered for these.
+        The function is not supported for these arguments.
     """
-    return CALLED[0](name.lower(), args, scope, shown)
+    return CALLED[0](name.lower(), args, scope, label)
 
 
 def lambda_(node: exp.Expression, scope: Scope, *kinds: Type) -> tuple[list[str], Expr]:
-    """The parameters and the body of a lambda whose parameters are of these types."""
+    """The SQL names of a lambda's parameters, which have the given types, and its body."""
     if not isinstance(node, exp.Lambda) or len(node.expressions) not in range(1, len(kinds) + 1):
-        raise refuse(f"{node.sql('spark')[:60]!r}: a lambda of {len(kinds)} parameters is wanted")
+        raise refuse(f"{node.sql('spark')[:60]!r}: a lambda of {len(kinds)} parameters is required")
     words = [part.name.lower() for part in node.expressions]
     names = [f"l{zlib.crc32((word + str(len(scope.names))).encode())}" for word in words]
-    given = {
+    parameters = {
         word: Expr(name, kind, "namedlambdavariable()") for word, name, kind in zip(words, names, kinds, strict=False)
     }
-    body = expression(node.this, scope.inner(**given))
+    body = expression(node.this, scope.inner(**parameters))
     if body.aggregate or body.window:
         raise refuse("an aggregate in a lambda is an error in Spark")
-    shown = ", ".join([body.name, *["namedlambdavariable()"] * len(words)])
-    return names, replace(body, name=f"lambdafunction({shown})")
+    label = ", ".join([body.name, *["namedlambdavariable()"] * len(words)])
+    return names, replace(body, name=f"lambdafunction({label})")
 
 
 def call_of(name: str, *parts: str) -> Callable[[exp.Expression, Scope], Expr]:
-    def made(node: exp.Expression, scope: Scope) -> Expr:
-        known = {key for key, value in node.args.items() if value}
-        if known - set(parts):
-            raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+    def rule(node: exp.Expression, scope: Scope) -> Expr:
+        present = {key for key, value in node.args.items() if value}
+        if present - set(parts):
+            raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
         return call(name, [expression(node.args[part], scope) for part in parts if node.args.get(part)], scope)
 
-    return made
+    return rule
 
 
 def trim_node(node: exp.Trim, scope: Scope) -> Expr:
     side = (node.args.get("position") or "BOTH").upper()
-    one = expression(node.this, scope)
+    text = expression(node.this, scope)
     chars = node.expression and expression(node.expression, scope)
     name = {"BOTH": "btrim", "LEADING": "ltrim", "TRAILING": "rtrim"}[side]
     if chars is None:
-        return call(name if side != "BOTH" else "trim", [one], scope, "trim" if side == "BOTH" else name)
-    made = call(name, [one, chars] if side == "BOTH" else [chars, one], scope)
-    return replace(made, name=f"TRIM({side} {chars.name} FROM {one.name})")
+        return call(name if side != "BOTH" else "trim", [text], scope, "trim" if side == "BOTH" else name)
+    result = call(name, [text, chars] if side == "BOTH" else [chars, text], scope)
+    return replace(result, name=f"TRIM({side} {chars.name} FROM {text.name})")
 
 
 def extract_node(node: exp.Extract, scope: Scope) -> Expr:
-    one = call("date_part", [text_literal(node.name), expression(node.expression, scope)], scope)
-    return replace(one, name=f"extract({node.name} FROM {expression(node.expression, scope).name})")
+    part = call("date_part", [text_literal(node.name), expression(node.expression, scope)], scope)
+    return replace(part, name=f"extract({node.name} FROM {expression(node.expression, scope).name})")
 
 
 def by_signature(
-    listed: list[signatures.Signature], name: str, args: list[Expr]
+    candidates: list[signatures.Signature], name: str, args: list[Expr]
 ) -> tuple[signatures.Signature, list[str], dict[str, Type]] | None:
-    """The signature, the arguments cast to it, and its letters."""
-    found = signatures.chosen(listed, [arg.type for arg in args], [constant(arg) for arg in args])
-    if found is None:
+    """The matching signature, the arguments cast to its types, and the types of its letters."""
+    match = signatures.chosen(candidates, [arg.type for arg in args], [constant(arg) for arg in args])
+    if match is None:
         return None
-    signature, wanted, letters = found
-    return signature, [arg.to(kind) for arg, kind in zip(args, wanted, strict=True)], letters
+    signature, types, letters = match
+    return signature, [arg.to(kind) for arg, kind in zip(args, types, strict=True)], letters
 
 
 def constant(arg: Expr) -> bool:
-    """Whether it is a literal, or an array of such: no column and no function has capitals alone."""
+    """Whether it is a literal or an array of literals; columns and functions always contain lower-case letters."""
     return arg.known or bool(re.fullmatch(r"\[[\dA-Z_'.,()\[\] -]+\]", arg.sql))

@@ -1,4 +1,4 @@
-"""JSON as Spark reads and writes it, and its numbers as Java writes them."""
+"""JSON as Spark reads and writes it, with numbers formatted as in Java."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 
 
 def number(text: str) -> str:
-    """A large or small number as Java writes it, from how others do: 1e+10 is 1.0E10."""
+    """A large or small number as Java formats it, from the usual notation: 1e+10 becomes 1.0E10."""
     if text in ("nan", "inf", "-inf"):
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
     sign, digits, power = Decimal(text).as_tuple()
@@ -20,18 +20,18 @@ def number(text: str) -> str:
 
 
 class _Raw(str):
-    """A number as it stands in the text."""
+    """The text of a JSON number, as opposed to a JSON string."""
 
 
-def _no_word(word: str) -> None:
+def _reject_constant(word: str) -> None:
     raise ValueError(word)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         raise KeyError("a JSON object names a field twice")
-    return made
+    return result
 
 
 def _double(text: str) -> _Raw:
@@ -40,24 +40,24 @@ def _double(text: str) -> _Raw:
 
 
 _decode = json.JSONDecoder(
-    parse_float=_double, parse_int=_Raw, parse_constant=_no_word, object_pairs_hook=_object
+    parse_float=_double, parse_int=_Raw, parse_constant=_reject_constant, object_pairs_hook=_object
 ).decode
 _STEP = re.compile(r"\.([^.\[\]*'\"]+)|\[(\d+)\]|\['([^'*]+)'\]")
 
 
-def _shown(value: Any) -> str:
+def _dump(value: Any) -> str:
     if isinstance(value, _Raw):
         return str(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{quote_json(key)}:{_shown(one)}" for key, one in value.items()) + "}"
+        return "{" + ",".join(f"{quote_json(key)}:{_dump(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_shown, value)) + "]"
+        return "[" + ",".join(map(_dump, value)) + "]"
     return quote_json(value) if isinstance(value, str) else {None: "null", True: "true", False: "false"}[value]
 
 
 def quote_json(text: str) -> str:
     return re.sub(
-        r"\\u[0-9a-f]{4}", lambda found: found[0][:2] + found[0][2:].upper(), json.dumps(text, ensure_ascii=False)
+        r"\\u[0-9a-f]{4}", lambda match: match[0][:2] + match[0][2:].upper(), json.dumps(text, ensure_ascii=False)
     ).replace("\x7f", "\x7f")
 
 
@@ -65,13 +65,13 @@ def quote_json(text: str) -> str:
 def _steps(path: str) -> list[str | int] | None:
     if not path.startswith("$"):
         return None
-    steps, at = [], 1
-    while at < len(path):
-        found = _STEP.match(path, at)
-        if not found:
-            raise ValueError(f"the path {path} is not answered here")
-        steps.append(int(found[2]) if found[2] else found[1] or found[3])
-        at = found.end()
+    steps, position = [], 1
+    while position < len(path):
+        match = _STEP.match(path, position)
+        if not match:
+            raise ValueError(f"the path {path} is not supported")
+        steps.append(int(match[2]) if match[2] else match[1] or match[3])
+        position = match.end()
     return steps
 
 
@@ -90,40 +90,40 @@ def get_json_object(text: str, path: str) -> str | None:
             if not isinstance(value, list) or step >= len(value):
                 return None
         elif isinstance(value, list):
-            raise ValueError(f"the path {path} goes into an array, which is not answered here")
+            raise ValueError(f"the path {path} goes into an array, which is not supported")
         elif not isinstance(value, dict) or step not in value:
             return None
         value = value[step]
-    return None if value is None else str(value) if isinstance(value, str) else _shown(value)
+    return None if value is None else str(value) if isinstance(value, str) else _dump(value)
 
 
 def json_array_length(text: str) -> int | None:
     try:
-        found = _decode(text)
+        value = _decode(text)
     except (ValueError, RecursionError):
         return None
-    return len(found) if isinstance(found, list) else None
+    return len(value) if isinstance(value, list) else None
 
 
 def json_object_keys(text: str) -> list[str] | None:
     try:
-        found = _decode(text)
+        value = _decode(text)
     except (ValueError, RecursionError):
         return None
-    return list(found) if isinstance(found, dict) else None
+    return list(value) if isinstance(value, dict) else None
 
 
 def json_field(text: str, name: str, kind: str) -> str | None:
-    """A field for from_json: text that casts to its kind, or nothing."""
+    """A field for from_json, as text that can be cast to ``kind``; None if there is none."""
     try:
-        found = _decode(text)
+        document = _decode(text)
     except (ValueError, RecursionError):
         return None
-    value = found.get(name) if isinstance(found, dict) else None
+    value = document.get(name) if isinstance(document, dict) else None
     if value is None:
         return None
     if kind == "string":
-        return str(value) if isinstance(value, str) else _shown(value)
+        return str(value) if isinstance(value, str) else _dump(value)
     if kind == "boolean":
         return str(value).lower() if isinstance(value, bool) else None
     if not isinstance(value, _Raw) or (kind != "double" and not re.fullmatch(r"-?\d+", value)):

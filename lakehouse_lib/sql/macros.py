@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - SQL in lines of its own
-"""Functions of Spark in SQL, for the signatures: what DuckDB's own of a like name do otherwise."""
+"""Spark functions as SQL macros, for the signatures, where DuckDB's function of a similar name behaves differently."""
 
 from __future__ import annotations
 
@@ -64,4 +64,4 @@ CREATE MACRO spark_kurtosis(y) AS list_transform([spark_present(y)], lambda x: l
     lambda m: CASE WHEN spark_moment(x, m, 2) = 0 THEN NULL
     ELSE len(x) * spark_moment(x, m, 4) / pow(spark_moment(x, m, 2), 2) - 3 END)[1])[1];
 """
-"""Statements to run once in a connection."""
+"""Statements to run once per connection."""

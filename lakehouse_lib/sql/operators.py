@@ -48,31 +48,34 @@ _COMPARED = {exp.EQ: "=", exp.NEQ: "=", exp.LT: "<", exp.LTE: "<=", exp.GT: ">",
 def _operator(node: exp.Binary, scope: Scope) -> Expr:
     sign, chain = _SIGNS[type(node)], [node.expression]
     left = node.this
-    while type(left) is type(node):  # long sums are no deep recursion
+    while type(left) is type(node):  # iterate, so that long sums do not recurse deeply
         chain.append(left.expression)
         left = left.this
-    made = expression(left, scope)
+    result = expression(left, scope)
     for right in reversed(chain):
-        made = arithmetic(sign, made, expression(right, scope))
-    return made
+        result = arithmetic(sign, result, expression(right, scope))
+    return result
 
 
 def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") -> Expr:
-    """An operation of two numbers, or of a time and an interval; NULL instead of an error if ``safe``."""
+    """An operation on two numbers, or on a time and an interval; NULL instead of an error if ``safe``."""
     name = name or f"({a.name} {sign} {b.name})"
-    if not safe and (made := _of_time(sign, a, b, name)):
-        return made
-    kinds = [one.type for one in (a, b)]
+    if not safe and (result := _date_arithmetic(sign, a, b, name)):
+        return result
+    kinds = [operand.type for operand in (a, b)]
     if any(kind.kind not in (*st.NUMERIC, "string", "void") for kind in kinds):
-        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
+        raise refuse(f"{a.type} {sign} {b.type} is not supported")
     texts = kinds[0] == kinds[1] and kinds[0] in (st.STRING, st.VOID)
     wide = st.DOUBLE if texts else cast("Type", st.common(*kinds))
     if (sign == "div" and wide.kind in ("float", "double")) or wide.kind == "string":
         raise refuse(f"{a.type} {sign} {b.type} is an error in Spark")
     if wide.kind == "decimal":
         return _decimals(sign, a, b, safe, name)
-    if sign == "/" and wide == st.BIGINT:  # a text beside a whole number is one, before it is divided
-        a, b = (replace(one, sql=one.to(wide), type=wide) if one.type == st.STRING else one for one in (a, b))
+    if sign == "/" and wide == st.BIGINT:  # a string next to an integer becomes one before division
+        a, b = (
+            replace(operand, sql=operand.to(wide), type=wide) if operand.type == st.STRING else operand
+            for operand in (a, b)
+        )
     if sign == "/":
         wide = st.DOUBLE
     if sign == "div":
@@ -81,27 +84,34 @@ def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") 
 
 
 def _calculated(sign: str, a: Expr, b: Expr, wide: Type, safe: bool) -> str:
-    """The operation on two numbers of one type."""
-    one, other = a.to(wide), b.to(wide)
+    """The operation on two numbers of the same type."""
+    left, right = a.to(wide), b.to(wide)
     if sign in ("/", "div", "%") and not (b.known and b.constant):
-        other = f"nullif({other}, 0)" if safe else f"spark_nonzero({other})"
+        right = f"nullif({right}, 0)" if safe else f"spark_nonzero({right})"
     if safe and wide.kind in st.INTEGRAL and sign in "+-*":
-        return f"TRY_CAST(CAST({one} AS HUGEINT) {sign} {other} AS {wide.duck})"
+        return f"TRY_CAST(CAST({left} AS HUGEINT) {sign} {right} AS {wide.duck})"
     if sign == "%" and wide.kind in st.INTEGRAL and not (b.known and b.constant != -1):
-        return f"CASE WHEN {other} = -1 THEN CAST({one} * 0 AS {wide.duck}) ELSE ({one} % {other}) END"
+        return f"CASE WHEN {right} = -1 THEN CAST({left} * 0 AS {wide.duck}) ELSE ({left} % {right}) END"
     if sign == "div":
-        return f"CAST(CAST({one} AS HUGEINT) // {other} AS BIGINT)"
-    return f"({one} {sign} {other})"
+        return f"CAST(CAST({left} AS HUGEINT) // {right} AS BIGINT)"
+    return f"({left} {sign} {right})"
 
 
 def _decimals(sign: str, a: Expr, b: Expr, safe: bool, name: str) -> Expr:
-    one, other = (st.as_decimal(x.type, x.constant if x.known and not isinstance(x.constant, bool) else None)
-                  if x.type.kind in ("decimal", *st.INTEGRAL) else None for x in (a, b))  # fmt: skip
-    one, other = one or other, other or one
-    if one is None or other is None or a.type == st.VOID or b.type == st.VOID:
+    left_type, right_type = (
+        st.as_decimal(
+            operand.type,
+            operand.constant if operand.known and not isinstance(operand.constant, bool) else None,
+        )
+        if operand.type.kind in ("decimal", *st.INTEGRAL)
+        else None
+        for operand in (a, b)
+    )
+    left_type, right_type = left_type or right_type, right_type or left_type
+    if left_type is None or right_type is None or a.type == st.VOID or b.type == st.VOID:
         return merged("NULL", st.VOID, name, [a, b])
-    (p, s), (q, t) = one.inner, other.inner
-    left, right = a.to(one), b.to(other)
+    (p, s), (q, t) = left_type.inner, right_type.inner
+    left, right = a.to(left_type), b.to(right_type)
     if sign == "/":
         scale = max(6, s + q + 1)
         kind = st.decimal(p - s + t + scale, scale)
@@ -117,32 +127,32 @@ def _decimals(sign: str, a: Expr, b: Expr, safe: bool, name: str) -> Expr:
         right = f"nullif({right}, 0)"
     cast = "TRY_CAST" if safe else "CAST"
     if sign in "+-" and kind.inner[1] == max(s, t) and kind.inner[0] < 38:
-        made = f"({left} {sign} {right})"
+        value = f"({left} {sign} {right})"
     elif sign == "*" and p + q + 1 <= 38:
-        made = f"({left} * {right})"
+        value = f"({left} * {right})"
     elif sign == "div":
-        made = f"spark_decimal('div', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), 0)"
-        return merged(f"{cast}({made} AS BIGINT)", st.BIGINT, name, [a, b])
+        value = f"spark_decimal('div', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), 0)"
+        return merged(f"{cast}({value} AS BIGINT)", st.BIGINT, name, [a, b])
     else:
-        made = f"spark_decimal('{sign}', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), {kind.inner[1]})"
-    return merged(f"{cast}({made} AS {kind.duck})", kind, name, [a, b])
+        value = f"spark_decimal('{sign}', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), {kind.inner[1]})"
+    return merged(f"{cast}({value} AS {kind.duck})", kind, name, [a, b])
 
 
-def _of_time(sign: str, a: Expr, b: Expr, name: str) -> Expr | None:
+def _date_arithmetic(sign: str, a: Expr, b: Expr, name: str) -> Expr | None:
     if a.type == st.INTERVAL and b.type == st.INTERVAL and sign in "+-":
         units = {a.constant, b.constant}
         months = {"YEAR", "MONTH"}
         if units & months and units - months:
-            raise refuse("an interval of months and of days at once is not answered here")
+            raise refuse("an interval of both months and days is not supported")
         order = ["YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND"]
         return merged_interval(f"({a.sql} {sign} {b.sql})", max(units, key=order.index), name)
     if a.type == st.INTERVAL and b.type.kind in st.INTEGRAL and sign == "*":
-        unit = a.constant if a.constant in ("YEAR", "MONTH") else "SECOND"  # whole days may have become parts
+        unit = a.constant if a.constant in ("YEAR", "MONTH") else "SECOND"  # the product may no longer be whole days
         return merged_interval(f"({a.sql} * {b.sql})", unit, name)
     if sign == "*" and b.type == st.INTERVAL and a.type.kind in st.INTEGRAL:
-        return _of_time(sign, b, a, name)
+        return _date_arithmetic(sign, b, a, name)
     if sign == "+" and a.type == st.INTERVAL:
-        return _of_time(sign, b, a, name)
+        return _date_arithmetic(sign, b, a, name)
     if (
         sign not in "+-"
         or a.type.kind not in ("date", "timestamp", "string")
@@ -154,13 +164,13 @@ def _of_time(sign: str, a: Expr, b: Expr, name: str) -> Expr | None:
     if b.type == st.INTERVAL:
         name = name[1:-1] if name.startswith("(") else name
         if a.type == st.STRING:
-            raise refuse("a text and an interval; make it a TIMESTAMP first")
+            raise refuse("a string and an interval; cast the string to TIMESTAMP first")
         kind = st.DATE if a.type == st.DATE and b.constant in ("YEAR", "MONTH", "WEEK", "DAY") else st.TIMESTAMP
         return merged(f"CAST({a.sql} {sign} {b.sql} AS {kind.duck})", kind, name, [a, b])
     if a.type == st.DATE and b.type.kind in ("tinyint", "smallint", "int"):
         word = "date_add" if sign == "+" else "date_sub"
         return merged(f"({a.sql} {sign} {b.to(st.INT)})", st.DATE, f"{word}({a.name}, {b.name})", [a, b])
-    raise refuse(f"{a.type} {sign} {b.type} gives an interval in Spark; say datediff or timestampdiff")
+    raise refuse(f"{a.type} {sign} {b.type} gives an interval in Spark; use datediff or timestampdiff")
 
 
 def merged_interval(sql: str, unit: str, name: str) -> Expr:
@@ -169,19 +179,19 @@ def merged_interval(sql: str, unit: str, name: str) -> Expr:
 
 def _comparison(node: exp.Binary, scope: Scope) -> Expr:
     a, b, sign = expression(node.this, scope), expression(node.expression, scope), _COMPARED[type(node)]
-    made = compared(sign, a, b)
+    result = compared(sign, a, b)
     if isinstance(node, (exp.NEQ, exp.NullSafeNEQ)):
-        return replace(made, sql=f"(NOT {made.sql})", name=f"(NOT {made.name})")
-    return made
+        return replace(result, sql=f"(NOT {result.sql})", name=f"(NOT {result.name})")
+    return result
 
 
 def compared(sign: str, a: Expr, b: Expr) -> Expr:
-    """Two values held against each other."""
+    """The comparison of two values."""
     wide = st.common(a.type, b.type)
     if wide is None or wide.holds("map", "interval"):
-        raise refuse(f"{a.type} {sign} {b.type} is an error in Spark, or not answered here")
+        raise refuse(f"{a.type} {sign} {b.type} is an error in Spark, or not supported")
     if wide.kind in ("array", "struct") and a.type != b.type:
-        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
+        raise refuse(f"{a.type} {sign} {b.type} is not supported")
     word = "IS NOT DISTINCT FROM" if sign == "<=>" else sign
     return merged(f"({a.to(wide)} {word} {b.to(wide)})", st.BOOLEAN, f"({a.name} {sign} {b.name})", [a, b])
 
@@ -192,12 +202,12 @@ def truth(node: exp.Expression, scope: Scope, null: bool = True) -> Expr:
     Raises
     ------
     ConfigError
-        It is neither true nor false in Spark.
+        It is not a boolean in Spark.
     """
-    one = expression(node, scope)
-    if one.type != st.BOOLEAN and not (null and one.type == st.VOID):
-        raise refuse(f"{one.name} is {one.type}, and no condition")
-    return replace(one, sql=one.to(st.BOOLEAN), type=st.BOOLEAN)
+    condition = expression(node, scope)
+    if condition.type != st.BOOLEAN and not (null and condition.type == st.VOID):
+        raise refuse(f"{condition.name} is {condition.type}, and no condition")
+    return replace(condition, sql=condition.to(st.BOOLEAN), type=st.BOOLEAN)
 
 
 def _connector(node: exp.Connector, scope: Scope) -> Expr:
@@ -205,60 +215,63 @@ def _connector(node: exp.Connector, scope: Scope) -> Expr:
     while type(left) is type(node):
         chain.append(left.expression)
         left = left.this
-    made = truth(left, scope)
+    result = truth(left, scope)
     for right in reversed(chain):
-        other = truth(right, scope)
-        made = merged(
-            f"({made.sql} {word} {other.sql})", st.BOOLEAN, f"({made.name} {word} {other.name})", [made, other]
+        operand = truth(right, scope)
+        result = merged(
+            f"({result.sql} {word} {operand.sql})",
+            st.BOOLEAN,
+            f"({result.name} {word} {operand.name})",
+            [result, operand],
         )
-    return made
+    return result
 
 
 def _not(node: exp.Not, scope: Scope) -> Expr:
     inner = node.this
     if isinstance(inner, exp.Is) and isinstance(inner.expression, exp.Null):
-        one = expression(inner.this, scope)
-        return merged(f"({one.sql} IS NOT NULL)", st.BOOLEAN, f"({one.name} IS NOT NULL)", [one])
-    one = truth(inner, scope)
-    return merged(f"(NOT {one.sql})", st.BOOLEAN, f"(NOT {one.name})", [one])
+        operand = expression(inner.this, scope)
+        return merged(f"({operand.sql} IS NOT NULL)", st.BOOLEAN, f"({operand.name} IS NOT NULL)", [operand])
+    operand = truth(inner, scope)
+    return merged(f"(NOT {operand.sql})", st.BOOLEAN, f"(NOT {operand.name})", [operand])
 
 
 def _is(node: exp.Is, scope: Scope) -> Expr:
     if isinstance(node.expression, exp.Null):
-        one = expression(node.this, scope)
-        return merged(f"({one.sql} IS NULL)", st.BOOLEAN, f"({one.name} IS NULL)", [one])
+        operand = expression(node.this, scope)
+        return merged(f"({operand.sql} IS NULL)", st.BOOLEAN, f"({operand.name} IS NULL)", [operand])
     if not isinstance(node.expression, exp.Boolean):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    one, word = truth(node.this, scope), "true" if node.expression.this else "false"
-    return merged(f"({one.sql} IS NOT DISTINCT FROM {word})", st.BOOLEAN, f"({one.name} <=> {word})", [one])
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
+    operand, word = truth(node.this, scope), "true" if node.expression.this else "false"
+    return merged(f"({operand.sql} IS NOT DISTINCT FROM {word})", st.BOOLEAN, f"({operand.name} <=> {word})", [operand])
 
 
 def _in(node: exp.In, scope: Scope) -> Expr:
-    one = expression(node.this, scope)
+    operand = expression(node.this, scope)
     if query := node.args.get("query"):
         sql, columns = scope.ask(query.this if isinstance(query, exp.Subquery) else query)
         if len(columns) != 1:
-            raise refuse("IN wants a query of one column")
-        wide = st.common(one.type, columns[0][1])
-        if wide is None or wide.holds("map") or (one.type.inner and one.type.kind != "decimal"):
-            raise refuse(f"{one.type} IN {columns[0][1]} is not answered here")
+            raise refuse("IN requires a query of one column")
+        wide = st.common(operand.type, columns[0][1])
+        if wide is None or wide.holds("map") or (operand.type.inner and operand.type.kind != "decimal"):
+            raise refuse(f"{operand.type} IN {columns[0][1]} is not supported")
         inner = f"SELECT {st.cast('q.c0', columns[0][1], wide)} FROM ({sql}) AS q"
-        return merged(f"({one.to(wide)} IN ({inner}))", st.BOOLEAN, f"({one.name} IN (listquery()))", [one])
+        return merged(f"({operand.to(wide)} IN ({inner}))", st.BOOLEAN, f"({operand.name} IN (listquery()))", [operand])
     if node.args.get("unnest") or node.args.get("field"):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
     items = [expression(item, scope) for item in node.expressions]
-    wide = widest([one, *items], "IN")
+    wide = widest([operand, *items], "IN")
     if wide.holds("map", "interval") or (
-        wide.inner and wide.kind != "decimal" and any(i.type != wide for i in [one, *items])
+        wide.inner and wide.kind != "decimal" and any(i.type != wide for i in [operand, *items])
     ):
-        raise refuse(f"IN of {wide} is not answered here")
+        raise refuse(f"IN of {wide} is not supported")
     names = ", ".join(item.name for item in items)
-    return merged(f"({one.to(wide)} IN ({', '.join(item.to(wide) for item in items)}))", st.BOOLEAN,
-                  f"({one.name} IN ({names}))", [one, *items])  # fmt: skip
+    return merged(f"({operand.to(wide)} IN ({', '.join(item.to(wide) for item in items)}))", st.BOOLEAN,
+                  f"({operand.name} IN ({names}))", [operand, *items])  # fmt: skip
 
 
 def widest(items: list[Expr], what: str) -> Type:
-    """The type that all values fit.
+    """The common type of all values.
 
     Raises
     ------
@@ -268,20 +281,23 @@ def widest(items: list[Expr], what: str) -> Type:
     texts = [item for item in items if item.type == st.STRING]
     wide = st.VOID
     for item in [item for item in items if item.type != st.STRING] + texts:
-        both = st.common(wide, item.type)
-        if both is None:
+        wider = st.common(wide, item.type)
+        if wider is None:
             raise refuse(f"{what}: {wide} and {item.type} have no type in common")
-        wide = both
+        wide = wider
     return wide
 
 
 def _between(node: exp.Between, scope: Scope) -> Expr:
-    one, low, high = (expression(part, scope) for part in (node.this, node.args["low"], node.args["high"]))
+    operand, low, high = (expression(part, scope) for part in (node.this, node.args["low"], node.args["high"]))
     if node.args.get("symmetric"):
-        raise refuse("BETWEEN SYMMETRIC is not answered here")
-    above, below = compared(">=", one, low), compared("<=", one, high)
+        raise refuse("BETWEEN SYMMETRIC is not supported")
+    above, below = compared(">=", operand, low), compared("<=", operand, high)
     return merged(
-        f"({above.sql} AND {below.sql})", st.BOOLEAN, f"between({one.name}, {low.name}, {high.name})", [one, low, high]
+        f"({above.sql} AND {below.sql})",
+        st.BOOLEAN,
+        f"between({operand.name}, {low.name}, {high.name})",
+        [operand, low, high],
     )
 
 
@@ -290,60 +306,65 @@ def _like(node: exp.Like | exp.ILike, scope: Scope, escape: str = "\\") -> Expr:
     if isinstance(node.expression, (exp.Any, exp.All)):
         patterns = node.expression.this
         bare = patterns.this if isinstance(patterns, exp.Paren) else patterns
-        listed = patterns.expressions if isinstance(patterns, exp.Tuple) else [bare]
-        made = [_like(type(node)(this=node.this.copy(), expression=one.copy()), scope, escape) for one in listed]
-        both = " OR " if isinstance(node.expression, exp.Any) else " AND "
-        return merged(f"({both.join(one.sql for one in made)})", st.BOOLEAN, node.sql("spark"), made)
-    one, pattern = expression(node.this, scope), expression(node.expression, scope)
-    for part in (one, pattern):
+        alternatives = patterns.expressions if isinstance(patterns, exp.Tuple) else [bare]
+        conditions = [
+            _like(type(node)(this=node.this.copy(), expression=item.copy()), scope, escape) for item in alternatives
+        ]
+        connector = " OR " if isinstance(node.expression, exp.Any) else " AND "
+        return merged(
+            f"({connector.join(condition.sql for condition in conditions)})", st.BOOLEAN, node.sql("spark"), conditions
+        )
+    text, pattern = expression(node.this, scope), expression(node.expression, scope)
+    for part in (text, pattern):
         if not st.implicit(part.type, st.STRING):
-            raise refuse(f"{part.type} {word} is not answered here")
+            raise refuse(f"{part.type} {word} is not supported")
     if not isinstance(pattern.constant, str):
         if word != "LIKE" or escape != "\\":
-            raise refuse(f"{word} of a pattern that is no constant is not answered here")
-        held, bad = one.to(st.STRING), "error('A pattern with a backslash that is no constant')"
-        like = lambda v: f"CASE WHEN contains({v}, '\\') THEN {bad} ELSE {held} LIKE {v} END"  # noqa: E731
+            raise refuse(f"{word} with a pattern that is not a constant is not supported")
+        value, failure = text.to(st.STRING), "error('A pattern with a backslash that is no constant')"
+        like = lambda v: f"CASE WHEN contains({v}, '\\') THEN {failure} ELSE {value} LIKE {v} END"  # noqa: E731
         sql = once(pattern.to(st.STRING), like)
-        return merged(sql, st.BOOLEAN, f"{one.name} LIKE {pattern.name}", [one, pattern])
-    name = f"{one.name} LIKE {pattern.name}" if word == "LIKE" else f"ilike({one.name}, {pattern.name})"
+        return merged(sql, st.BOOLEAN, f"{text.name} LIKE {pattern.name}", [text, pattern])
+    name = f"{text.name} LIKE {pattern.name}" if word == "LIKE" else f"ilike({text.name}, {pattern.name})"
     name += "" if escape == "\\" else f" ESCAPE '{escape}'"
     _checked_pattern(pattern.constant, escape)
-    sql, shape = one.to(st.STRING), pattern.constant
+    sql, shape = text.to(st.STRING), pattern.constant
     if word == "ILIKE":
-        sql, shape = call("lower", [replace(one, sql=sql, type=st.STRING)], scope).sql, shape.lower()
+        sql, shape = call("lower", [replace(text, sql=sql, type=st.STRING)], scope).sql, shape.lower()
     if escape in shape:
         parts = re.findall(rf"{re.escape(escape)}(.)|(.)", shape, re.DOTALL)
         regex = "".join(
-            re.escape(kept) if kept else {"%": ".*", "_": "."}.get(one_, re.escape(one_)) for kept, one_ in parts
+            re.escape(escaped) if escaped else {"%": ".*", "_": "."}.get(char, re.escape(char))
+            for escaped, char in parts
         )
-        return merged(f"regexp_full_match({sql}, {st.text('(?s)' + regex)})", st.BOOLEAN, name, [one])
-    return merged(f"({sql} LIKE {st.text(shape)})", st.BOOLEAN, name, [one])
+        return merged(f"regexp_full_match({sql}, {st.text('(?s)' + regex)})", st.BOOLEAN, name, [text])
+    return merged(f"({sql} LIKE {st.text(shape)})", st.BOOLEAN, name, [text])
 
 
 def _checked_pattern(pattern: str, escape: str) -> None:
-    at = 0
-    while at < len(pattern):
-        if pattern[at] == escape:
-            if pattern[at + 1 : at + 2] not in ("_", "%", escape) or at + 1 >= len(pattern):
-                raise refuse(f"the pattern {pattern} escapes what needs no escape")
-            at += 1
-        at += 1
+    position = 0
+    while position < len(pattern):
+        if pattern[position] == escape:
+            if pattern[position + 1 : position + 2] not in ("_", "%", escape) or position + 1 >= len(pattern):
+                raise refuse(f"the pattern {pattern} escapes a character that must not be escaped")
+            position += 1
+        position += 1
 
 
 def _escape(node: exp.Escape, scope: Scope) -> Expr:
     letter = node.expression
     if not (isinstance(letter, exp.Literal) and letter.is_string and len(letter.name) == 1):
-        raise refuse("ESCAPE wants one character")
+        raise refuse("ESCAPE requires one character")
     if not isinstance(node.this, (exp.Like, exp.ILike)):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    made = _like(node.this, scope, letter.name)
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
+    result = _like(node.this, scope, letter.name)
     negate = node.this.args.get("negate")
-    return merged(f"(NOT {made.sql})", st.BOOLEAN, f"(NOT {made.name})", [made]) if negate else made
+    return merged(f"(NOT {result.sql})", st.BOOLEAN, f"(NOT {result.name})", [result]) if negate else result
 
 
 def _rlike(node: exp.RegexpLike, scope: Scope) -> Expr:
     if node.args.get("flag"):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
     return call("rlike", [expression(node.this, scope), expression(node.expression, scope)], scope)
 
 
@@ -352,11 +373,11 @@ def _pipes(node: exp.DPipe, scope: Scope) -> Expr:
     while isinstance(left, exp.DPipe):
         parts.append(left.expression)
         left = left.this
-    made = [expression(part, scope) for part in [left, *reversed(parts)]]
-    name = made[0].name
-    for part in made[1:]:
+    values = [expression(part, scope) for part in [left, *reversed(parts)]]
+    name = values[0].name
+    for part in values[1:]:
         name = f"concat({name}, {part.name})"
-    return replace(call("concat", made, scope), name=name)
+    return replace(call("concat", values, scope), name=name)
 
 
 def _case(node: exp.Case, scope: Scope) -> Expr:
@@ -373,10 +394,13 @@ def _case(node: exp.Case, scope: Scope) -> Expr:
     pairs = list(zip(tests, values, strict=True))
     sql = " ".join(f"WHEN {test.sql} THEN {value.to(wide)}" for test, value in pairs)
     name = " ".join(f"WHEN {test.name} THEN {value.name}" for test, value in pairs)
-    end = f" ELSE {default.to(wide)}" if default else ""
-    shown = f" ELSE {default.name}" if default else ""
+    otherwise = f" ELSE {default.to(wide)}" if default else ""
+    otherwise_label = f" ELSE {default.name}" if default else ""
     return merged(
-        f"CASE {sql}{end} END", wide, f"CASE {name}{shown} END", [*tests, *values, *([default] if default else [])]
+        f"CASE {sql}{otherwise} END",
+        wide,
+        f"CASE {name}{otherwise_label} END",
+        [*tests, *values, *([default] if default else [])],
     )
 
 
@@ -385,37 +409,37 @@ def _bits(node: exp.Binary, scope: Scope) -> Expr:
     a, b = expression(node.this, scope), expression(node.expression, scope)
     wide = st.common(a.type, b.type)
     if wide is None or wide.kind not in st.INTEGRAL:
-        raise refuse(f"{a.type} {sign} {b.type} is not answered here")
-    one, other = a.to(wide), b.to(wide)
-    sql = f"xor({one}, {other})" if sign == "^" else f"({one} {sign} {other})"
+        raise refuse(f"{a.type} {sign} {b.type} is not supported")
+    left, right = a.to(wide), b.to(wide)
+    sql = f"xor({left}, {right})" if sign == "^" else f"({left} {sign} {right})"
     return merged(sql, wide, f"({a.name} {sign} {b.name})", [a, b])
 
 
 def _flipped(node: exp.BitwiseNot, scope: Scope) -> Expr:
-    one = expression(node.this, scope)
-    if one.type.kind not in st.INTEGRAL:
-        raise refuse(f"~{one.type} is not answered here")
-    return merged(f"(~{one.sql})", one.type, f"~{one.name}", [one])
+    operand = expression(node.this, scope)
+    if operand.type.kind not in st.INTEGRAL:
+        raise refuse(f"~{operand.type} is not supported")
+    return merged(f"(~{operand.sql})", operand.type, f"~{operand.name}", [operand])
 
 
 def _item(node: exp.Bracket, scope: Scope) -> Expr:
     if len(node.expressions) != 1 or node.args.get("offset") or node.args.get("safe"):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
-    of, at = expression(node.this, scope), expression(node.expressions[0], scope)
-    name = f"{of.name}[{at.name}]"
-    if of.type.kind == "array" and at.type.kind in st.INTEGRAL:
-        sql = once(of.sql, lambda v: f"spark_item({v}, {at.to(st.BIGINT)})")
-        return merged(sql, of.type.inner[0], name, [of, at])
-    if of.type.kind == "map" and st.implicit(at.type, of.type.inner[0]):
-        return replace(call("element_at", [of, at], scope), name=name)
-    raise refuse(f"{of.type}[{at.type}] is not answered here")
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
+    container, index = expression(node.this, scope), expression(node.expressions[0], scope)
+    name = f"{container.name}[{index.name}]"
+    if container.type.kind == "array" and index.type.kind in st.INTEGRAL:
+        sql = once(container.sql, lambda v: f"spark_item({v}, {index.to(st.BIGINT)})")
+        return merged(sql, container.type.inner[0], name, [container, index])
+    if container.type.kind == "map" and st.implicit(index.type, container.type.inner[0]):
+        return replace(call("element_at", [container, index], scope), name=name)
+    raise refuse(f"{container.type}[{index.type}] is not supported")
 
 
 def _subquery(node: exp.Expression, scope: Scope) -> Expr:
     query = node.this if isinstance(node, exp.Subquery) else node
     sql, columns = scope.ask(query)
     if len(columns) != 1:
-        raise refuse("a query that stands for a value has one column")
+        raise refuse("a scalar subquery must have one column")
     return Expr(f"({sql})", columns[0][1], "scalarsubquery()")
 
 

@@ -1,10 +1,10 @@
-# ruff: noqa: E501 - a signature stands in one line
-"""Which functions of Spark SQL are answered, for which types, and what they are in DuckDB.
+# ruff: noqa: E501 - one line per signature
+"""The supported functions of Spark SQL, their argument types, and their DuckDB equivalents.
 
-A line is ``names(types) result = template``. Types: those of Spark; ``N`` and ``M`` are a number,
-``S`` and ``R`` a simple value, ``T``, ``K`` and ``V`` anything, each letter of one type throughout;
-``!`` wants a constant, ``*`` any number of arguments. In a template of an aggregate ``@`` is where
-DISTINCT-less clauses (FILTER, OVER) go and ``#`` where DISTINCT does. What is not here is refused.
+A line is ``names(types) result = template``. Types are those of Spark; ``N`` and ``M`` stand for a number,
+``S`` and ``R`` for a simple value, ``T``, ``K`` and ``V`` for any type, and each letter for the same type
+throughout; ``!`` requires a constant, ``*`` allows any number of arguments. In the template of an aggregate
+``@`` marks the place of FILTER and OVER, and ``#`` that of DISTINCT. A function without a line is rejected.
 """
 
 from __future__ import annotations
@@ -341,12 +341,12 @@ first_value|first|any_value(T) T = first_value({0})@
 last_value|last(T) T = last_value({0})@
 nth_value(T, int!) T = nth_value({0}, {1})@
 """
-"""Functions that stand before OVER; first and last are those of the frame there."""
+"""Functions for use with OVER, where first and last refer to the frame."""
 
 
 @dataclass(frozen=True)
 class Param:
-    """What one argument has to be."""
+    """The requirements for an argument."""
 
     pattern: Any
     constant: bool = False
@@ -355,7 +355,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Signature:
-    """A line of a table above."""
+    """A parsed line of one of the tables above."""
 
     params: tuple[Param, ...]
     result: str
@@ -366,22 +366,22 @@ LETTERS = {"N": st.NUMERIC, "M": st.NUMERIC, "I": st.INTEGRAL, "S": (*st.SIMPLE,
 
 
 def _pattern(text: str) -> Any:
-    """A type as a nested tuple of words: ("array", ("T",))."""
-    found = cast("re.Match[str]", re.fullmatch(r"(\w+)(?:<(.*)>)?", text.strip()))
-    inner = re.findall(r"(?:[^,<]|<[^>]*>+)+", found[2]) if found[2] else []
-    return (found[1], *map(_pattern, inner))
+    """A type as nested tuples of words: ("array", ("T",))."""
+    match = cast("re.Match[str]", re.fullmatch(r"(\w+)(?:<(.*)>)?", text.strip()))
+    inner = re.findall(r"(?:[^,<]|<[^>]*>+)+", match[2]) if match[2] else []
+    return (match[1], *map(_pattern, inner))
 
 
 def _read(table: str) -> dict[str, list[Signature]]:
-    made: dict[str, list[Signature]] = {}
+    by_name: dict[str, list[Signature]] = {}
     for line in filter(None, table.splitlines()):
-        found = cast("re.Match[str]", re.fullmatch(r"([\w|]+)\((.*?)\) (\S+) = (.*)", line))
-        names, params, result, template = found.groups()
-        listed = re.findall(r"(?:[^,<]|<[^>]*>+)+", params)
-        parsed = tuple(Param(_pattern(one.strip().rstrip("!*")), "!" in one, "*" in one) for one in listed)
+        match = cast("re.Match[str]", re.fullmatch(r"([\w|]+)\((.*?)\) (\S+) = (.*)", line))
+        names, params, result, template = match.groups()
+        param_texts = re.findall(r"(?:[^,<]|<[^>]*>+)+", params)
+        parsed = tuple(Param(_pattern(text.strip().rstrip("!*")), "!" in text, "*" in text) for text in param_texts)
         for name in names.split("|"):
-            made.setdefault(name, []).append(Signature(parsed, result, template))
-    return made
+            by_name.setdefault(name, []).append(Signature(parsed, result, template))
+    return by_name
 
 
 SCALARS, AGGREGATES, WINDOWS = _read(SCALAR), _read(AGGREGATE), _read(WINDOW)
@@ -390,35 +390,33 @@ SCALARS, AGGREGATES, WINDOWS = _read(SCALAR), _read(AGGREGATE), _read(WINDOW)
 def chosen(
     signatures: list[Signature], types: list[Type], constants: list[bool]
 ) -> tuple[Signature, list[Type], dict[str, Type]] | None:
-    """The signature that fits best, the type that each argument is cast to, and what letters stand for."""
+    """The best matching signature, the types to cast the arguments to, and the types of the letters."""
     best, least = None, 1000
     for signature in signatures:
-        fitted = _fitted(signature, types, constants)
-        if fitted and (cost := sum(_cost(a, b) for a, b in zip(types, fitted[0], strict=True))) < least:
-            best, least = (signature, *fitted), cost
+        fit = _fit(signature, types, constants)
+        if fit and (cost := sum(_cost(a, b) for a, b in zip(types, fit[0], strict=True))) < least:
+            best, least = (signature, *fit), cost
     return best
 
 
-def _cost(given: Type, wanted: Type) -> int:
-    if given == wanted or given == st.VOID:
+def _cost(source: Type, target: Type) -> int:
+    if source == target or source == st.VOID:
         return 0
-    if given.kind in st.NUMERIC and wanted.kind in st.NUMERIC:
+    if source.kind in st.NUMERIC and target.kind in st.NUMERIC:
         order = [*st.INTEGRAL, "decimal", "float", "double"]
-        return 1 + order.index(wanted.kind) - order.index(given.kind) if given.kind != wanted.kind else 1
-    return 20 if wanted == st.STRING else 10
+        return 1 + order.index(target.kind) - order.index(source.kind) if source.kind != target.kind else 1
+    return 20 if target == st.STRING else 10
 
 
-def _fitted(
-    signature: Signature, types: list[Type], constants: list[bool]
-) -> tuple[list[Type], dict[str, Type]] | None:
+def _fit(signature: Signature, types: list[Type], constants: list[bool]) -> tuple[list[Type], dict[str, Type]] | None:
     params = list(signature.params)
     if params and params[-1].many:
         params = params[:-1] + [params[-1]] * (len(types) - len(params) + 1)
     if len(params) != len(types) or any(p.constant and not c for p, c in zip(params, constants, strict=True)):
         return None
     letters: dict[str, Type] = {}
-    for param, given in zip(params, types, strict=True):
-        if not _bind(param.pattern, given, letters):
+    for param, arg_type in zip(params, types, strict=True):
+        if not _bind(param.pattern, arg_type, letters):
             return None
     for letter, kind in letters.items():
         if letter in LETTERS and kind != st.VOID and kind.kind not in LETTERS[letter]:
@@ -426,58 +424,68 @@ def _fitted(
                 letters[letter] = st.DOUBLE
             else:
                 return None
-    wanted = [_made(param.pattern, given, letters) for param, given in zip(params, types, strict=True)]
-    if any(want is None or not _may(given, want) for given, want in zip(types, wanted, strict=True)):
+    targets = [_resolve(param.pattern, arg_type, letters) for param, arg_type in zip(params, types, strict=True)]
+    if any(target is None or not _castable(arg_type, target) for arg_type, target in zip(types, targets, strict=True)):
         return None
-    return cast("list[Type]", wanted), letters
+    return cast("list[Type]", targets), letters
 
 
-def _may(given: Type, wanted: Type) -> bool:
-    if st.implicit(given, wanted) or given == wanted:
+def _castable(source: Type, target: Type) -> bool:
+    if st.implicit(source, target) or source == target:
         return True
-    return st.common(given, wanted) == wanted
+    return st.common(source, target) == target
 
 
-def _bind(pattern: tuple[Any, ...], given: Type, letters: dict[str, Type]) -> bool:
+def _bind(pattern: tuple[Any, ...], arg_type: Type, letters: dict[str, Type]) -> bool:
     word, *inner = pattern
     if len(word) == 1 and word.isupper():
         known = letters.get(word)
-        kind = given if known is None else st.common(known, given)
+        kind = arg_type if known is None else st.common(known, arg_type)
         if kind is None:
             return False
         letters[word] = kind
         return True
     if inner:
-        if given.kind != word or len(given.inner) != len(inner):
+        if arg_type.kind != word or len(arg_type.inner) != len(inner):
             return False
-        return all(_bind(one, kind, letters) for one, kind in zip(inner, given.inner, strict=True))
+        return all(
+            _bind(inner_pattern, kind, letters) for inner_pattern, kind in zip(inner, arg_type.inner, strict=True)
+        )
     return True
 
 
-def _made(pattern: tuple[Any, ...], given: Type, letters: dict[str, Type]) -> Type | None:
+def _resolve(pattern: tuple[Any, ...], arg_type: Type, letters: dict[str, Type]) -> Type | None:
     word, *inner = pattern
     if word == "any":
-        return given
+        return arg_type
     if len(word) == 1:
         return letters.get(word, st.VOID)
     if word == "decimal":
-        return given if given.kind == "decimal" else st.as_decimal(given) if given.kind in st.INTEGRAL else None
+        return (
+            arg_type
+            if arg_type.kind == "decimal"
+            else st.as_decimal(arg_type)
+            if arg_type.kind in st.INTEGRAL
+            else None
+        )
     if inner:
-        parts = given.inner if given.inner else (st.VOID,) * len(inner)
-        made = tuple(_made(one, kind, letters) for one, kind in zip(inner, parts, strict=True))
-        return None if None in made else Type(word, made)
+        parts = arg_type.inner if arg_type.inner else (st.VOID,) * len(inner)
+        resolved = tuple(
+            _resolve(inner_pattern, kind, letters) for inner_pattern, kind in zip(inner, parts, strict=True)
+        )
+        return None if None in resolved else Type(word, resolved)
     return Type(word)
 
 
 def result(signature: Signature, letters: dict[str, Type]) -> Type:
-    """The type of what a signature gives."""
-    return cast("Type", _made(_pattern(signature.result), st.VOID, letters))
+    """The result type of a signature."""
+    return cast("Type", _resolve(_pattern(signature.result), st.VOID, letters))
 
 
 UPPER = {"acos", "asin", "atan", "atan2", "cbrt", "cos", "cosh", "cot", "degrees", "e", "exp", "expm1", "hypot", "log10", "log1p",
          "log2", "pi", "power", "radians", "ceil", "floor", "rlike", "regexp", "regexp_like",
          "signum", "sin", "sinh", "sqrt", "tan", "tanh", "rank", "dense_rank", "percent_rank"}  # fmt: skip
-"""Functions that Spark writes in capitals in the names of columns."""
+"""Functions whose names Spark writes in capitals in column names."""
 DEFAULTS = {
     ("percentile_approx", 2): ["10000"], ("approx_percentile", 2): ["10000"], ("percentile", 2): ["1"],
     ("months_between", 2): ["true"], ("unix_timestamp", 1): ["yyyy-MM-dd HH:mm:ss"], ("split", 2): ["-1"],
@@ -487,17 +495,17 @@ DEFAULTS = {
     ("position", 2): ["1"], ("overlay", 3): ["-1"], ("str_to_map", 1): [",", ":"], ("str_to_map", 2): [":"],
     ("lag", 1): ["1", "NULL"], ("lag", 2): ["NULL"], ("lead", 1): ["1", "NULL"], ("lead", 2): ["NULL"],
 }  # fmt: skip
-"""Arguments that Spark adds to those that were given, in the names of columns."""
+"""Default arguments that Spark adds in column names."""
 
 
 FORMS = {("if", 3): "(IF({}, {}, {}))", ("isnull", 1): "({} IS NULL)", ("isnotnull", 1): "({} IS NOT NULL)",
          ("log", 1): "LOG(E(), {})", ("positive", 1): "(+ {})", ("like", 2): "{} LIKE {}", ("ltrim", 2): "TRIM(LEADING {} FROM {})",
          ("rtrim", 2): "TRIM(TRAILING {} FROM {})", ("dateadd", 2): "date_add({}, {})"}  # fmt: skip
-"""Functions that Spark writes as an operator there."""
+"""Functions that Spark writes in a form of their own in column names."""
 
 
 def shown(name: str, args: list[str]) -> str:
-    """A call as Spark names its column."""
+    """The column name that Spark gives to a call."""
     args = [*args, *DEFAULTS.get((name, len(args)), [])]
     if (name, len(args)) in FORMS:
         return FORMS[name, len(args)].format(*args)
@@ -509,14 +517,14 @@ _MACROS = re.findall(r"CREATE MACRO (\w+)", macros.MACROS)
 
 
 def rendered(template: str, args: list[str], spread: list[str]) -> str:
-    """A template with its arguments; a long argument that it uses more than once is worked out once."""
+    """A template with its arguments filled in; a long argument that is used more than once is evaluated only once."""
     names: dict[str, str] = {}
-    macro = any(f"{name}(" in template for name in _MACROS)  # each uses its arguments more than once
+    uses_macro = any(f"{name}(" in template for name in _MACROS)  # every macro uses its arguments more than once
     for place, arg in enumerate(args):
-        if len(arg) > (60 if macro else 120) and (macro or template.count(f"{{{place}}}") > 1):
+        if len(arg) > (60 if uses_macro else 120) and (uses_macro or template.count(f"{{{place}}}") > 1):
             names[name := f"w{zlib.crc32(arg.encode())}"] = arg
             args = [*args[:place], name, *args[place + 1 :]]
-    made = re.sub(r"\{(\d|\*)\}", lambda found: ", ".join(spread) if found[1] == "*" else args[int(found[1])], template)
+    sql = re.sub(r"\{(\d|\*)\}", lambda match: ", ".join(spread) if match[1] == "*" else args[int(match[1])], template)
     for name, arg in names.items():
-        made = f"list_transform([{arg}], lambda {name}: {made})[1]"
-    return made
+        sql = f"list_transform([{arg}], lambda {name}: {sql})[1]"
+    return sql

@@ -1,4 +1,4 @@
-"""What stands in FROM: tables, queries, values, joins, LATERAL VIEW, PIVOT, functions that give rows."""
+"""The sources of FROM: tables, queries, VALUES, joins, LATERAL VIEW, PIVOT, table functions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict[str, Any]) -> str:
-    """FROM of a query as text; its sources come into the scope."""
+    """The FROM clause of a query as SQL; its sources are added to the scope."""
     from_ = node.args.get("from_")
     if from_ is None:
         if node.args.get("joins"):
-            raise refuse("a join of nothing")
+            raise refuse("a join without FROM")
         sql = ""
     else:
         sql, source = relation(queries, from_.this, scope, ctes)
@@ -34,17 +34,17 @@ def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict[str, Any
         sql += _join(queries, join, scope, ctes)
     for lateral in node.args.get("laterals") or []:
         if not lateral.args.get("view"):
-            raise refuse(f"{lateral.sql('spark')[:60]!r} is not answered here")
+            raise refuse(f"{lateral.sql('spark')[:60]!r} is not supported")
         alias = lateral.args.get("alias")
         names = [part.name for part in alias.columns] if alias else []
         rows = _rows(lateral.this, scope, bool(lateral.args.get("outer")), names)
-        sql, made = _unnested(queries, rows, scope, f" FROM {sql}" if sql else "")
-        scope.sources.append(Source(alias.name if alias else "", made))
+        sql, columns = _unnested(queries, rows, scope, f" FROM {sql}" if sql else "")
+        scope.sources.append(Source(alias.name if alias else "", columns))
     return f" FROM {sql}" if sql else ""
 
 
 def relation(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, Any]) -> tuple[str, Source]:
-    """One source and its columns."""
+    """A source as SQL, with its columns."""
     pivots, sample = node.args.get("pivots") or [], node.args.get("sample")
     sql, source = _base(queries, node, scope, ctes)
     if sample:
@@ -55,20 +55,20 @@ def relation(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[st
 
 
 def _base(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, Any]) -> tuple[str, Source]:
-    alias, own = node.args.get("alias"), queries.fresh()
+    alias, sql_alias = node.args.get("alias"), queries.fresh()
     names = [part.name for part in alias.columns] if alias else []
     if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-        inner, listed = _named(queries, node, ctes, own)
-        return f"{inner} AS {own}", _source(alias.name if alias and alias.name else node.name, listed, names)
+        inner, column_list = _named(queries, node, ctes, sql_alias)
+        return f"{inner} AS {sql_alias}", _source(alias.name if alias and alias.name else node.name, column_list, names)
     if isinstance(node, exp.Table) and isinstance(node.this, exp.Anonymous):
-        return _function(queries, node, scope, own, names)
+        return _function(queries, node, scope, sql_alias, names)
     lateral = isinstance(node, exp.Lateral)
     if lateral and (node.args.get("view") or node.args.get("outer") or not isinstance(node.this, exp.Subquery)):
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
     if isinstance(node, (exp.Subquery, exp.Lateral, exp.Values)):
         if isinstance(node, exp.Subquery) and isinstance(node.this, (exp.Table, exp.Subquery)) and not alias and not (
                 isinstance(node.this, exp.Subquery) and not node.this.args.get("joins")):  # fmt: skip
-            raise refuse("joins in parentheses are not answered here; name them in a query")
+            raise refuse("joins in parentheses are not supported; use a subquery")
         if isinstance(node, exp.Values):
             sql, columns = values(queries, node, scope)
         elif lateral:
@@ -78,90 +78,99 @@ def _base(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, 
             for part in ("alias", "pivots", "sample"):
                 bare.set(part, None)
             sql, columns = queries.query(bare, scope.parent, ctes)
-        listed = [(shown, kind, f"{own}.c{n}") for n, (shown, kind) in enumerate(columns)]
-        return f"{'LATERAL ' if lateral else ''}({sql}) AS {own}", _source(alias.name if alias else "", listed, names)
-    raise refuse(f"{node.sql('spark')[:60]!r} is no table that is answered here")
+        column_list = [(column_name, kind, f"{sql_alias}.c{n}") for n, (column_name, kind) in enumerate(columns)]
+        return f"{'LATERAL ' if lateral else ''}({sql}) AS {sql_alias}", _source(
+            alias.name if alias else "", column_list, names
+        )
+    raise refuse(f"{node.sql('spark')[:60]!r} is not a supported table")
 
 
 def _named(
-    queries: Queries, node: exp.Table, ctes: dict[str, Any], own: str
+    queries: Queries, node: exp.Table, ctes: dict[str, Any], sql_alias: str
 ) -> tuple[str, list[tuple[str, Type, str]]]:
-    """A table, or a query of WITH, by its name."""
-    known = {key for key, value in node.args.items() if value}
-    if known - {"this", "alias", "pivots", "sample", "joins"}:
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+    """A table or CTE, by its name."""
+    present = {key for key, value in node.args.items() if value}
+    if present - {"this", "alias", "pivots", "sample", "joins"}:
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
     name = node.name.lower()
     if name in ctes:
         inner, columns = ctes[name]
-        return inner, [(shown, kind, f"{own}.c{n}") for n, (shown, kind) in enumerate(columns)]
+        return inner, [(column_name, kind, f"{sql_alias}.c{n}") for n, (column_name, kind) in enumerate(columns)]
     if name in queries.tables:
-        listed = [(shown, kind, f"{own}.{st.quoted(shown)}") for shown, kind in queries.tables[name]]
-        return st.quoted(name), listed
+        column_list = [
+            (column_name, kind, f"{sql_alias}.{st.quoted(column_name)}") for column_name, kind in queries.tables[name]
+        ]
+        return st.quoted(name), column_list
     raise refuse(f"there is no table {name}")
 
 
-def _source(name: str, listed: list[tuple[str, Type, str]], names: list[str]) -> Source:
-    if names and len(names) != len(listed):
-        raise refuse(f"{name} has {len(listed)} columns and {len(names)} names")
-    shown = names or [one[0] for one in listed]
-    return Source(name, [Column(own, kind, sql) for own, (_, kind, sql) in zip(shown, listed, strict=True)])
+def _source(name: str, column_list: list[tuple[str, Type, str]], names: list[str]) -> Source:
+    if names and len(names) != len(column_list):
+        raise refuse(f"{name} has {len(column_list)} columns and {len(names)} names")
+    column_names = names or [column[0] for column in column_list]
+    return Source(
+        name,
+        [Column(column_name, kind, sql) for column_name, (_, kind, sql) in zip(column_names, column_list, strict=True)],
+    )
 
 
 def values(queries: Queries, node: exp.Values, scope: Scope) -> tuple[str, Columns]:
     """VALUES as a query."""
     rows = [
-        [expression(one, scope) for one in (row.expressions if isinstance(row, exp.Tuple) else [row])]
+        [expression(value, scope) for value in (row.expressions if isinstance(row, exp.Tuple) else [row])]
         for row in node.expressions
     ]
     if not rows or len({len(row) for row in rows}) > 1:
         raise refuse("the rows of VALUES differ in size")
     kinds = [widest([row[n] for row in rows], "VALUES") for n in range(len(rows[0]))]
     if any(kind == st.INTERVAL for kind in kinds):
-        raise refuse("an interval in VALUES is not answered here")
-    texts = [[one.to(kind) for one, kind in zip(row, kinds, strict=True)] for row in rows]
-    listed = ", ".join(f"({', '.join(row)})" for row in texts)
-    own = queries.fresh()
+        raise refuse("an interval in VALUES is not supported")
+    rows_sql = [[value.to(kind) for value, kind in zip(row, kinds, strict=True)] for row in rows]
+    tuples = ", ".join(f"({', '.join(row)})" for row in rows_sql)
+    sql_alias = queries.fresh()
     names = ", ".join(f"c{n}" for n in range(len(kinds)))
-    return f"SELECT * FROM (VALUES {listed}) AS {own}({names})", [(f"col{n + 1}", kind) for n, kind in enumerate(kinds)]
+    return f"SELECT * FROM (VALUES {tuples}) AS {sql_alias}({names})", [
+        (f"col{n + 1}", kind) for n, kind in enumerate(kinds)
+    ]
 
 
-def _function(queries: Queries, node: exp.Table, scope: Scope, own: str, names: list[str]) -> tuple[str, Source]:
-    """Functions that stand for a table."""
+def _function(queries: Queries, node: exp.Table, scope: Scope, sql_alias: str, names: list[str]) -> tuple[str, Source]:
+    """A table function."""
     call, alias = node.this, node.args.get("alias")
-    name, shown = call.name.lower(), alias.name if alias else ""
+    name, source_name = call.name.lower(), alias.name if alias else ""
     if {key for key, value in node.args.items() if value} - {"this", "alias"}:
-        raise refuse(f"{node.sql('spark')[:60]!r} is not answered here")
+        raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
     if name == "range":
-        args = [expression(one, scope) for one in call.expressions]
-        if not 1 <= len(args) <= 3 or any(not isinstance(one.constant, int) for one in args):
-            raise refuse("range wants constant numbers")
+        args = [expression(arg, scope) for arg in call.expressions]
+        if not 1 <= len(args) <= 3 or any(not isinstance(arg.constant, int) for arg in args):
+            raise refuse("range requires constant numbers")
         start, stop = (0, args[0].constant) if len(args) == 1 else (args[0].constant, args[1].constant)
         step = args[2].constant if len(args) == 3 else 1
         if not step:
             raise refuse("the step of range is 0")
-        return f"range({start}, {stop}, {step}) AS {own}(c0)", _source(
-            shown or "range", [("id", st.BIGINT, f"{own}.c0")], names
+        return f"range({start}, {stop}, {step}) AS {sql_alias}(c0)", _source(
+            source_name or "range", [("id", st.BIGINT, f"{sql_alias}.c0")], names
         )
     if name in GENERATORS:
         rows = _rows(call, Scope(query=scope.query), False, names)
-        listed = ", ".join(f"{sql} AS c{n}" for n, (_, _, sql) in enumerate(rows))
-        made = [(title, kind, f"{own}.c{n}") for n, (title, kind, _) in enumerate(rows)]
-        return f"(SELECT {listed}) AS {own}", _source(shown, made, [])
-    raise refuse(f"{name[:60]}(…) is no table that is answered here")
+        select_list = ", ".join(f"{sql} AS c{n}" for n, (_, _, sql) in enumerate(rows))
+        column_list = [(column_name, kind, f"{sql_alias}.c{n}") for n, (column_name, kind, _) in enumerate(rows)]
+        return f"(SELECT {select_list}) AS {sql_alias}", _source(source_name, column_list, [])
+    raise refuse(f"{name[:60]}(…) is not a supported table function")
 
 
 def _sampled(queries: Queries, sample: exp.TableSample, sql: str, source: Source, scope: Scope) -> tuple[str, Source]:
-    known = {key: value for key, value in sample.args.items() if value}
-    size, percent = known.get("size"), known.get("percent")
+    present = {key: value for key, value in sample.args.items() if value}
+    size, percent = present.get("size"), present.get("percent")
     amount = size or percent
-    if set(known) - {"size", "percent"} or not isinstance(amount, exp.Literal):
-        raise refuse(f"{sample.sql('spark')[:60]!r} is not answered here")
+    if set(present) - {"size", "percent"} or not isinstance(amount, exp.Literal):
+        raise refuse(f"{sample.sql('spark')[:60]!r} is not supported")
     number = float(amount.name)
-    end = f" LIMIT {int(number)}" if size else f" WHERE random() < {number / 100!r}"
-    own = queries.fresh()
-    listed = ", ".join(f"{c.sql} AS c{n}" for n, c in enumerate(source.columns))
-    made = [Column(c.name, c.type, f"{own}.c{n}") for n, c in enumerate(source.columns)]
-    return f"(SELECT {listed} FROM {sql}{end}) AS {own}", Source(source.name, made)
+    clause = f" LIMIT {int(number)}" if size else f" WHERE random() < {number / 100!r}"
+    sql_alias = queries.fresh()
+    select_list = ", ".join(f"{c.sql} AS c{n}" for n, c in enumerate(source.columns))
+    columns = [Column(c.name, c.type, f"{sql_alias}.c{n}") for n, c in enumerate(source.columns)]
+    return f"(SELECT {select_list} FROM {sql}{clause}) AS {sql_alias}", Source(source.name, columns)
 
 
 # Joins -----------------------------------------------------------------------
@@ -173,24 +182,24 @@ _KINDS = {("", ""): "JOIN", ("", "INNER"): "JOIN", ("", "CROSS"): "CROSS JOIN", 
 
 
 def _join(queries: Queries, join: exp.Join, scope: Scope, ctes: dict[str, Any]) -> str:
-    known = {key for key, value in join.args.items() if value}
+    present = {key for key, value in join.args.items() if value}
     side, kind = (join.args.get("side") or "").upper(), (join.args.get("kind") or "").upper()
     natural = (join.args.get("method") or "").upper()
     if (
-        known - {"this", "side", "kind", "on", "using", "method"}
+        present - {"this", "side", "kind", "on", "using", "method"}
         or (side, kind) not in _KINDS
         or natural not in ("", "NATURAL")
     ):
-        raise refuse(f"{join.sql('spark')[:60]!r} is not answered here")
+        raise refuse(f"{join.sql('spark')[:60]!r} is not supported")
     word = _KINDS[side, kind]
     sql, source = relation(queries, join.this, scope, ctes)
     if isinstance(join.this, exp.Lateral) and word not in ("JOIN", "CROSS JOIN", "LEFT JOIN"):
-        raise refuse(f"{word} LATERAL is not answered here")
+        raise refuse(f"{word} LATERAL is not supported")
     left = scope.sources
     shared = [part.name for part in join.args.get("using") or []]
     if natural:
-        here = [c.name for s in left for c in s.columns if not c.hidden]
-        shared = [name for name in here if name.lower() in {c.name.lower() for c in source.columns}]
+        left_names = [c.name for s in left for c in s.columns if not c.hidden]
+        shared = [name for name in left_names if name.lower() in {c.name.lower() for c in source.columns}]
     if shared:
         return f" {word} {sql} ON {_shared(scope, source, shared, word)}"
     scope.sources = [*left, source]
@@ -208,34 +217,34 @@ def _join(queries: Queries, join: exp.Join, scope: Scope, ctes: dict[str, Any]) 
 
 
 def _shared(scope: Scope, source: Source, names: list[str], word: str) -> str:
-    """ON for USING; the columns named stand once, and first, in what comes out."""
-    conditions, made, left = [], [], scope.sources
+    """The ON condition for USING; each of the named columns appears once, and first, in the result."""
+    conditions, shared, left = [], [], scope.sources
     for name in names:
-        mine = [c for s in left for c in s.columns if c.name.lower() == name.lower() and not c.hidden]
-        other = [c for c in source.columns if c.name.lower() == name.lower()]
-        if len(mine) != 1 or len(other) != 1:
-            raise refuse(f"USING ({name}): it is not there once on both sides")
-        a, b = (Expr(c.sql, c.type, c.name) for c in (mine[0], other[0]))
+        left_matches = [c for s in left for c in s.columns if c.name.lower() == name.lower() and not c.hidden]
+        right_matches = [c for c in source.columns if c.name.lower() == name.lower()]
+        if len(left_matches) != 1 or len(right_matches) != 1:
+            raise refuse(f"USING ({name}): the column must exist exactly once on each side")
+        a, b = (Expr(c.sql, c.type, c.name) for c in (left_matches[0], right_matches[0]))
         conditions.append(compared("=", a, b).sql)
         if word == "FULL JOIN":
-            wide = cast("Type", st.common(a.type, b.type))  # they have been compared
-            made.append(Column(mine[0].name, wide, f"coalesce({a.to(wide)}, {b.to(wide)})"))
+            wide = cast("Type", st.common(a.type, b.type))  # not None: the two were compared
+            shared.append(Column(left_matches[0].name, wide, f"coalesce({a.to(wide)}, {b.to(wide)})"))
         else:
-            one = b if word == "RIGHT JOIN" else a
-            made.append(Column(mine[0].name, one.type, one.sql))
+            kept = b if word == "RIGHT JOIN" else a
+            shared.append(Column(left_matches[0].name, kept.type, kept.sql))
     if word not in ("SEMI JOIN", "ANTI JOIN"):
-        words = {name.lower() for name in names}
+        lowered = {name.lower() for name in names}
         for side in (*left, source):
-            side.columns = [replace(c, hidden=c.hidden or c.name.lower() in words) for c in side.columns]
-        scope.sources = [Source("", made), *left, source]
+            side.columns = [replace(c, hidden=c.hidden or c.name.lower() in lowered) for c in side.columns]
+        scope.sources = [Source("", shared), *left, source]
     return " AND ".join(conditions)
 
 
-# Functions that give rows ----------------------------------------------------
+# Generator functions ---------------------------------------------------------
 
 
 def generator(node: exp.Expression) -> exp.Expression | None:
-    """The function that gives rows in an item of a SELECT list, if it is one."""
+    """The generator call of a SELECT item, if it is one."""
     inner = node.this if isinstance(node, (exp.Alias, exp.Aliases)) else node
     return inner if isinstance(inner, exp.Anonymous) and inner.name.lower() in GENERATORS else None
 
@@ -243,58 +252,62 @@ def generator(node: exp.Expression) -> exp.Expression | None:
 def generated(
     queries: Queries, nodes: list[exp.Expression], scope: Scope, source: str
 ) -> tuple[str, list[exp.Expression]]:
-    """A SELECT list with such a function, over a source in which it has given its rows."""
-    (at, node), *more = [(n, one) for n, one in enumerate(nodes) if generator(one) is not None]
+    """FROM with the rows of the generator in a SELECT list, and the list with its columns in place of the call."""
+    (place, node), *more = [(n, item) for n, item in enumerate(nodes) if generator(item) is not None]
     if more:
-        raise refuse("two functions that give rows in one SELECT list are an error in Spark")
-    names = [node.alias] if isinstance(node, exp.Alias) else [one.name for one in node.expressions] if isinstance(
+        raise refuse("two generators in one SELECT list are an error in Spark")
+    names = [node.alias] if isinstance(node, exp.Alias) else [item.name for item in node.expressions] if isinstance(
         node, exp.Aliases) else []  # fmt: skip
     rows = _rows(cast("exp.Expression", generator(node)), scope, False, names)
-    sql, made = _unnested(queries, rows, scope, source)
-    own = queries.fresh("g")
-    scope.sources.append(Source(own, [replace(one, hidden=True) for one in made]))
-    columns = [exp.Alias(this=exp.column(exp.to_identifier(c.name, quoted=True), exp.to_identifier(own)),
-                         alias=exp.to_identifier(c.name, quoted=True)) for c in made]  # fmt: skip
-    if len({c.name.lower() for c in made}) < len(made):
-        raise refuse("columns of one name")
-    return f" FROM {sql}", [*nodes[:at], *columns, *nodes[at + 1 :]]
+    sql, row_columns = _unnested(queries, rows, scope, source)
+    source_name = queries.fresh("g")
+    scope.sources.append(Source(source_name, [replace(column, hidden=True) for column in row_columns]))
+    columns = [exp.Alias(this=exp.column(exp.to_identifier(c.name, quoted=True), exp.to_identifier(source_name)),
+                         alias=exp.to_identifier(c.name, quoted=True)) for c in row_columns]  # fmt: skip
+    if len({c.name.lower() for c in row_columns}) < len(row_columns):
+        raise refuse("duplicate column names")
+    return f" FROM {sql}", [*nodes[:place], *columns, *nodes[place + 1 :]]
 
 
 def _unnested(
     queries: Queries, rows: list[tuple[str, Type, str]], scope: Scope, source: str
 ) -> tuple[str, list[Column]]:
-    """A source with the rows that a function gives for each of its own; the scope follows."""
-    own, count = queries.fresh(), 0
+    """A source joined with the generated rows of each of its rows; the scope is updated to match."""
+    sql_alias, count = queries.fresh(), 0
     parts, sources = [], []
-    for one in scope.sources:
+    for old_source in scope.sources:
         columns = []
-        for column in one.columns:
+        for column in old_source.columns:
             parts.append(f"{column.sql} AS x{count}")
-            columns.append(replace(column, sql=f"{own}.x{count}"))
+            columns.append(replace(column, sql=f"{sql_alias}.x{count}"))
             count += 1
-        sources.append(Source(one.name, columns))
-    made = []
+        sources.append(Source(old_source.name, columns))
+    row_columns = []
     for name, kind, sql in rows:
         parts.append(f"{sql} AS x{count}")
-        made.append(Column(name, kind, f"{own}.x{count}"))
+        row_columns.append(Column(name, kind, f"{sql_alias}.x{count}"))
         count += 1
     scope.sources = sources
-    return f"(SELECT {', '.join(parts)}{source}) AS {own}", made
+    return f"(SELECT {', '.join(parts)}{source}) AS {sql_alias}", row_columns
 
 
 def _rows(call: exp.Expression, scope: Scope, outer: bool, names: list[str]) -> list[tuple[str, Type, str]]:
-    """Columns that a function gives in rows: name, type and SQL."""
+    """The columns that a generator returns: name, type and SQL."""
     name = call.name.lower() if isinstance(call, exp.Anonymous) else ""
     if name not in GENERATORS:
-        raise refuse(f"{call.sql('spark')[:60]!r} gives no rows that are answered here")
-    args = [expression(one, scope) for one in call.expressions]
-    if any(one.aggregate or one.window for one in args):
-        raise refuse(f"{name} of an aggregate; aggregate in a query of its own")
+        raise refuse(f"{call.sql('spark')[:60]!r} is not a supported generator")
+    args = [expression(arg, scope) for arg in call.expressions]
+    if any(arg.aggregate or arg.window for arg in args):
+        raise refuse(f"{name} of an aggregate; aggregate in a subquery first")
     outer = outer or name.endswith("_outer")
-    made = _RULES[name.removesuffix("_outer")](args, outer)
-    if names and len(names) != len(made):
-        raise refuse(f"{name} gives {len(made)} columns, not {len(names)}")
-    return [(own, kind, sql) for own, (_, kind, sql) in zip(names, made, strict=True)] if names else made
+    columns = _RULES[name.removesuffix("_outer")](args, outer)
+    if names and len(names) != len(columns):
+        raise refuse(f"{name} returns {len(columns)} columns, not {len(names)}")
+    return (
+        [(column_name, kind, sql) for column_name, (_, kind, sql) in zip(names, columns, strict=True)]
+        if names
+        else columns
+    )
 
 
 def _filled(sql: str, outer: bool) -> str:
@@ -303,26 +316,26 @@ def _filled(sql: str, outer: bool) -> str:
 
 def _exploded(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
     if len(args) != 1 or args[0].type.kind not in ("array", "map"):
-        raise refuse("explode wants an array or a map")
-    (one,) = args
-    if one.type.kind == "array":
-        return [("col", one.type.inner[0], f"unnest({_filled(one.sql, outer)})")]
+        raise refuse("explode requires an array or a map")
+    (collection,) = args
+    if collection.type.kind == "array":
+        return [("col", collection.type.inner[0], f"unnest({_filled(collection.sql, outer)})")]
     return [
-        (part, kind, f"unnest({_filled(f'map_{part}s({one.sql})', outer)})")
-        for part, kind in zip(("key", "value"), one.type.inner, strict=True)
+        (part, kind, f"unnest({_filled(f'map_{part}s({collection.sql})', outer)})")
+        for part, kind in zip(("key", "value"), collection.type.inner, strict=True)
     ]
 
 
 def _placed(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
-    made = _exploded(args, outer)
-    of = f"map_keys({args[0].sql})" if args[0].type.kind == "map" else args[0].sql
-    places = f"CAST(range(len({of})) AS INTEGER[])"
-    return [("pos", st.INT, f"unnest({_filled(places, outer)})"), *made]
+    columns = _exploded(args, outer)
+    elements = f"map_keys({args[0].sql})" if args[0].type.kind == "map" else args[0].sql
+    places = f"CAST(range(len({elements})) AS INTEGER[])"
+    return [("pos", st.INT, f"unnest({_filled(places, outer)})"), *columns]
 
 
 def _inlined(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
     if len(args) != 1 or args[0].type.kind != "array" or args[0].type.inner[0].kind != "struct":
-        raise refuse("inline wants an array of structs")
+        raise refuse("inline requires an array of structs")
     filled = _filled(args[0].sql, outer)
     return [
         (name, kind, f"unnest(list_transform({filled}, lambda e: struct_extract(e, {st.text(name)})))")
@@ -333,27 +346,27 @@ def _inlined(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
 def _stacked(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
     rows = args[0].constant if args else None
     if not isinstance(rows, int) or rows < 1 or len(args) < 2:
-        raise refuse("stack wants a constant number of rows, and values")
+        raise refuse("stack requires a constant number of rows, and values")
     width = -(-(len(args) - 1) // rows)
-    made = []
+    columns = []
     for n in range(width):
         column = args[1:][n::width]
         kind = widest(column, "stack")
-        parts = [one.to(kind) for one in column] + ["NULL"] * (rows - len(column))
-        made.append((f"col{n}", kind, f"unnest([{', '.join(parts)}])"))
-    return made
+        parts = [value.to(kind) for value in column] + ["NULL"] * (rows - len(column))
+        columns.append((f"col{n}", kind, f"unnest([{', '.join(parts)}])"))
+    return columns
 
 
 def _tupled(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
     if (
         len(args) < 2
-        or not all(isinstance(one.constant, str) for one in args[1:])
-        or any(re.search(r"[.\[\]'*]", one.constant) for one in args[1:])
+        or not all(isinstance(arg.constant, str) for arg in args[1:])
+        or any(re.search(r"[.\[\]'*]", arg.constant) for arg in args[1:])
     ):
-        raise refuse("json_tuple wants a text and constant names")
+        raise refuse("json_tuple requires a string and constant names")
     return [
-        (f"c{n}", st.STRING, f"spark_json({args[0].to(st.STRING)}, {st.text('$.' + one.constant)})")
-        for n, one in enumerate(args[1:])
+        (f"c{n}", st.STRING, f"spark_json({args[0].to(st.STRING)}, {st.text('$.' + arg.constant)})")
+        for n, arg in enumerate(args[1:])
     ]
 
 
@@ -366,45 +379,45 @@ _RULES = {"explode": _exploded, "posexplode": _placed, "inline": _inlined, "stac
 def _pivoted(queries: Queries, pivot: exp.Pivot, sql: str, source: Source, scope: Scope) -> tuple[str, Source]:
     fields = pivot.args.get("fields") or []
     if len(fields) != 1 or not isinstance(fields[0], exp.In) or not isinstance(fields[0].this, exp.Column):
-        raise refuse("PIVOT is for one column here")
+        raise refuse("PIVOT is supported for one column only")
     inner = Scope([source], query=scope.query)
     by = expression(fields[0].this, inner)
     aggregates = []
     for node in pivot.expressions:
         value = expression(node.this if isinstance(node, exp.Alias) else node, inner)
         if not value.aggregate:
-            raise refuse(f"PIVOT of {value.name}, which is no aggregate")
+            raise refuse(f"PIVOT of {value.name}, which is not an aggregate")
         aggregates.append((node, node.alias if isinstance(node, exp.Alias) else value.name))
     used = {c.name.lower() for node in (*pivot.expressions, fields[0].this) for c in node.find_all(exp.Column)}
     kept = [c for c in source.columns if c.name.lower() not in used]
     parts = [f"{c.sql} AS c{n}" for n, c in enumerate(kept)]
-    listed = [(c.name, c.type) for c in kept]
+    columns = [(c.name, c.type) for c in kept]
     for item in fields[0].expressions:
         aliased = isinstance(item, (exp.PivotAlias, exp.Alias))
         value = expression(item.this if aliased else item, inner)
         name = item.args["alias"].name if aliased else value.name
-        held = compared("=", by, value).sql
-        for node, shown in aggregates:
+        condition = compared("=", by, value).sql
+        for node, label in aggregates:
             call = (node.this if isinstance(node, exp.Alias) else node).copy()
-            marked = Expr(held, st.BOOLEAN, "")
-            found = _under(call, marked, inner)
-            parts.append(f"CASE WHEN count(*) FILTER (WHERE {held}) > 0 THEN {found.sql} END AS c{len(listed)}")
-            listed.append((f"{name}_{shown}" if len(aggregates) > 1 else name, found.type))
-    own = queries.fresh()
+            filter_condition = Expr(condition, st.BOOLEAN, "")
+            result = _filtered_aggregate(call, filter_condition, inner)
+            parts.append(f"CASE WHEN count(*) FILTER (WHERE {condition}) > 0 THEN {result.sql} END AS c{len(columns)}")
+            columns.append((f"{name}_{label}" if len(aggregates) > 1 else name, result.type))
+    sql_alias = queries.fresh()
     group = f" GROUP BY {', '.join(c.sql for c in kept)}" if kept else ""
-    made = [(name, kind, f"{own}.c{n}") for n, (name, kind) in enumerate(listed)]
+    column_list = [(name, kind, f"{sql_alias}.c{n}") for n, (name, kind) in enumerate(columns)]
     alias = pivot.args.get("alias")
-    return f"(SELECT {', '.join(parts)} FROM {sql}{group}) AS {own}", _source(
-        alias.name if alias else "", made, [part.name for part in alias.columns] if alias else []
+    return f"(SELECT {', '.join(parts)} FROM {sql}{group}) AS {sql_alias}", _source(
+        alias.name if alias else "", column_list, [part.name for part in alias.columns] if alias else []
     )
 
 
-def _under(call: exp.Expression, condition: Expr, scope: Scope) -> Expr:
-    """An aggregate of the rows of one value only."""
+def _filtered_aggregate(call: exp.Expression, condition: Expr, scope: Scope) -> Expr:
+    """An aggregate over only the rows that meet a condition."""
     name = "\0"
     scope = scope.inner(**{name: condition})
     if not isinstance(call, exp.Anonymous):
-        raise refuse("PIVOT is for plain aggregates here, as sum(x)")
+        raise refuse("PIVOT is supported for plain aggregates only, such as sum(x)")
     return expression(
         exp.Filter(this=call, expression=exp.Where(this=exp.Column(this=exp.to_identifier(name, quoted=True)))), scope
     )
@@ -413,7 +426,7 @@ def _under(call: exp.Expression, condition: Expr, scope: Scope) -> Expr:
 def _unpivoted(queries: Queries, pivot: exp.Pivot, sql: str, source: Source, scope: Scope) -> tuple[str, Source]:
     fields, names = pivot.args.get("fields") or [], pivot.expressions
     if len(fields) != 1 or len(names) != 1 or not isinstance(fields[0], exp.In):
-        raise refuse("UNPIVOT is for one column of values here")
+        raise refuse("UNPIVOT is supported for one value column only")
     inner, items = Scope([source], query=scope.query), []
     for item in fields[0].expressions:
         aliased = isinstance(item, (exp.PivotAlias, exp.Alias))
@@ -423,14 +436,14 @@ def _unpivoted(queries: Queries, pivot: exp.Pivot, sql: str, source: Source, sco
         )
     kind = widest([value for _, value, _ in items], "UNPIVOT")
     kept = [c for c in source.columns if c.name.lower() not in {column for *_, column in items}]
-    own, outer = queries.fresh(), queries.fresh()
+    inner_alias, outer_alias = queries.fresh(), queries.fresh()
     parts = [f"{c.sql} AS c{n}" for n, c in enumerate(kept)]
     count = len(kept)
     parts.append(f"unnest([{', '.join(st.text(name) for name, *_ in items)}]) AS c{count}")
     parts.append(f"unnest([{', '.join(value.to(kind) for _, value, _ in items)}]) AS c{count + 1}")
-    where = "" if pivot.args.get("include_nulls") else f" WHERE {own}.c{count + 1} IS NOT NULL"
-    listed = [*((c.name, c.type) for c in kept), (fields[0].this.name, st.STRING), (names[0].name, kind)]
-    made = [(name, one, f"{outer}.c{n}") for n, (name, one) in enumerate(listed)]
+    where = "" if pivot.args.get("include_nulls") else f" WHERE {inner_alias}.c{count + 1} IS NOT NULL"
+    columns = [*((c.name, c.type) for c in kept), (fields[0].this.name, st.STRING), (names[0].name, kind)]
+    column_list = [(name, column_type, f"{outer_alias}.c{n}") for n, (name, column_type) in enumerate(columns)]
     alias = pivot.args.get("alias")
-    text = f"(SELECT * FROM (SELECT {', '.join(parts)} FROM {sql}) AS {own}{where}) AS {outer}"
-    return text, _source(alias.name if alias else "", made, [])
+    text = f"(SELECT * FROM (SELECT {', '.join(parts)} FROM {sql}) AS {inner_alias}{where}) AS {outer_alias}"
+    return text, _source(alias.name if alias else "", column_list, [])

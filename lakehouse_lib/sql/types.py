@@ -1,4 +1,4 @@
-"""Types of Spark SQL: what two of them have in common, and how DuckDB casts as Spark (ANSI) does."""
+"""Spark SQL types: the common type of two types, and casts in DuckDB that behave like Spark's (ANSI)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lakehouse_lib.errors import ConfigError
 
 @dataclass(frozen=True)
 class Type:
-    """A type; ``inner`` are precision and scale, element, key and value, or (name, type) of fields."""
+    """A type; ``inner`` is (precision, scale), (element,), (key, value) or the (name, type) pairs of a struct."""
 
     kind: str
     inner: tuple[Any, ...] = ()
@@ -30,7 +30,7 @@ class Type:
 
     @property
     def duck(self) -> str:
-        """The type in DuckDB that holds the values."""
+        """The DuckDB type that stores the values."""
         if self.kind == "array":
             return f"{self.inner[0].duck}[]"
         if self.kind == "map":
@@ -40,8 +40,8 @@ class Type:
         return str(self) if self.kind == "decimal" else _DUCK[self.kind]
 
     def holds(self, *kinds: str) -> bool:
-        """Whether it is, or has within it, one of the kinds."""
-        parts = [one[1] if self.kind == "struct" else one for one in self.inner if not isinstance(one, int)]
+        """Whether the type is, or contains, one of the kinds."""
+        parts = [item[1] if self.kind == "struct" else item for item in self.inner if not isinstance(item, int)]
         return self.kind in kinds or any(part.holds(*kinds) for part in parts)
 
 
@@ -60,26 +60,26 @@ SIMPLE = (*NUMERIC, "string", "boolean", "date", "timestamp")
 
 
 def decimal(precision: int, scale: int) -> Type:
-    """A decimal of at most 38 digits, which loses digits behind the point before those ahead of it."""
+    """A decimal of at most 38 digits; beyond that, digits after the point are dropped before those in front of it."""
     if precision > 38:
         scale = max(38 - (precision - scale), min(scale, 6))
     return Type("decimal", (min(precision, 38), scale))
 
 
 def array(element: Type) -> Type:
-    """An array of an element's type."""
+    """An array of the element type."""
     return Type("array", (element,))
 
 
 def quoted(name: str) -> str:
-    """A name as DuckDB reads it."""
+    """A quoted identifier for DuckDB."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def text(value: str) -> str:
-    """A text as DuckDB reads it."""
+    """A string literal for DuckDB."""
     if "\0" in value:
-        raise ConfigError("a text with a zero byte")
+        raise ConfigError("a string with a zero byte")
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -90,12 +90,12 @@ _NAMES = {"TINYINT": TINYINT, "SMALLINT": SMALLINT, "INT": INT, "INTEGER": INT, 
 
 
 def built(node: exp.Expression | str, dialect: str = "spark") -> Type:
-    """The type that a type's name or node stands for.
+    """The type for a type name or node.
 
     Raises
     ------
     ConfigError
-        It has no counterpart.
+        The type has no counterpart.
     """
     if isinstance(node, str):
         node = exp.DataType.build(node, dialect=dialect)
@@ -104,20 +104,20 @@ def built(node: exp.Expression | str, dialect: str = "spark") -> Type:
         return array(built(parts[0]))
     if name == "MAP" and len(parts) == 2:
         return Type("map", (built(parts[0]), built(parts[1])))
-    if name == "STRUCT" and parts and all(isinstance(one, exp.ColumnDef) for one in parts):
-        return Type("struct", tuple((one.name, built(one.args["kind"])) for one in parts))
+    if name == "STRUCT" and parts and all(isinstance(part, exp.ColumnDef) for part in parts):
+        return Type("struct", tuple((part.name, built(part.args["kind"])) for part in parts))
     if name in ("DECIMAL", "NUMERIC"):
-        sizes = [int(one.name) for one in parts] or [10]
+        sizes = [int(part.name) for part in parts] or [10]
         if sizes[0] > 38 or (sizes[-1] > sizes[0] and len(sizes) > 1):
-            raise ConfigError(f"the type {node.sql()}")
+            raise ConfigError(f"the type {node.sql()} is not supported")
         return Type("decimal", (sizes[0], sizes[1] if len(sizes) > 1 else 0))
     if name in _NAMES and not parts:
         return _NAMES[name]
-    raise ConfigError(f"the type {node.sql('spark')[:60]} is not answered here")
+    raise ConfigError(f"the type {node.sql('spark')[:60]} is not supported")
 
 
 def as_decimal(kind: Type, literal: object = None) -> Type:
-    """The decimal that an integer's type, or the literal, stands for."""
+    """The decimal type that holds an integer type, or the literal if it is an integer."""
     if kind.kind == "decimal":
         return kind
     if isinstance(literal, int):
@@ -125,50 +125,50 @@ def as_decimal(kind: Type, literal: object = None) -> Type:
     return decimal(DIGITS[kind.kind], 0)
 
 
-def common(one: Type, other: Type) -> Type | None:
-    """The type that values of both are compared, united or chosen in (ANSI); None if there is none."""
-    if one == other or other == VOID:
-        return one
-    if one == VOID:
-        return other
-    kinds = {one.kind, other.kind}
+def common(left: Type, right: Type) -> Type | None:
+    """The type in which values of both types are compared or combined (ANSI); None if there is none."""
+    if left == right or right == VOID:
+        return left
+    if left == VOID:
+        return right
+    kinds = {left.kind, right.kind}
     if kinds <= set(NUMERIC):
-        return _number(one, other)
+        return _common_number(left, right)
     if "string" in kinds:
-        return _beside_text(other if one == STRING else one)
+        return _common_with_text(right if left == STRING else left)
     if kinds == {"date", "timestamp"}:
         return TIMESTAMP
-    if len(kinds) == 1 and one.kind in ("array", "map"):
-        inner = [common(a, b) for a, b in zip(one.inner, other.inner, strict=True)]
-        return None if None in inner else Type(one.kind, tuple(inner))
-    if kinds == {"struct"} and len(one.inner) == len(other.inner):
-        fields = [(a[0], common(a[1], b[1])) for a, b in zip(one.inner, other.inner, strict=True)]
-        same = all(a[0].lower() == b[0].lower() for a, b in zip(one.inner, other.inner, strict=True))
+    if len(kinds) == 1 and left.kind in ("array", "map"):
+        inner = [common(a, b) for a, b in zip(left.inner, right.inner, strict=True)]
+        return None if None in inner else Type(left.kind, tuple(inner))
+    if kinds == {"struct"} and len(left.inner) == len(right.inner):
+        fields = [(a[0], common(a[1], b[1])) for a, b in zip(left.inner, right.inner, strict=True)]
+        same = all(a[0].lower() == b[0].lower() for a, b in zip(left.inner, right.inner, strict=True))
         return None if not same or any(kind is None for _, kind in fields) else Type("struct", tuple(fields))
     return None
 
 
-def _number(one: Type, other: Type) -> Type:
-    kinds = {one.kind, other.kind}
+def _common_number(left: Type, right: Type) -> Type:
+    kinds = {left.kind, right.kind}
     if kinds & {"float", "double"}:
         return FLOAT if kinds == {"float"} else DOUBLE
     if "decimal" in kinds:
-        (p, s), (q, t) = as_decimal(one).inner, as_decimal(other).inner
+        (p, s), (q, t) = as_decimal(left).inner, as_decimal(right).inner
         return decimal(max(p - s, q - t) + max(s, t), max(s, t))
-    return max(one, other, key=lambda kind: INTEGRAL.index(kind.kind))
+    return max(left, right, key=lambda kind: INTEGRAL.index(kind.kind))
 
 
-def _beside_text(other: Type) -> Type | None:
-    if other.kind in NUMERIC:
-        return BIGINT if other.kind in INTEGRAL else DOUBLE
-    return other if other.kind in ("boolean", "date", "timestamp", "binary") else None
+def _common_with_text(kind: Type) -> Type | None:
+    if kind.kind in NUMERIC:
+        return BIGINT if kind.kind in INTEGRAL else DOUBLE
+    return kind if kind.kind in ("boolean", "date", "timestamp", "binary") else None
 
 
-def implicit(given: Type, wanted: Type) -> bool:
-    """Whether Spark hands a value of one type to a function that wants the other."""
-    if given in (wanted, VOID):
+def implicit(source: Type, target: Type) -> bool:
+    """Whether Spark implicitly casts a value of the source type for a parameter of the target type."""
+    if source in (target, VOID):
         return True
-    a, b = given.kind, wanted.kind
+    a, b = source.kind, target.kind
     if a in NUMERIC and b in NUMERIC:
         if b == "decimal":
             return a in INTEGRAL or a == "decimal"
@@ -180,115 +180,119 @@ def implicit(given: Type, wanted: Type) -> bool:
         return b in (*NUMERIC, "boolean", "date", "timestamp", "binary")
     if {a, b} == {"date", "timestamp"}:
         return True
-    return a == b == "array" and implicit(given.inner[0], wanted.inner[0])
+    return a == b == "array" and implicit(source.inner[0], target.inner[0])
 
 
 # Casts -----------------------------------------------------------------------
 
 
-def once(sql: str, made: Callable[[str], str]) -> str:
-    """SQL that uses a part more than once; a long part is worked out by itself, so that texts do not
-    grow with each step."""
+def once(sql: str, render: Callable[[str], str]) -> str:
+    """SQL that uses an operand more than once; a long operand is evaluated once, so that the SQL does not grow
+    with every nesting."""
     if len(sql) < 120 or not re.search(r"\W", sql):
-        return made(sql)
-    return f"list_transform([{sql}], lambda v{len(sql)}: {made(f'v{len(sql)}')})[1]"
+        return render(sql)
+    return f"list_transform([{sql}], lambda v{len(sql)}: {render(f'v{len(sql)}')})[1]"
 
 
 _PLAIN_NUMBER = r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
 
 
-def cast(sql: str, given: Type, to: Type, safe: bool = False) -> str:
-    """A value in another type, as Spark's CAST makes it; NULL instead of an error if ``safe``.
+def cast(sql: str, source: Type, target: Type, safe: bool = False) -> str:
+    """A value cast to another type as by Spark's CAST; NULL instead of an error if ``safe``.
 
     Raises
     ------
     ConfigError
-        Spark does not cast so, or DuckDB cannot.
+        Spark has no such cast, or DuckDB cannot do it.
     """
-    if given == to:
+    if source == target:
         return sql
-    if given == VOID:
-        return f"CAST(NULL AS {to.duck})"
-    made = _nested(sql, given, to, safe) if given.inner and given.kind != "decimal" else _simple(sql, given, to, safe)
-    if made is None:
-        raise ConfigError(f"a cast of {given} to {to} is not answered here")
-    return made
+    if source == VOID:
+        return f"CAST(NULL AS {target.duck})"
+    result = (
+        _cast_nested(sql, source, target, safe)
+        if source.inner and source.kind != "decimal"
+        else _cast_simple(sql, source, target, safe)
+    )
+    if result is None:
+        raise ConfigError(f"a cast of {source} to {target} is not supported")
+    return result
 
 
-def _simple(sql: str, given: Type, to: Type, safe: bool) -> str | None:
-    a, b = given.kind, to.kind
-    plain = f"{'TRY_CAST' if safe else 'CAST'}({sql} AS {to.duck})"
+def _cast_simple(sql: str, source: Type, target: Type, safe: bool) -> str | None:
+    a, b = source.kind, target.kind
+    plain = f"{'TRY_CAST' if safe else 'CAST'}({sql} AS {target.duck})"
 
-    def only(condition: str, value: str, safe: bool = safe) -> str:
-        bad = "NULL" if safe else f"error('This is no {b}: ' || {{0}}::VARCHAR)"
+    def guarded(condition: str, value: str, safe: bool = safe) -> str:
+        failure = "NULL" if safe else f"error('This is no {b}: ' || {{0}}::VARCHAR)"
         return once(sql, lambda v: f"CASE WHEN {v} IS NULL THEN NULL WHEN {condition.replace('{0}', v)} "
-                                   f"THEN {value.replace('{0}', v)} ELSE {bad.replace('{0}', v)} END")  # fmt: skip
+                                   f"THEN {value.replace('{0}', v)} ELSE {failure.replace('{0}', v)} END")  # fmt: skip
 
-    inner = f"{'TRY_CAST' if safe else 'CAST'}({{}} AS {to.duck})"
+    template = f"{'TRY_CAST' if safe else 'CAST'}({{}} AS {target.duck})"
     if a == "string":
-        return _of_text(sql, to, only, inner)
+        return _cast_text(sql, target, guarded, template)
     if b == "string":
-        return to_text(sql, given)
-    if a in NUMERIC and (made := _of_number(sql, a, b, plain, only, inner)):
-        return made
+        return to_text(sql, source)
+    if a in NUMERIC and (result := _cast_number(sql, a, b, plain, guarded, template)):
+        return result
     if a == "boolean" and b in NUMERIC:
         return plain
     if a == "timestamp" and b in ("bigint", "int"):
-        return inner.format(f"CAST(floor(epoch_us({sql})::DECIMAL(20,0) / 1000000) AS BIGINT)")
+        return template.format(f"CAST(floor(epoch_us({sql})::DECIMAL(20,0) / 1000000) AS BIGINT)")
     if a == "timestamp" and b in ("double", "float"):
-        return f"CAST(epoch_us({sql}) / 1000000.0::DOUBLE AS {to.duck})"
+        return f"CAST(epoch_us({sql}) / 1000000.0::DOUBLE AS {target.duck})"
     if {a, b} == {"date", "timestamp"}:
         return plain
     return f"encode({sql})" if (a, b) == ("string", "binary") else None
 
 
-def _of_number(sql: str, a: str, b: str, plain: str, only: Callable[..., str], inner: str) -> str | None:
+def _cast_number(sql: str, a: str, b: str, plain: str, guarded: Callable[..., str], template: str) -> str | None:
     floating = a in ("float", "double")
     if b in INTEGRAL and (floating or a == "decimal"):
-        return inner.format(f"trunc({sql})")
+        return template.format(f"trunc({sql})")
     if b == "decimal" and floating:
-        return inner.format(f"CAST({sql} AS VARCHAR)")
+        return template.format(f"CAST({sql} AS VARCHAR)")
     if b == "boolean":
         return f"({sql} <> 0)"
     if b == "timestamp" and floating:
-        made = "make_timestamp(CAST(trunc(CAST({0} AS DOUBLE) * 1000000) AS BIGINT))"
-        return only("isfinite({0}) AND abs({0}) < 2e11", made, False)
+        value = "make_timestamp(CAST(trunc(CAST({0} AS DOUBLE) * 1000000) AS BIGINT))"
+        return guarded("isfinite({0}) AND abs({0}) < 2e11", value, False)
     if b == "timestamp" and a in INTEGRAL:
-        return only("abs({0}::DOUBLE) < 2e11", "make_timestamp(CAST({0} AS BIGINT) * 1000000)", False)
+        return guarded("abs({0}::DOUBLE) < 2e11", "make_timestamp(CAST({0} AS BIGINT) * 1000000)", False)
     return plain if b in NUMERIC else None
 
 
-def _of_text(sql: str, to: Type, only: Callable[[str, str], str], inner: str) -> str | None:
-    b = to.kind
+def _cast_text(sql: str, target: Type, guarded: Callable[[str, str], str], template: str) -> str | None:
+    kind = target.kind
     trimmed = "trim({0}, ' \t\n\r\x0b\x0c')"
-    if b in INTEGRAL:
-        return only(r"regexp_full_match({0}, '\s*[+-]?\d+\s*')", inner.format(trimmed))
-    if b == "decimal":
-        return only(f"regexp_full_match({{0}}, '{_PLAIN_NUMBER}')", inner.format(trimmed))
-    if b in ("double", "float"):
+    if kind in INTEGRAL:
+        return guarded(r"regexp_full_match({0}, '\s*[+-]?\d+\s*')", template.format(trimmed))
+    if kind == "decimal":
+        return guarded(f"regexp_full_match({{0}}, '{_PLAIN_NUMBER}')", template.format(trimmed))
+    if kind in ("double", "float"):
         number = f"{_PLAIN_NUMBER}|(?i)\\s*[+-]?(nan|inf|infinity)\\s*"
-        value = f"CASE WHEN regexp_full_match({{0}}, '{_PLAIN_NUMBER}') THEN {inner} ELSE {inner} END"
-        return only(f"regexp_full_match({{0}}, '{number}')", value.replace("{}", trimmed))
-    if b == "boolean":
+        value = f"CASE WHEN regexp_full_match({{0}}, '{_PLAIN_NUMBER}') THEN {template} ELSE {template} END"
+        return guarded(f"regexp_full_match({{0}}, '{number}')", value.replace("{}", trimmed))
+    if kind == "boolean":
         yes, no = "('t','true','y','yes','1')", "('f','false','n','no','0')"
         word = f"lower({trimmed})"
-        return only(f"{word} IN {yes} OR {word} IN {no}", f"({word} IN {yes})")
-    if b == "date":
-        return only(
+        return guarded(f"{word} IN {yes} OR {word} IN {no}", f"({word} IN {yes})")
+    if kind == "date":
+        return guarded(
             r"regexp_full_match({0}, '\s*\d{4}-\d\d?-\d\d?([ T].*)?\s*')",
-            inner.format(r"regexp_extract({0}, '\d{4}-\d\d?-\d\d?')"),
+            template.format(r"regexp_extract({0}, '\d{4}-\d\d?-\d\d?')"),
         )
-    if b == "timestamp":
-        return only(
+    if kind == "timestamp":
+        return guarded(
             "spark_timestamp({0}) IS NOT NULL",
             r"CASE WHEN regexp_full_match({0}, '\d{4}-\d\d-\d\d([ T]\d\d:\d\d:\d\d(\.\d{1,6})?)?') "
             "THEN TRY_CAST({0} AS TIMESTAMP) ELSE spark_timestamp({0}) END",
         )
-    return f"encode({sql})" if b == "binary" else None
+    return f"encode({sql})" if kind == "binary" else None
 
 
 def to_text(sql: str, kind: Type) -> str:
-    """A value as Spark writes it."""
+    """A value cast to a string as Spark writes it."""
     if kind == STRING:
         return sql
     if kind.kind in ("double", "float"):
@@ -302,55 +306,57 @@ def to_text(sql: str, kind: Type) -> str:
     if kind == VOID:
         return "CAST(NULL AS VARCHAR)"
     if kind.kind == "array":
-        return once(sql, lambda v: f"('[' || array_to_string({_texts(v, kind.inner[0])}, ', ') || ']')")
+        return once(sql, lambda v: f"('[' || array_to_string({_elements_to_text(v, kind.inner[0])}, ', ') || ']')")
     if kind.kind == "map":
-        key, value = (to_text(part, one) for part, one in zip(("e.key", "e.value"), kind.inner, strict=True))
+        key, value = (
+            to_text(part, part_type) for part, part_type in zip(("e.key", "e.value"), kind.inner, strict=True)
+        )
         return once(sql, lambda v: f"('{{' || array_to_string(list_transform(map_entries({v}), lambda e: {key} || "
                                    f"' -> ' || coalesce({value}, 'null')), ', ') || '}}')")  # fmt: skip
     if kind.kind == "struct":
 
-        def listed(v: str) -> str:
-            parts = [f"coalesce({to_text(f'{v}.{quoted(name)}', one)}, 'null')" for name, one in kind.inner]
+        def render(v: str) -> str:
+            parts = [f"coalesce({to_text(f'{v}.{quoted(name)}', part_type)}, 'null')" for name, part_type in kind.inner]
             return f"CASE WHEN {v} IS NOT NULL THEN '{{' || {' || {} || '.format(text(', ')).join(parts)} || '}}' END"
 
-        return once(sql, listed)
-    raise ConfigError(f"{kind} as text is not answered here")
+        return once(sql, render)
+    raise ConfigError(f"{kind} as text is not supported")
 
 
-def _texts(sql: str, element: Type) -> str:
+def _elements_to_text(sql: str, element: Type) -> str:
     return f"list_transform({sql}, lambda e{len(sql)}: coalesce({to_text(f'e{len(sql)}', element)}, 'null'))"
 
 
-def _nested(sql: str, given: Type, to: Type, safe: bool) -> str | None:
-    if to == STRING:
-        return to_text(sql, given)
-    if given.kind != to.kind:
+def _cast_nested(sql: str, source: Type, target: Type, safe: bool) -> str | None:
+    if target == STRING:
+        return to_text(sql, source)
+    if source.kind != target.kind:
         return None
-    if given.kind == "array":
+    if source.kind == "array":
         name = f"e{len(sql)}"
-        if given.inner[0] == VOID:
-            return f"CAST({sql} AS {to.duck})"
-        return f"list_transform({sql}, lambda {name}: {cast(name, given.inner[0], to.inner[0], safe)})"
-    if given.kind == "map":
-        if VOID in given.inner:
-            return f"CAST({sql} AS {to.duck})"
+        if source.inner[0] == VOID:
+            return f"CAST({sql} AS {target.duck})"
+        return f"list_transform({sql}, lambda {name}: {cast(name, source.inner[0], target.inner[0], safe)})"
+    if source.kind == "map":
+        if VOID in source.inner:
+            return f"CAST({sql} AS {target.duck})"
         name = f"e{len(sql)}"
         key, value = (
             cast(f"{name}.{part}", a, b, safe)
-            for part, a, b in zip(("key", "value"), given.inner, to.inner, strict=True)
+            for part, a, b in zip(("key", "value"), source.inner, target.inner, strict=True)
         )
         return (
             f"map_from_entries(list_transform(map_entries({sql}), lambda {name}: "
             f"struct_pack(key := {key}, value := {value})))"
         )
-    if len(given.inner) != len(to.inner):
+    if len(source.inner) != len(target.inner):
         return None
 
-    def packed(v: str) -> str:
+    def render(v: str) -> str:
         fields = [
             f"{quoted(b[0])} := {cast(f'{v}.{quoted(a[0])}', a[1], b[1], safe)}"
-            for a, b in zip(given.inner, to.inner, strict=True)
+            for a, b in zip(source.inner, target.inner, strict=True)
         ]
         return f"CASE WHEN {v} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
 
-    return once(sql, packed)
+    return once(sql, render)

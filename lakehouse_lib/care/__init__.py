@@ -1,2 +1,2 @@
-"""What keeps a lakehouse well: health, maintenance, quarantine and its replay, going back to a version. It may
+"""What keeps a lakehouse healthy: health report, maintenance, quarantine and its replay, restoring a version. It may
 start runs."""

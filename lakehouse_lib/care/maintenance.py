@@ -1,6 +1,6 @@
-"""Keep the tables in shape: compact and cluster, vacuum, clean logs, archive. Without Spark.
+"""Maintain the tables without Spark: compact and cluster, vacuum, clean logs, archive.
 
-What is worth doing follows from the Delta logs alone; each piece of work says why, and what it frees.
+The Delta logs alone decide what is worth doing; each piece of work says why, and what it frees.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from lakehouse_lib.storage import archive, delta
 SMALL = 16 * 2**20
 """Bytes below which a file counts as small."""
 MANY = 8
-"""Small files in one partition that are worth compacting."""
+"""Number of small files in one partition that makes compacting worthwhile."""
 ROW_GROUP = 20_000
-"""Rows of a row group of a clustered file: what a reader can skip. Measured on 5,000,000 events
-(`make bench`): the events of one user are in 6 % of the bytes, with one row group a file in all."""
+"""Rows in a row group, the unit that a reader can skip. Measured on 5,000,000 clustered events (`make bench`): the
+events of one user are in 6 % of the bytes; with one row group per file, in all of them."""
 MANY_RUNS = 50
-"""Files of a table under ``ops/`` that are worth compacting."""
+"""Number of files of a table under ``ops/`` that makes compacting worthwhile."""
 LONG_LOG = 150
-"""Commits since the last checkpoint from which a table opens slowly."""
+"""Number of commits since the last checkpoint that makes a table slow to open."""
 WORTH_VACUUM = 0.2
-"""Share of the live bytes that vacuum has to free to be worth a pass of its own."""
+"""Bytes that vacuum must free, as a share of the live bytes, to be worth a pass of its own."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something worth doing to a table."""
+    """A piece of maintenance that is worth doing on a table."""
 
     table: str
     kind: str
@@ -48,38 +48,39 @@ class Work:
     why: str
     files: int
     bytes: int
-    """Rewritten by compact, freed by the others."""
+    """Bytes rewritten by compact, freed by the others."""
     command: str
     by_itself: bool = True
-    """Whether a run may do it; else it waits for a person."""
+    """Whether a run may do it; otherwise it waits for a person."""
 
 
 def due(settings: Settings, today: date | None = None) -> list[Work]:
-    """All that is worth doing, from the logs."""
-    found = _ops(settings) if settings.enable_delta else []
-    for table in _made(settings):
+    """Everything worth doing, judged from the logs."""
+    work = _ops(settings) if settings.enable_delta else []
+    for table in _existing(settings):
         try:
-            opened = delta.made(settings, table, "there is nothing to do")
-            found += filter(
-                None, (_compact(table, opened), _checkpoint(table, opened), _vacuum(settings, table, opened))
+            delta_table = delta.made(settings, table, "there is nothing to do")
+            work += filter(
+                None,
+                (_compact(table, delta_table), _checkpoint(table, delta_table), _vacuum(settings, table, delta_table)),
             )
-            found += to_archive(settings, table, today)
+            work += to_archive(settings, table, today)
         except (TableError, DeltaError, OSError):
-            continue  # a broken table is the health report's to tell
-    return found
+            continue  # the health report covers broken tables
+    return work
 
 
 def to_archive(settings: Settings, table: Table, today: date | None = None) -> list[Work]:
-    """What of a table is past its retention: what a run archives, and what waits for a person."""
+    """The rows of a table past its retention: those that a run archives, and those that wait for a person."""
     past = archive.due(settings, table, today)
     if past is None:
         return []
     aged = archive.aged(settings, table, today) if settings.auto_archive else None
     rows, size, days = past.rows, past.bytes, len(past.days)
-    waits, found = waiting(settings, table), []
+    blocker, work = waiting(settings, table), []
     if aged:
         why = f"{aged.rows:,} rows before {aged.before} have passed its retention since they were loaded"
-        found.append(_archive(table, [why, waits], len(aged.days), aged.bytes, command("run"), by_itself=not waits))
+        work.append(_archive(table, [why, blocker], len(aged.days), aged.bytes, command("run"), by_itself=not blocker))
         rows, size, days = rows - aged.rows, size - aged.bytes, days - len(aged.days)
     if rows or not aged:
         why = f"{rows:,} rows before {past.before} are past its retention"
@@ -88,9 +89,9 @@ def to_archive(settings: Settings, table: Table, today: date | None = None) -> l
             if settings.auto_archive
             else "auto_archive is off"
         )
-        fix = command("run" if waits else f"retention {table.name}")
-        found.append(_archive(table, [why, reason, waits], days, size, fix, by_itself=False))
-    return found
+        fix = command("run" if blocker else f"retention {table.name}")
+        work.append(_archive(table, [why, reason, blocker], days, size, fix, by_itself=False))
+    return work
 
 
 def _archive(table: Table, why: list[str], days: int, size: int, fix: str, by_itself: bool) -> Work:
@@ -98,20 +99,20 @@ def _archive(table: Table, why: list[str], days: int, size: int, fix: str, by_it
 
 
 def _ops(settings: Settings) -> list[Work]:
-    """The tables under ``ops/``, to which every run adds a file."""
-    found = []
+    """Compaction of the tables under ``ops/``, to which every run adds a file."""
+    work = []
     for name in ops.SCHEMAS:
-        opened = delta.open_table(f"{settings.layer_path('ops')}/{name}")
-        files = len(opened.file_uris()) if opened else 0
+        delta_table = delta.open_table(f"{settings.layer_path('ops')}/{name}")
+        files = len(delta_table.file_uris()) if delta_table else 0
         if files >= MANY_RUNS:
-            why = f"{files} files, one of each run, {MANY_RUNS} or more"
-            found.append(Work(f"ops/{name}", "compact", why, files, 0, command("optimize")))
-    return found
+            why = f"{files} files, one from each run; {MANY_RUNS} or more are worth compacting"
+            work.append(Work(f"ops/{name}", "compact", why, files, 0, command("optimize")))
+    return work
 
 
 def automatic(settings: Settings, today: date | None = None) -> list[Work]:
-    """What a run does by itself: where ``auto_optimize`` says so files and logs, where ``auto_archive``
-    does the rows that have passed their retention since they were loaded."""
+    """What a run does by itself: files and logs if ``auto_optimize`` is set, and if ``auto_archive`` is set, the rows
+    that have passed their retention since they were loaded."""
     if not settings.auto_optimize and not settings.auto_archive:
         return []
     return [
@@ -120,33 +121,35 @@ def automatic(settings: Settings, today: date | None = None) -> list[Work]:
 
 
 def aged(settings: Settings, today: date | None = None) -> list[Work]:
-    """What a run archives by itself, also one that finds nothing new: no file is listed for it."""
-    found: list[Work] = []
-    for table in _made(settings) if settings.auto_archive else []:
+    """What a run archives by itself, even one that finds nothing new: it needs no file listing."""
+    due_work: list[Work] = []
+    for table in _existing(settings) if settings.auto_archive else []:
         with contextlib.suppress(TableError, DeltaError, OSError):  # as in `due`
-            found += [work for work in to_archive(settings, table, today) if work.by_itself]
-    return found
+            due_work += [work for work in to_archive(settings, table, today) if work.by_itself]
+    return due_work
 
 
 def overview(settings: Settings) -> pd.DataFrame:
-    """What is worth doing: ``table, what, why, files, MB, command``."""
+    """The work worth doing: ``table, what, why, files, MB, command``."""
     rows = [(w.table, w.kind, w.why, w.files, w.bytes / 1e6, f"`{w.command}`") for w in due(settings)]
     return pd.DataFrame(rows, columns=["table", "what", "why", "files", "MB", "command"])
 
 
 def freeable(settings: Settings) -> pd.DataFrame:
     """What vacuum would free now: ``table, files, bytes``."""
-    rows = [(table.name, len(files), size) for table in _made(settings) for files, size in [removable(settings, table)]]
+    rows = [
+        (table.name, len(files), size) for table in _existing(settings) for files, size in [removable(settings, table)]
+    ]
     return pd.DataFrame(rows, columns=["table", "files", "bytes"])
 
 
 def do(settings: Settings, work: Work, today: date | None = None) -> str:
-    """Do a piece of work; returns what was done, for people."""
+    """Do a piece of work; returns a sentence about what was done."""
     if work.table.startswith("ops/"):
-        opened = DeltaTable(f"{settings.layer_path('ops')}/{work.table.removeprefix('ops/')}")
-        opened.optimize.compact()
-        opened.create_checkpoint()
-        return f"{work.table}: {work.files} files before, {len(opened.file_uris())} now"
+        delta_table = DeltaTable(f"{settings.layer_path('ops')}/{work.table.removeprefix('ops/')}")
+        delta_table.optimize.compact()
+        delta_table.create_checkpoint()
+        return f"{work.table}: {work.files} files before, {len(delta_table.file_uris())} now"
     table = tables.get(settings, work.table)
     if work.kind == "compact":
         return optimize(settings, table)
@@ -158,49 +161,53 @@ def do(settings: Settings, work: Work, today: date | None = None) -> str:
 
 
 def optimize(settings: Settings, table: Table, everything: bool = False) -> str:
-    """Put small files together, ordered by what people look for; no row changes.
+    """Compact small files; no row changes.
 
-    Only partitions with many small files are rewritten, or with ``everything`` all. A table with
-    ``cluster_by`` is ordered along its first column.
+    Rewrites only partitions with many small files, or all of them with ``everything``. A table with
+    ``cluster_by`` is ordered by its first column.
     """
-    opened = _opened(settings, table)
-    sizes = _file_sizes(table, opened, below=2**63 if everything else SMALL)
-    parts = [part for part, found in sizes.items() if everything or len(found) >= MANY]
-    before, rewritten = len(opened.file_uris()), 0
+    delta_table = _opened(settings, table)
+    sizes = _file_sizes(table, delta_table, below=2**63 if everything else SMALL)
+    partitions = [partition for partition, file_sizes in sizes.items() if everything or len(file_sizes) >= MANY]
+    before, rewritten = len(delta_table.file_uris()), 0
     properties = WriterProperties(compression="SNAPPY", max_row_group_size=ROW_GROUP)
-    for part in sorted(parts, key=str):
-        where = [(table.partition_by, "=", "" if part is None else str(part))] if table.partition_by else None
+    for partition in sorted(partitions, key=str):
+        filters = (
+            [(table.partition_by, "=", "" if partition is None else str(partition))] if table.partition_by else None
+        )
         if table.cluster_by:
-            done = opened.optimize.z_order(table.cluster_by[:1], partition_filters=where, writer_properties=properties)
+            metrics = delta_table.optimize.z_order(
+                table.cluster_by[:1], partition_filters=filters, writer_properties=properties
+            )
         else:
-            done = opened.optimize.compact(partition_filters=where, writer_properties=properties)
-        rewritten += int(done["numFilesRemoved"])
-    return f"{table.name}: {rewritten} files rewritten, {before} before, {len(opened.file_uris())} now"
+            metrics = delta_table.optimize.compact(partition_filters=filters, writer_properties=properties)
+        rewritten += int(metrics["numFilesRemoved"])
+    return f"{table.name}: {rewritten} files rewritten, {before} before, {len(delta_table.file_uris())} now"
 
 
 def kept_hours(settings: Settings) -> int:
-    """How long files that no version needs any more are kept: time travel needs them as long."""
+    """How long vacuum keeps unused files: at least as long as time travel needs them."""
     return 24 * max(settings.time_travel_retention_days, settings.vacuum_retention_days)
 
 
 def removable(settings: Settings, table: Table, hours: int | None = None) -> tuple[list[str], int]:
-    """Files that vacuum would remove, and their bytes."""
-    opened = _opened(settings, table)
-    files = _vacuumed(settings, opened, hours, dry_run=True)
-    return files, sum(_sizes(opened, files).values())
+    """The files that vacuum would remove, and their total size in bytes."""
+    delta_table = _opened(settings, table)
+    files = _vacuumed(settings, delta_table, hours, dry_run=True)
+    return files, sum(_sizes(delta_table, files).values())
 
 
 def unreadable(settings: Settings, table: Table, hours: int) -> list[int]:
-    """Versions that can be read now, and not after a vacuum that keeps fewer hours."""
+    """The readable versions that a vacuum with this retention would make unreadable."""
     files, _ = removable(settings, table, hours)
-    gone, opened = set(files), _opened(settings, table)
+    removed, delta_table = set(files), _opened(settings, table)
     lost = []
-    for entry in opened.history():
+    for entry in delta_table.history():
         try:
-            needed = pa.table(DeltaTable(opened.table_uri, version=entry["version"]).get_add_actions())["path"]
+            needed = pa.table(DeltaTable(delta_table.table_uri, version=entry["version"]).get_add_actions())["path"]
         except DeltaError:
             continue
-        if gone.intersection(needed.to_pylist()):
+        if removed.intersection(needed.to_pylist()):
             lost.append(entry["version"])
     return sorted(lost)
 
@@ -211,7 +218,7 @@ def vacuum(settings: Settings, table: Table, hours: int | None = None, force: bo
     Raises
     ------
     ConfigError
-        ``hours`` is less than time travel promises, and ``force`` was not given.
+        ``hours`` is less than time travel promises, and ``force`` is not set.
     """
     kept = kept_hours(settings)
     if hours is not None and hours < kept and not force:
@@ -220,104 +227,108 @@ def vacuum(settings: Settings, table: Table, hours: int | None = None, force: bo
             f"{table.name}: time travel promises {kept} hours; with {hours} the versions "
             f"{', '.join(map(str, lost)) or '(none)'} could no longer be read. Add --force to do it."
         )
-    opened = _opened(settings, table)
-    files = _vacuumed(settings, opened, hours, dry_run=True)
-    before = _sizes(opened, files)
-    _vacuumed(settings, opened, hours, dry_run=False)
-    left = _sizes(opened, files)
-    freed = sum(size for file, size in before.items() if file not in left)
-    return f"{table.name}: {len(before) - len(left)} files removed, {freed:,} bytes freed"
+    delta_table = _opened(settings, table)
+    files = _vacuumed(settings, delta_table, hours, dry_run=True)
+    sizes = _sizes(delta_table, files)
+    _vacuumed(settings, delta_table, hours, dry_run=False)
+    remaining = _sizes(delta_table, files)
+    freed = sum(size for file, size in sizes.items() if file not in remaining)
+    return f"{table.name}: {len(sizes) - len(remaining)} files removed, {freed:,} bytes freed"
 
 
-def _vacuumed(settings: Settings, opened: DeltaTable, hours: int | None, dry_run: bool) -> list[str]:
+def _vacuumed(settings: Settings, delta_table: DeltaTable, hours: int | None, dry_run: bool) -> list[str]:
     kept = kept_hours(settings) if hours is None else hours
-    return opened.vacuum(retention_hours=kept, dry_run=dry_run, enforce_retention_duration=False, full=True)
+    return delta_table.vacuum(retention_hours=kept, dry_run=dry_run, enforce_retention_duration=False, full=True)
 
 
 def clean_log(settings: Settings, table: Table) -> str:
-    """Write a checkpoint and remove log entries that are past time travel."""
-    opened = _opened(settings, table)
-    opened.create_checkpoint()
-    opened.cleanup_metadata()
-    return f"{table.name}: checkpoint at version {opened.version()}"
+    """Write a checkpoint and remove log entries that time travel no longer needs."""
+    delta_table = _opened(settings, table)
+    delta_table.create_checkpoint()
+    delta_table.cleanup_metadata()
+    return f"{table.name}: checkpoint at version {delta_table.version()}"
 
 
 def retention(settings: Settings, table: Table, today: date | None = None, only_aged: bool = False) -> str:
-    """Archive what is past the table's retention, or only what has aged in it, unless a table made from it has
-    yet to read it."""
+    """Archive the rows past the table's retention, or with ``only_aged`` just those that passed it since they were
+    loaded, unless a table made from this one has yet to read it."""
     past = (archive.aged if only_aged else archive.due)(settings, table, today)
     if past is None:
         return f"{table.name}: nothing is past its retention"
-    if waits := waiting(settings, table):
-        return f"{table.name}: kept, because {waits}"
+    if blocker := waiting(settings, table):
+        return f"{table.name}: kept, because {blocker}"
     batch = archive.retire(settings, table, past)
     bookkeeping.account(settings, table)
     return f"{table.name}: {batch.rows:,} rows of {len(batch.days)} days are in {batch.folder}"
 
 
 def waiting(settings: Settings, table: Table) -> str:
-    """Which tables have yet to read the whole table; empty if none."""
+    """Names the tables that have yet to read the whole table; empty if there are none."""
     behind = []
-    for other in tables.declared(settings).values():
-        if table.name in other.sources:
-            state = inputs.source_states(settings, other).get(table.name)
-            if not delta.exists(settings, other) or state is None or state.changed:
-                behind.append(other.name)
+    for target in tables.declared(settings).values():
+        if table.name in target.sources:
+            state = inputs.source_states(settings, target).get(table.name)
+            if not delta.exists(settings, target) or state is None or state.changed:
+                behind.append(target.name)
     return f"{', '.join(behind)} has not read all of it yet" if behind else ""
 
 
-def log_length(opened: DeltaTable) -> tuple[int, datetime | None]:
-    """Commits since the last checkpoint, and when that was written."""
-    last = delta.last_checkpoint(opened.table_uri)
-    return opened.version() - (last[0] if last else -1), last[1] if last else None
+def log_length(delta_table: DeltaTable) -> tuple[int, datetime | None]:
+    """Number of commits since the last checkpoint, and the time of that checkpoint."""
+    checkpoint = delta.last_checkpoint(delta_table.table_uri)
+    return delta_table.version() - (checkpoint[0] if checkpoint else -1), checkpoint[1] if checkpoint else None
 
 
-def _compact(table: Table, opened: DeltaTable) -> Work | None:
-    parts = {part: found for part, found in _file_sizes(table, opened, SMALL).items() if len(found) >= MANY}
-    if not parts:
+def _compact(table: Table, delta_table: DeltaTable) -> Work | None:
+    partitions = {
+        partition: file_sizes
+        for partition, file_sizes in _file_sizes(table, delta_table, SMALL).items()
+        if len(file_sizes) >= MANY
+    }
+    if not partitions:
         return None
-    files, size = sum(map(len, parts.values())), sum(map(sum, parts.values()))
-    where = f" in {len(parts)} days" if table.partition_by else ""
+    files, size = sum(map(len, partitions.values())), sum(map(sum, partitions.values()))
+    where = f" in {len(partitions)} days" if table.partition_by else ""
     why = f"{files} files below {SMALL // 2**20} MB{where}, {MANY} or more together"
     return Work(table.name, "compact", why, files, size, command(f"optimize {table.name}"))
 
 
-def _checkpoint(table: Table, opened: DeltaTable) -> Work | None:
-    commits, _ = log_length(opened)
+def _checkpoint(table: Table, delta_table: DeltaTable) -> Work | None:
+    commits, _ = log_length(delta_table)
     if commits < LONG_LOG:
         return None
     why = f"{commits} commits since the last checkpoint, at most {LONG_LOG} open fast"
     return Work(table.name, "checkpoint", why, commits, 0, command(f"optimize {table.name}"))
 
 
-def _vacuum(settings: Settings, table: Table, opened: DeltaTable) -> Work | None:
+def _vacuum(settings: Settings, table: Table, delta_table: DeltaTable) -> Work | None:
     files, size = removable(settings, table)
-    live = sum(pa.table(opened.get_add_actions())["size_bytes"].to_pylist())
+    live = sum(pa.table(delta_table.get_add_actions())["size_bytes"].to_pylist())
     if not files or size < WORTH_VACUUM * live:
         return None
-    why = f"{size:,} bytes are of versions older than {kept_hours(settings) // 24} days, {live:,} are live"
+    why = f"{size:,} bytes belong to versions older than {kept_hours(settings) // 24} days, {live:,} are live"
     return Work(table.name, "vacuum", why, len(files), size, command(f"vacuum {table.name}"))
 
 
-def _file_sizes(table: Table, opened: DeltaTable, below: int) -> dict[str | None, list[int]]:
-    """Sizes of the files of each partition that are smaller than that."""
-    files = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
-    found: dict[str | None, list[int]] = defaultdict(list)
+def _file_sizes(table: Table, delta_table: DeltaTable, below: int) -> dict[str | None, list[int]]:
+    """Sizes of the files smaller than ``below`` bytes, by partition."""
+    files = pa.table(delta_table.get_add_actions(flatten=True)).to_pylist()
+    sizes: dict[str | None, list[int]] = defaultdict(list)
     for file in files:
         if file["size_bytes"] < below:
-            part = file.get(f"partition.{table.partition_by}")
-            found[None if part is None else str(part)].append(file["size_bytes"])
-    return found
+            partition = file.get(f"partition.{table.partition_by}")
+            sizes[None if partition is None else str(partition)].append(file["size_bytes"])
+    return sizes
 
 
-def _sizes(opened: DeltaTable, files: list[str]) -> dict[str, int]:
-    """Bytes of those files that are there."""
-    filesystem, root = delta.filesystem(opened.table_uri)
+def _sizes(delta_table: DeltaTable, files: list[str]) -> dict[str, int]:
+    """Sizes in bytes of those files that exist."""
+    filesystem, root = delta.filesystem(delta_table.table_uri)
     infos = filesystem.get_file_info([f"{root}/{file}" for file in files]) if files else []
     return {file: info.size for file, info in zip(files, infos, strict=True) if info.is_file}
 
 
-def _made(settings: Settings) -> list[Table]:
+def _existing(settings: Settings) -> list[Table]:
     return [table for table in tables.declared(settings).values() if settings.enable_delta and _exists(settings, table)]
 
 

@@ -1,9 +1,9 @@
-"""Quarantine: what was set aside and why, and putting it through again once the cause is fixed.
+"""Quarantine: the rejected records and their reasons, and their replay once the cause is fixed.
 
-A rejected record is a flagged row of its bronze table, and a row of ``quarantine/<table>`` that is
-made from it. Replay reads the flagged records again, with the mapping, checks and code of now, and
-swaps the rows that come out otherwise into bronze in one commit; everything else follows from
-bronze. So a killed replay has either happened or not, and a second one finds nothing to do.
+A rejected record is a flagged row of its bronze table, and a row of ``quarantine/<table>`` that is made from it.
+Replay reads the flagged records again, with the current mapping, checks and code, and swaps the rows whose result
+differs into bronze in one commit; everything else follows from bronze. A replay that is killed has therefore happened
+completely or not at all, and a second one finds nothing to do.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 _PLACE = f"_source_line DIV {CHANGES_OF_A_MESSAGE}"
-"""Line of the file; the rest of ``_source_line`` numbers the changes of one message."""
+"""Line in the file; the remainder of ``_source_line`` numbers the changes of one message."""
 
 
 def summary(settings: Settings, name: str = "", reason: str = "") -> pd.DataFrame:
-    """Rejected records by table and reason, with an example: of all tables or one, or with one flag only.
+    """Rejected records by table and reason, with an example; optionally of one table or with one flag only.
 
     Raises
     ------
     ConfigError
-        The table is none that has a quarantine.
+        The table has no quarantine.
     """
     table = _bronze(settings, name).name if name else ""
-    found = reader.query(
+    rejected = reader.query(
         settings,
         """
         SELECT table_name, explanation AS reason, array_to_string(any_value(reasons), ', ') AS flags,
@@ -57,34 +57,36 @@ def summary(settings: Settings, name: str = "", reason: str = "") -> pd.DataFram
         FROM quarantine GROUP BY table_name, explanation ORDER BY records DESC, table_name, reason
     """,
     )
-    asked = found.table_name.isin([table] if table else found.table_name.unique())
-    return found[asked & found["flags"].map(lambda flags: not reason or reason in flags.split(", "))]
+    of_table = rejected.table_name.isin([table] if table else rejected.table_name.unique())
+    return rejected[of_table & rejected["flags"].map(lambda flags: not reason or reason in flags.split(", "))]
 
 
 def replay(settings: Settings, name: str, reason: str = "", progress: Callable[[str], None] = print) -> dict[str, int]:
-    """Put the rejected records of a bronze table through again, and refresh what is made from it.
+    """Process the rejected records of a bronze table again, and refresh the tables made from it.
 
-    ``reason`` limits it to the records that carry this flag. Returns ``{"passed", "rejected"}``:
-    how many records came out good, and how many with another reason than before.
+    ``reason`` limits the replay to records with this flag. Returns ``{"passed", "rejected"}``: how many records
+    pass now, and how many are rejected for a different reason than before.
 
     Raises
     ------
     ConfigError
-        The table is none that has a quarantine, or no record carries the reason.
+        The table has no quarantine, or no record has the flag.
     TableError
-        The table has not been made yet.
+        The table does not exist yet.
     """
     table = _bronze(settings, name)
     delta.made(settings, table, "no record of it waits in quarantine")
     with locked(settings):
         run_id = settings.run_id or new_run_id()
-        moved = _swap(settings, table, reason, run_id)
-        follow = settings.model_copy(update={"run_id": run_id, "tables": ",".join(_downstream(settings, table))})
-        progress(
-            f"{table.name}: {moved['passed']:,} records pass now, {moved['rejected']:,} fail otherwise than before"
+        counts = _swap(settings, table, reason, run_id)
+        downstream_settings = settings.model_copy(
+            update={"run_id": run_id, "tables": ",".join(_downstream(settings, table))}
         )
-        pipeline.run(follow, progress=progress).check()
-    return moved
+        progress(
+            f"{table.name}: {counts['passed']:,} records pass now, {counts['rejected']:,} fail for a different reason"
+        )
+        pipeline.run(downstream_settings, progress=progress).check()
+    return counts
 
 
 def _bronze(settings: Settings, name: str) -> Table:
@@ -96,140 +98,146 @@ def _bronze(settings: Settings, name: str) -> Table:
 
 
 def _downstream(settings: Settings, table: Table) -> list[str]:
-    """The table and all that is made from it, of the tables of a run."""
-    found = [table.name]
-    for other in selection.selected(settings):
-        if other.name not in found and set(other.sources) & set(found):
-            found.append(other.name)
-    return found
+    """The table and everything made from it, among the tables of a run."""
+    names = [table.name]
+    for target in selection.selected(settings):
+        if target.name not in names and set(target.sources) & set(names):
+            names.append(target.name)
+    return names
 
 
 def _swap(settings: Settings, table: Table, reason: str, run_id: str) -> dict[str, int]:
-    """Swap the records that come out otherwise now; planned again where another replay or load was faster, such
-    as one whose process was killed while the engine went on."""
+    """Swap the records whose result differs now; planned again if another replay or load committed first, such as
+    one whose process was killed while the engine went on."""
     for attempt in range(loading.OVERTAKEN):
-        opened = delta.opened(settings, table)
-        if opened is None:
+        delta_table = delta.opened(settings, table)
+        if delta_table is None:
             return {"passed": 0, "rejected": 0}
         try:
             with session.opened(settings) as spark:
-                moved = _swapped(spark, settings, table, opened, reason, run_id)
+                counts = _swapped(spark, settings, table, delta_table, reason, run_id)
         except ConfigError:
             if not attempt:
                 raise
-            return {"passed": 0, "rejected": 0}  # the other replay left none with this reason
-        if moved is not None:
-            return moved
+            return {"passed": 0, "rejected": 0}  # the other replay left no record with this reason
+        if counts is not None:
+            return counts
     raise LockedError(f"{table.name}: others wrote at the same time too often. Run again when they end.")
 
 
 def _swapped(
-    spark: SparkSession, settings: Settings, table: Table, opened: DeltaTable, reason: str, run_id: str
+    spark: SparkSession, settings: Settings, table: Table, delta_table: DeltaTable, reason: str, run_id: str
 ) -> dict[str, int] | None:
-    bronze = delta.read(spark, settings, table, opened.version())
-    asked = F.size("_quality_flags") > 0
+    bronze = delta.read(spark, settings, table, delta_table.version())
+    is_selected = F.size("_quality_flags") > 0
     if reason:
-        asked &= F.array_contains("_quality_flags", reason)
-    old = settle(bronze.where(asked))
-    if old.isEmpty():
+        is_selected &= F.array_contains("_quality_flags", reason)
+    rejected = settle(bronze.where(is_selected))
+    if rejected.isEmpty():
         if reason:
             flags = bronze.select(F.explode("_quality_flags").alias("flag")).groupBy("flag").count().collect()
-            there = ", ".join(f"{row['flag']} ({row['count']:,})" for row in flags) or "none"
-            raise ConfigError(f"No record in the quarantine of {table.name} carries {reason}; there are: {there}")
+            available = ", ".join(f"{row['flag']} ({row['count']:,})" for row in flags) or "none"
+            raise ConfigError(f"No record in the quarantine of {table.name} carries {reason}; there are: {available}")
         return {"passed": 0, "rejected": 0}
     numbered = "_source_line" in table.names
-    messages = old.select("_source_file", "load_timestamp", "_raw",
-                          F.expr(_PLACE if numbered else "CAST(0 AS BIGINT)").alias("_source_line"))  # fmt: skip
+    messages = rejected.select("_source_file", "load_timestamp", "_raw",
+                               F.expr(_PLACE if numbered else "CAST(0 AS BIGINT)").alias("_source_line"))  # fmt: skip
     if numbered:
-        # One message can hold several changes: it is read once, and those already taken stay.
+        # One message can hold several changes: it is read once, and the accepted ones stay.
         messages = messages.dropDuplicates(["_source_file", "_source_line"])
     folder = staging.folder(settings, f"replay-{run_id}")
     try:
-        _stage(settings, table, opened, messages.toArrow(), folder)
-        return _swap_read(spark, settings, table, opened, bronze, old, asked, staging.read(spark, folder), run_id)
+        _stage(settings, table, delta_table, messages.toArrow(), folder)
+        return _swap_read(
+            spark, settings, table, delta_table, bronze, rejected, is_selected, staging.read(spark, folder), run_id
+        )
     finally:
         staging.remove(folder)
 
 
-def _stage(settings: Settings, table: Table, opened: DeltaTable, messages: pa.Table, folder: str) -> None:
-    """Read records again as they came, each as its file was read, and keep them for the engine."""
+def _stage(settings: Settings, table: Table, delta_table: DeltaTable, messages: pa.Table, folder: str) -> None:
+    """Parse the original records again, each as its file was read, and stage them for the engine."""
     feed = landing.feed_of(table)
-    heads = {path: file.head for path, file in landing.known_files(settings, feed, opened).items()}
+    heads = {path: file.head for path, file in landing.known_files(settings, feed, delta_table).items()}
     shape = landing.shape_of(settings, feed)
     with staging.Stage(folder) as stage:
         groups: dict[str, list[int]] = {}
-        for place, path in enumerate(messages["_source_file"].to_pylist()):
-            groups.setdefault(heads.get(path, ""), []).append(place)
-        slices = ((head, places[n : n + ROWS]) for head, places in groups.items() for n in range(0, len(places), ROWS))
-        for head, places in slices:
-            own = messages.take(places).combine_chunks()
-            read = formats.parse_kept(own["_raw"].to_pylist(), head, own["_source_file"].to_pylist(), shape)
+        for position, path in enumerate(messages["_source_file"].to_pylist()):
+            groups.setdefault(heads.get(path, ""), []).append(position)
+        slices = (
+            (head, positions[start : start + ROWS])
+            for head, positions in groups.items()
+            for start in range(0, len(positions), ROWS)
+        )
+        for head, positions in slices:
+            chunk = messages.take(positions).combine_chunks()
+            parsed = formats.parse_kept(chunk["_raw"].to_pylist(), head, chunk["_source_file"].to_pylist(), shape)
             columns = [
-                own[name].cast(staging.SCHEMA.field(name).type).combine_chunks()
+                chunk[name].cast(staging.SCHEMA.field(name).type).combine_chunks()
                 for name in ("_source_file", "_source_line", "load_timestamp")
             ]
-            stage.put([pa.RecordBatch.from_arrays([*read.columns, *columns], schema=staging.SCHEMA)])
+            stage.put([pa.RecordBatch.from_arrays([*parsed.columns, *columns], schema=staging.SCHEMA)])
 
 
 def _swap_read(
-    spark: SparkSession, settings: Settings, table: Table, opened: DeltaTable, bronze: DataFrame, old: DataFrame,
-    asked: Column, records: DataFrame, run_id: str,
+    spark: SparkSession, settings: Settings, table: Table, delta_table: DeltaTable, bronze: DataFrame,
+    rejected: DataFrame, is_selected: Column, records: DataFrame, run_id: str,
 ) -> dict[str, int] | None:  # fmt: skip
-    """Swap the records that come out otherwise now for those that are there."""
+    """Replace the records whose result differs now; None if another write came first."""
     numbered = "_source_line" in table.names
-    new = loading.bronze_rows(settings, table, records, run_id)
+    rows = loading.bronze_rows(settings, table, records, run_id)
     key = ["_source_file", "_source_line"] if numbered else ["_source_file", "_raw"]
-    there = bronze if numbered else old
-    before = there.select(
+    existing = bronze if numbered else rejected
+    before = existing.select(
         *(F.col(name).alias(f"_was_{name}") for name in key),
         F.col("_quality_flags").alias("_was"),
-        asked.alias("_asked"),
+        is_selected.alias("_asked"),
     ).distinct()
-    place = key if numbered else ["_source_file", "_message"]
-    same = [F.col(mine) == F.col(f"_was_{other}") for mine, other in zip(place, key, strict=True)]
-    otherwise = F.col("_was").isNull() | (F.col("_asked") & (F.col("_was") != F.col("_quality_flags")))
-    come = settle(new.join(before, same, "left").where(otherwise))
-    replaced = come.where("_was IS NOT NULL").select(*(F.col(f"_was_{name}").alias(name) for name in key))
-    gone = settle(old.join(replaced.distinct(), key, "left_semi"))
-    tally = _tally(come, gone)
-    if tally["come"] or tally["gone"]:
-        info = _info(table, run_id, opened, tally)
-        number = delta.Consumed(landing.APP_ID, (delta.watermark(opened, landing.APP_ID) or 0) + 1)
-        commits.swap(gone.select(*key), come, settings, table, [number], info)
-        now = delta.made(settings, table, "it was removed")
-        if not delta.was_said(now, opened.version(), "replay", info["replay"]):
+    new_key = key if numbered else ["_source_file", "_message"]
+    same = [F.col(new_name) == F.col(f"_was_{old_name}") for new_name, old_name in zip(new_key, key, strict=True)]
+    differs = F.col("_was").isNull() | (F.col("_asked") & (F.col("_was") != F.col("_quality_flags")))
+    added = settle(rows.join(before, same, "left").where(differs))
+    replaced = added.where("_was IS NOT NULL").select(*(F.col(f"_was_{name}").alias(name) for name in key))
+    removed = settle(rejected.join(replaced.distinct(), key, "left_semi"))
+    tally = _tally(added, removed)
+    if tally["added"] or tally["removed"]:
+        info = _info(table, run_id, delta_table, tally)
+        sequence = delta.Consumed(landing.APP_ID, (delta.watermark(delta_table, landing.APP_ID) or 0) + 1)
+        commits.swap(removed.select(*key), added, settings, table, [sequence], info)
+        current = delta.made(settings, table, "it was removed")
+        if not delta.was_said(current, delta_table.version(), "replay", info["replay"]):
             return None
-    return {"passed": tally["passed"], "rejected": tally["come"] - tally["passed"]}
+    return {"passed": tally["passed"], "rejected": tally["added"] - tally["passed"]}
 
 
-def _tally(come: DataFrame, gone: DataFrame) -> dict[str, Any]:
-    """What is swapped: rows, their flags, and the days on which they landed."""
-    after, before = (
+def _tally(added: DataFrame, removed: DataFrame) -> dict[str, Any]:
+    """Counts of the swapped rows and of their flags, and the days on which they landed."""
+    new_counts, old_counts = (
         frame.groupBy("_quality_flags", F.col("load_timestamp").cast("date").alias("day")).count().collect()
-        for frame in (come, gone)
+        for frame in (added, removed)
     )
     reasons: Counter[str] = Counter()
-    for sign, rows in ((1, after), (-1, before)):
+    for sign, rows in ((1, new_counts), (-1, old_counts)):
         for row in rows:
             for flag in row["_quality_flags"]:
                 reasons[flag] += sign * row["count"]
     return {
-        "come": sum(row["count"] for row in after),
-        "gone": sum(row["count"] for row in before),
-        "passed": sum(row["count"] for row in after if not row["_quality_flags"]),
+        "added": sum(row["count"] for row in new_counts),
+        "removed": sum(row["count"] for row in old_counts),
+        "passed": sum(row["count"] for row in new_counts if not row["_quality_flags"]),
         "reasons": {flag: count for flag, count in reasons.items() if count},
-        "days": sorted({str(row["day"]) for row in (*after, *before)}),
+        "days": sorted({str(row["day"]) for row in (*new_counts, *old_counts)}),
     }
 
 
-def _info(table: Table, run_id: str, opened: DeltaTable, tally: dict[str, Any]) -> dict[str, Any]:
-    """What the commit says of itself: records move from quarantined to accepted in the ledger."""
-    rejected = tally["come"] - tally["passed"] - tally["gone"]
+def _info(table: Table, run_id: str, delta_table: DeltaTable, tally: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of the commit: in the ledger, records move from quarantined to accepted."""
+    rejected = tally["added"] - tally["passed"] - tally["removed"]
     counts = dict.fromkeys(COUNTS, 0) | {"accepted": tally["passed"], "quarantined": rejected}
     counts["records_read"] = tally["passed"] + rejected
     return {
         "run_id": run_id, "operation": "replay", "replay": secrets.token_hex(8),
-        "sources": {table.name: opened.version()}, "ledger": counts,
+        "sources": {table.name: delta_table.version()}, "ledger": counts,
         "reasons": tally["reasons"], "landed": tally["days"],
-        "expected": {"inserted": tally["come"], "updated": 0, "deleted": tally["gone"]},
+        "expected": {"inserted": tally["added"], "updated": 0, "deleted": tally["removed"]},
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Going back to a version of a table, with everything that remembers it."""
+"""Restore a version of a table, together with all state that depends on it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from lakehouse_lib.storage import archive, commits, delta
 
 
 def restore(settings: Settings, table: Table, version: int) -> int:
-    """Take a table back to a version, and everything that remembers it with it; returns the new version.
+    """Restore a version of a table and all state that depends on it; returns the new version.
 
-    The table's memory of its sources goes back too, so that the next run reads again what came
-    since; files that a bronze table takes back count as withdrawn: their content is loaded again
-    only if it is delivered under another name. The ledger is corrected by what was taken back.
+    The recorded versions of the table's sources are restored too, so that the next run reads again what came since.
+    Files whose rows a bronze table loses count as withdrawn: their content is loaded again only if it is delivered
+    under another name. The counts of the undone versions are subtracted from the ledger.
 
     Raises
     ------
     ConfigError
-        The version is none that can be read.
+        The version cannot be read.
     """
     with locked(settings):
-        then = history.at(settings, table, version)
+        restored = history.at(settings, table, version)
         bookkeeping.account(settings, table)
-        opened = history.opened(settings, table)
+        current = history.opened(settings, table)
         run_id = settings.run_id or new_run_id()
-        withdrawn, returned = _moved_files(settings, table, then)
-        counts, reasons = _undone(settings, table, opened, version)
+        withdrawn, returned = _moved_files(settings, table, restored)
+        counts, reasons = _undone(settings, table, current, version)
         info = {
             "run_id": run_id,
             "operation": "restore",
@@ -46,18 +46,18 @@ def restore(settings: Settings, table: Table, version: int) -> int:
             "withdrawn": [file.path for file in withdrawn],
             "returned": [landing.entry(file, "loaded") for file in returned],
         }
-        commits.restore(settings, table, version, _memories(settings, table, then, opened), info)
+        commits.restore(settings, table, version, _memories(settings, table, restored, current), info)
         bookkeeping.account(settings, table)
         catalog.publish(settings)
         return history.opened(settings, table).version()
 
 
 def consequences(settings: Settings, table: Table, version: int) -> list[str]:
-    """What else a restore would do, in sentences."""
+    """The other effects that a restore would have, in sentences."""
     files, _ = _moved_files(settings, table, history.at(settings, table, version))
     if table.layer == "bronze":
-        shown = files[: history.EXAMPLES]
-        names = ", ".join(file.path for file in shown) + (" …" if len(shown) < len(files) else "")
+        first = files[: history.EXAMPLES]
+        names = ", ".join(file.path for file in first) + (" …" if len(first) < len(files) else "")
         return [f"{len(files)} files would count as withdrawn, and not be loaded again: {names}"] if files else []
     return [
         f"The next run would make {table.name} again from {', '.join(table.sources)}: to undo a bad load for good, "
@@ -65,51 +65,53 @@ def consequences(settings: Settings, table: Table, version: int) -> list[str]:
     ]
 
 
-def _memories(settings: Settings, table: Table, then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
-    """How far the table had read its sources then, where it has read further since; and which of its rows
-    were in the archive."""
-    found = []
+def _memories(settings: Settings, table: Table, restored: DeltaTable, current: DeltaTable) -> list[delta.Consumed]:
+    """How far the restored version had read each source, if the table has read further since; and which rows of the
+    restored version were in the archive."""
+    consumed = []
     for name in table.sources:
         source = delta.opened(settings, tables.get(settings, name))
         if source is not None:
             app_id = delta.source_id(source)
-            before, since = delta.watermark(then, app_id), delta.watermark(now, app_id)
-            if before != since:
-                found.append(delta.Consumed(app_id, -1 if before is None else before))
+            old, new = delta.watermark(restored, app_id), delta.watermark(current, app_id)
+            if old != new:
+                consumed.append(delta.Consumed(app_id, -1 if old is None else old))
     if table.layer == "bronze":
-        # A load that was planned before the restore is refused, as by another load.
-        found.append(delta.Consumed(landing.APP_ID, (delta.watermark(now, landing.APP_ID) or 0) + 1))
-    return found + archive.memories(then, now)
+        # A load planned before the restore is refused, as it would be after another load.
+        consumed.append(delta.Consumed(landing.APP_ID, (delta.watermark(current, landing.APP_ID) or 0) + 1))
+    return consumed + archive.memories(restored, current)
 
 
 def _moved_files(
-    settings: Settings, table: Table, then: DeltaTable
+    settings: Settings, table: Table, restored: DeltaTable
 ) -> tuple[list[landing.LandingFile], list[landing.LandingFile]]:
-    """Files that going back takes out of a bronze table, and those that it brings back."""
+    """Files whose rows a restore removes from a bronze table, and those whose rows it brings back."""
     if table.layer != "bronze":
         return [], []
-    opened = history.opened(settings, table)
-    known = landing.known_files(settings, landing.feed_of(table), opened)
-    since = {
+    current = history.opened(settings, table)
+    known = landing.known_files(settings, landing.feed_of(table), current)
+    loaded_since = {
         file["path"]
-        for _, says in delta.said(opened, then.version())
-        for file in (*(says or {}).get("files", ()), *(says or {}).get("returned", ()))
+        for _, commit_info in delta.said(current, restored.version())
+        for file in (*(commit_info or {}).get("files", ()), *(commit_info or {}).get("returned", ()))
     }
-    there = landing.files_in(then)
+    restored_paths = landing.files_in(restored)
     withdrawn = [
         known[path]
-        for path in sorted(since)
-        if path in known and path not in there and known[path].state == "loaded" and known[path].records
+        for path in sorted(loaded_since)
+        if path in known and path not in restored_paths and known[path].state == "loaded" and known[path].records
     ]
-    return withdrawn, [known[path] for path in sorted(there) if path in known and known[path].state == "withdrawn"]
+    return withdrawn, [
+        known[path] for path in sorted(restored_paths) if path in known and known[path].state == "withdrawn"
+    ]
 
 
 def _undone(
-    settings: Settings, table: Table, opened: DeltaTable, version: int
+    settings: Settings, table: Table, delta_table: DeltaTable, version: int
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Sums of the ledger's counts and reasons for the versions after one."""
+    """Sums of the ledger's counts and reasons over the versions after the given one."""
     counts, reasons = dict.fromkeys(COUNTS, 0), Counter[str]()
-    for row in delta.read_ops(settings, "ledger", target=table.name, table_id=str(opened.metadata().id)):
+    for row in delta.read_ops(settings, "ledger", target=table.name, table_id=str(delta_table.metadata().id)):
         if row["version"] > version:
             counts = {name: counts[name] + row[name] for name in COUNTS}
             reasons.update(json.loads(row["reasons"]))

@@ -1,2 +1,2 @@
-"""What there is and where it comes from: catalog, lineage, trace, versions. It reads; nothing here changes a
+"""The tables and where their data comes from: catalog, lineage, trace, versions. Read-only: nothing here changes a
 table's rows."""

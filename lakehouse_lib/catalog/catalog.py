@@ -1,7 +1,7 @@
-"""The catalog: what each table is, who owns it, what it is made from, and in what state it is.
+"""The catalog: what each table is, who owns it, what it is made from, and its current state.
 
-Derived from the declarations, the Delta logs and ``ops/``; kept as Delta in ``ops/catalog``, and
-true after every run. Owners and tags that people change are kept in ``ops/catalog_edits``.
+Derived from the declarations, the Delta logs and ``ops/``; stored as Delta in ``ops/catalog`` and updated
+by every run. Owners and tags that people change are stored in ``ops/catalog_edits``.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ _TIERS = {"gold": "1", "silver": "2", "bronze": "3", "quarantine": "3"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A table in the catalog; field names are the columns of ``ops/catalog``."""
+    """A table in the catalog; the fields are the columns of ``ops/catalog``."""
 
     name: str
     layer: str
     tier: str
-    """1: people and dashboards read it; 2: other tables do; 3: raw."""
+    """1: read by people and dashboards; 2: read by other tables; 3: raw."""
     description: str
     grain: str
     key: list[str]
@@ -70,7 +70,7 @@ class Entry:
     sources: list[str]
     consumers: list[str]
     made_by: str
-    """Function that makes it."""
+    """Function that makes the table."""
     notebook: str
     partition_by: str
     cluster_by: list[str]
@@ -78,21 +78,21 @@ class Entry:
     retention_days: int
     path: str
     version: int
-    """-1 where the table has not been made."""
+    """-1 if the table does not exist yet."""
     rows: int
     files: int
     bytes: int
     updated_at: datetime | None
-    """Its last commit (UTC)."""
+    """Time of the last commit (UTC)."""
     state: str
-    """not made, fresh or late, by the last commit."""
+    """not made, fresh or late, judged by the last commit."""
     verdict: str
-    """ok, warn, error or quarantine, by its checks; empty where none has been run."""
+    """ok, warn, error or quarantine, judged by its checks; empty if none has run."""
     sample_query: str
 
 
 def entries(settings: Settings) -> dict[str, Entry]:
-    """All tables by name, sources before targets, as they are now."""
+    """The current entries of all tables by name, sources before targets."""
     declared = tables.declared(settings)
     verdicts: dict[str, str] = dict(
         quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False)
@@ -105,51 +105,51 @@ def entries(settings: Settings) -> dict[str, Entry]:
 
 
 def lines(settings: Settings) -> list[dict[str, Any]]:
-    """Each table in a line, as ``GET /tables`` gives it."""
+    """A short summary of each table, as returned by ``GET /tables``."""
     names = ("name", "layer", "tier", "description", "grain", "owner", "tags", "rows", "bytes", "version", "updated_at",
              "state", "verdict")  # fmt: skip
     return [{name: getattr(entry, name) for name in names} for entry in entries(settings).values()]
 
 
 def describe(settings: Settings, name: str) -> Entry:
-    """One table.
+    """The entry of one table.
 
     Raises
     ------
     ConfigError
-        There is none of the name; the message names the nearest.
+        There is no table with this name; the message suggests the closest one.
     """
     tables.get(settings, name)
     return entries(settings)[name]
 
 
 def search(settings: Settings, text: str) -> list[Entry]:
-    """Tables that hold every word of the text in name, columns, tags, owner or descriptions; those
-    that hold it in their name come first. ``tag:pii``, ``owner:…``, ``layer:…`` look there only."""
+    """Tables with every word of the text in their name, columns, tags, owner or descriptions; matches in the
+    name come first. ``tag:pii``, ``owner:…`` and ``layer:…`` search only that field."""
     return matching(entries(settings), text)
 
 
-def matching(among: dict[str, Entry], text: str) -> list[Entry]:
-    """`search` among entries that are there already."""
+def matching(catalog_entries: dict[str, Entry], text: str) -> list[Entry]:
+    """`search` within the given entries."""
     words = text.lower().split()
-    found = []
-    for entry in among.values():
-        about = {"tag": " ".join(entry.tags), "owner": entry.owner, "layer": entry.layer, "name": entry.name,
-                 "column": entry.columns}  # fmt: skip
-        everything = " ".join([*about.values(), entry.description, entry.grain]).lower()
-        pairs = [word.split(":", 1) if word.split(":")[0] in about else ("", word) for word in words]
-        if all(word in (about[where].lower() if where else everything) for where, word in pairs):
-            found.append((sum(word not in entry.name for _, word in pairs), entry))
-    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+    ranked = []
+    for entry in catalog_entries.values():
+        fields = {"tag": " ".join(entry.tags), "owner": entry.owner, "layer": entry.layer, "name": entry.name,
+                  "column": entry.columns}  # fmt: skip
+        full_text = " ".join([*fields.values(), entry.description, entry.grain]).lower()
+        terms = [word.split(":", 1) if word.split(":")[0] in fields else ("", word) for word in words]
+        if all(word in (fields[field].lower() if field else full_text) for field, word in terms):
+            ranked.append((sum(word not in entry.name for _, word in terms), entry))
+    return [entry for _, entry in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def edit(settings: Settings, name: str, owner: str = "", add: Sequence[str] = (), remove: Sequence[str] = ()) -> Entry:
-    """Change owner or tags of a table; the change survives reruns. Returns the entry as it is then.
+    """Change the owner or the tags of a table and return the updated entry; the change survives reruns.
 
     Raises
     ------
     ConfigError
-        There is no such table, or a tag is no plain word.
+        There is no such table, or a tag has a character that is not allowed.
     """
     tables.get(settings, name)
     for tag in (*add, *remove):
@@ -163,60 +163,60 @@ def edit(settings: Settings, name: str, owner: str = "", add: Sequence[str] = ()
 
 
 def publish(settings: Settings) -> None:
-    """Write ``ops/catalog`` as things are now."""
+    """Write the current entries to ``ops/catalog``."""
     rows = pa.Table.from_pylist([asdict(entry) for entry in entries(settings).values()], ops.SCHEMAS["catalog"])
     write_deltalake(f"{settings.layer_path('ops')}/catalog", rows, mode="overwrite", schema_mode="overwrite")
 
 
-def overview(found: list[Entry]) -> pd.DataFrame:
-    """Entries as a table for people."""
+def overview(catalog_entries: list[Entry]) -> pd.DataFrame:
+    """Entries as a table for display."""
     names = ["layer", "name", "grain", "rows", "bytes", "owner", "tags", "state", "verdict"]
-    frame = pd.DataFrame([asdict(entry) for entry in found], columns=[*Entry.__dataclass_fields__])[names]
+    frame = pd.DataFrame([asdict(entry) for entry in catalog_entries], columns=[*Entry.__dataclass_fields__])[names]
     return frame.assign(tags=frame.tags.map(", ".join), bytes=(frame.bytes / 1e6).round(2)).rename(
         columns={"name": "table", "bytes": "MB"}
     )
 
 
 def views(spark: SparkSession, settings: Settings) -> list[str]:
-    """Give a Spark session a view of each table that has been made; returns their names."""
-    made = [table for table in tables.declared(settings).values() if delta.exists(settings, table)]
-    for table in made:
+    """Create a temporary view of each existing table in a Spark session; returns their names."""
+    existing = [table for table in tables.declared(settings).values() if delta.exists(settings, table)]
+    for table in existing:
         delta.read(spark, settings, table).createOrReplaceTempView(table.name)
-    return [table.name for table in made]
+    return [table.name for table in existing]
 
 
 def _entry(
     settings: Settings, table: Table, declared: dict[str, Table], verdict: str, edits: list[dict[str, Any]]
 ) -> Entry:
     path = delta.table_path(settings, table)
-    opened = delta.opened(settings, table)
+    delta_table = delta.opened(settings, table)
     owner, tags = table.owner, list(table.tags)
     for change in edits:
         owner = change["owner"] or owner
         tags = [tag for tag in dict.fromkeys([*tags, *change["add_tags"]]) if tag not in change["remove_tags"]]
     tags += ["sample"] if sample.is_sample(settings) else []
     facts: dict[str, Any] = {"version": -1, "rows": 0, "files": 0, "bytes": 0, "updated_at": None, "state": "not made"}
-    if opened is not None:
-        files = pa.table(opened.get_add_actions())
-        last = delta.committed_at(opened)
-        late = (datetime.now(UTC) - last).total_seconds() > table.freshness_hours * 3600
+    if delta_table is not None:
+        files = pa.table(delta_table.get_add_actions())
+        last_commit = delta.committed_at(delta_table)
+        late = (datetime.now(UTC) - last_commit).total_seconds() > table.freshness_hours * 3600
         facts = {
-            "version": opened.version(),
+            "version": delta_table.version(),
             "files": files.num_rows,
-            "updated_at": last,
+            "updated_at": last_commit,
             "rows": sum(count or 0 for count in files["num_records"].to_pylist()),
             "bytes": sum(files["size_bytes"].to_pylist()),
             "state": "late" if late else "fresh",
         }
     columns = [
-        {"name": c.name, "type": c.type, "required": c.required, "comment": c.comment}
-        for c in delta.as_made(table, opened).columns
+        {"name": column.name, "type": column.type, "required": column.required, "comment": column.comment}
+        for column in delta.as_made(table, delta_table).columns
     ]
     return Entry(
         name=table.name, layer=table.layer, tier=_TIERS[table.layer], description=table.description,
         grain=table.grain, key=list(table.key), columns=json.dumps(columns, ensure_ascii=False), owner=owner, tags=tags,
         sources=list(table.sources) or [f"landing/{table.name.removesuffix('_bronze')}"],
-        consumers=[other.name for other in declared.values() if table.name in other.sources],
+        consumers=[target.name for target in declared.values() if table.name in target.sources],
         made_by=table.transform, notebook=NOTEBOOKS[table.layer], partition_by=table.partition_by,
         cluster_by=list(table.cluster_by), freshness_hours=table.freshness_hours, retention_days=table.retention_days,
         path=path, verdict=verdict, sample_query=_sample_query(table), **facts,
@@ -224,14 +224,14 @@ def _entry(
 
 
 def _sample_query(table: Table) -> str:
-    """A query that says something about the table, in SQL that Spark and the reader both take."""
+    """An example query on the table, in SQL that both Spark and DuckDB understand."""
     if not table.partition_by:
         return f"SELECT * FROM {table.name} LIMIT 10"
     return f"SELECT {table.partition_by}, count(*) AS rows FROM {table.name} GROUP BY 1 ORDER BY 1 DESC LIMIT 10"
 
 
 def _edits(settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    edits: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(delta.read_ops(settings, "catalog_edits"), key=lambda row: row["edited_at"]):
-        found.setdefault(row["table_name"], []).append(row)
-    return found
+        edits.setdefault(row["table_name"], []).append(row)
+    return edits

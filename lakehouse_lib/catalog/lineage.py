@@ -1,7 +1,7 @@
-"""Lineage of tables and columns: what each is made from, what is made from it, and a drawing of it.
+"""Lineage of tables and columns: what each is made from, what is made from it, and a drawing of the graph.
 
-Between tables it follows from the declarations; between columns from the plans of the last runs that
-made them, as ``ops/lineage`` keeps them.
+Table lineage comes from the declarations; column lineage from the query plans of the runs that last wrote
+the tables, as recorded in ``ops/lineage``.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ _WIDTH, _HEIGHT, _BOX, _ROW = 230, 30, 200, 44
 
 @dataclass
 class Made:
-    """What a column is made from: columns by name, ``table.*`` for the number of rows."""
+    """The columns that a column is made from, by name; ``table.*`` stands for the number of rows."""
 
     direct: list[str] = field(default_factory=list)
-    """Its value comes from them."""
+    """Columns that supply the value."""
     indirect: list[str] = field(default_factory=list)
-    """They decide which value it is."""
+    """Columns that decide which value is taken."""
 
 
 def columns(settings: Settings) -> dict[str, Made]:
-    """Every ``table.column`` of which lineage is known, and what it is made from.
+    """Every ``table.column`` with known lineage, and what it is made from.
 
-    Paths into structs are columns too: ``clickstream_silver._clicks.click_id``.
+    Paths into structs count as columns too: ``clickstream_silver._clicks.click_id``.
     """
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for row in sorted(delta.read_ops(settings, "lineage"), key=lambda row: row["recorded_at"]):
         if row.get("columns"):
             newest[row["target"], row["source"]] = row
-    found: dict[str, Made] = {}
+    lineage: dict[str, Made] = {}
     for (target, source), row in sorted(newest.items()):
         parts = json.loads(row["columns"])
         for kind in ("direct", "indirect"):
             for name, refs in parts[kind].items():
-                made = found.setdefault(f"{target}.{name}", Made())
-                getattr(made, kind).extend(f"{source}.{ref}" for ref in refs)
-    return found
+                inputs = lineage.setdefault(f"{target}.{name}", Made())
+                getattr(inputs, kind).extend(f"{source}.{ref}" for ref in refs)
+    return lineage
 
 
 def column_upstream(settings: Settings, column: str) -> dict[str, list[str]]:
-    """A ``table.column`` and all columns that its value comes from, with the direct ones of each.
+    """A ``table.column`` and all columns that its value comes from, each with its direct inputs.
 
     Raises
     ------
@@ -62,22 +62,22 @@ def column_upstream(settings: Settings, column: str) -> dict[str, list[str]]:
         No run has recorded what the table's columns are made from.
     """
     known = _known_columns(settings, column)
-    return _follow(column, lambda one: known[one].direct if one in known else [])
+    return _follow(column, lambda name: known[name].direct if name in known else [])
 
 
 def column_downstream(settings: Settings, column: str) -> dict[str, list[str]]:
-    """A ``table.column`` and all columns whose values come from it; see `column_upstream`."""
+    """A ``table.column`` and all columns whose values come from it; raises as `column_upstream` does."""
     known = _known_columns(settings, column)
 
     owners = {name.rpartition(".")[0] for name in known}
 
-    def made_from(one: str) -> list[str]:
-        if one != column and one in owners:
-            return []  # what is made from a field of it stands below the field
+    def made_from(parent: str) -> list[str]:
+        if parent != column and parent in owners:
+            return []  # columns made from one of its fields are listed under that field
         return [
             name
-            for name, made in known.items()
-            if any(ref == one or (one == column and ref.startswith(f"{one}.")) for ref in made.direct)
+            for name, inputs in known.items()
+            if any(ref == parent or (parent == column and ref.startswith(f"{parent}.")) for ref in inputs.direct)
         ]
 
     return _follow(column, made_from)
@@ -87,14 +87,14 @@ def _known_columns(settings: Settings, column: str) -> dict[str, Made]:
     name, _, path = column.partition(".")
     if not name.startswith("landing/"):
         table = tables.get(settings, name)
-        opened = delta.opened(settings, table)
-        names = [f.name for f in opened.schema().fields] if opened else table.names
+        delta_table = delta.opened(settings, table)
+        names = [f.name for f in delta_table.schema().fields] if delta_table else table.names
         if path.split(".")[0] not in [*names, "*"]:
             raise ConfigError(f"{name} has no column {path!r}; it has {', '.join(names)}")
     known = columns(settings)
     if not any(
-        f"{one}.".startswith(f"{name}.") or any(ref.startswith(f"{name}.") for ref in made.direct)
-        for one, made in known.items()
+        f"{column_name}.".startswith(f"{name}.") or any(ref.startswith(f"{name}.") for ref in inputs.direct)
+        for column_name, inputs in known.items()
     ):
         raise TableError(
             f"What the columns of {name} are made from is recorded by the run that makes it: "
@@ -104,52 +104,52 @@ def _known_columns(settings: Settings, column: str) -> dict[str, Made]:
 
 
 def upstream(settings: Settings, name: str) -> dict[str, list[str]]:
-    """A table and all that it is made from, with the direct sources of each; landing folders last."""
+    """A table and everything that it is made from, each with its direct sources; landing folders last."""
     sources = _sources(settings)
-    return _walk(settings, name, lambda one: sources[one])
+    return _walk(settings, name, lambda table_name: sources[table_name])
 
 
 def downstream(settings: Settings, name: str) -> dict[str, list[str]]:
-    """A table and all that is made from it, with what is made directly from each."""
+    """A table and everything that is made from it, each with its direct targets."""
     sources = _sources(settings)
-    return _walk(settings, name, lambda one: [other for other, needs in sources.items() if one in needs])
+    return _walk(settings, name, lambda source: [target for target, inputs in sources.items() if source in inputs])
 
 
 def tree(edges: dict[str, list[str]], name: str, depth: int = 0) -> str:
-    """The walk from a table as indented text; what was shown before is not shown again below."""
+    """The graph below a table as indented text; a branch that was already shown ends in ``…``."""
     lines, seen = [], set()
 
-    def add(one: str, depth: int) -> None:
-        again = one in seen and edges.get(one)
-        lines.append("    " * depth + one + (" …" if again else ""))
+    def add(node: str, depth: int) -> None:
+        again = node in seen and edges.get(node)
+        lines.append("    " * depth + node + (" …" if again else ""))
         if not again:
-            seen.add(one)
-            for other in edges.get(one, []):
-                add(other, depth + 1)
+            seen.add(node)
+            for child in edges.get(node, []):
+                add(child, depth + 1)
 
     add(name, depth)
     return "\n".join(lines)
 
 
 def picture(settings: Settings, name: str) -> str:
-    """An SVG of the tables before and after one, left to right; text that can be read out."""
+    """An SVG of the tables upstream and downstream of one, left to right, with a label for screen readers."""
     before, after = upstream(settings, name), downstream(settings, name)
-    edges = {(source, one) for one, sources in before.items() for source in sources}
-    edges |= {(one, target) for one, targets in after.items() for target in targets}
+    edges = {(source, node) for node, sources in before.items() for source in sources}
+    edges |= {(node, target) for node, targets in after.items() for target in targets}
     names = list(dict.fromkeys([*before, *after]))
     column = dict.fromkeys(names, 0)
-    for _ in names:  # the longest way from landing
+    for _ in names:  # the length of the longest path from landing
         for source, target in edges:
             column[target] = max(column[target], column[source] + 1)
     stacks: dict[int, list[str]] = {}
-    for one in sorted(names, key=lambda one: (column[one], one)):
-        stacks.setdefault(column[one], []).append(one)
-    place = {one: (x * _WIDTH + 10, y * _ROW + 10) for x, stack in stacks.items() for y, one in enumerate(stack)}
+    for node in sorted(names, key=lambda node: (column[node], node)):
+        stacks.setdefault(column[node], []).append(node)
+    place = {node: (x * _WIDTH + 10, y * _ROW + 10) for x, stack in stacks.items() for y, node in enumerate(stack)}
     layers = {table.name: table.layer for table in tables.declared(settings).values()}
     lines = "".join(_line(place[source], place[target]) for source, target in sorted(edges))
-    boxes = "".join(_drawn(one, layers.get(one, "landing"), *place[one], bold=one == name) for one in names)
+    boxes = "".join(_drawn(node, layers.get(node, "landing"), *place[node], bold=node == name) for node in names)
     width, height = (max(stacks) + 1) * _WIDTH + 10, max(map(len, stacks.values())) * _ROW + 10
-    sources, targets = (", ".join(found[name]) or "nothing" for found in (before, after))
+    sources, targets = (", ".join(graph[name]) or "nothing" for graph in (before, after))
     sentence = f"{name} is made from {sources}; made from it: {targets}"
     return (
         f'<svg role="img" aria-label="{html.escape(sentence)}" viewBox="0 0 {width} {height}" width="{width}" '
@@ -157,26 +157,30 @@ def picture(settings: Settings, name: str) -> str:
     )
 
 
-def _walk(settings: Settings, name: str, following: Callable[[str], list[str]]) -> dict[str, list[str]]:
+def _walk(settings: Settings, name: str, neighbours: Callable[[str], list[str]]) -> dict[str, list[str]]:
     tables.get(settings, name)
-    return _follow(name, following)
+    return _follow(name, neighbours)
 
 
-def _follow(name: str, following: Callable[[str], list[str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    waiting = [name]
+def _follow(start: str, neighbours: Callable[[str], list[str]]) -> dict[str, list[str]]:
+    edges: dict[str, list[str]] = {}
+    waiting = [start]
     while waiting:
-        one = waiting.pop(0)
-        if one not in found:
-            found[one] = following(one)
-            waiting += found[one]
-    return found
+        name = waiting.pop(0)
+        if name not in edges:
+            edges[name] = neighbours(name)
+            waiting += edges[name]
+    return edges
 
 
 def _sources(settings: Settings) -> dict[str, list[str]]:
     declared = tables.declared(settings).values()
-    found = {table.name: list(table.sources) or [f"landing/{table.name.removesuffix('_bronze')}"] for table in declared}
-    return found | {source: [] for sources in found.values() for source in sources if source.startswith("landing/")}
+    sources_of = {
+        table.name: list(table.sources) or [f"landing/{table.name.removesuffix('_bronze')}"] for table in declared
+    }
+    return sources_of | {
+        source: [] for sources in sources_of.values() for source in sources if source.startswith("landing/")
+    }
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> str:

@@ -1,7 +1,7 @@
-"""Provenance of rows: from a row of any table down to the landing files and records that it is made from.
+"""Row provenance: from a row of any table down to the landing files and records that it is made from.
 
-Which rows of a source a row is made from is told by `tables.Table.traced_by`. Answers come from DuckDB
-over the files; no engine is needed.
+`tables.Table.traced_by` declares which rows of a source a row is made from. DuckDB reads the files; no engine
+is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Record:
-    """A record of a landing file; ``number`` counts the file's records from 1."""
+    """A record of a landing file; ``number`` is its place in the file, counting from 1."""
 
     path: str
     number: int
@@ -39,7 +39,7 @@ class Record:
 
 @dataclass
 class Step:
-    """Rows of one table on the way down: how many, some of them, and what those are made from."""
+    """The traced rows of one table: how many there are, some of them, and what those are made from."""
 
     table: Table
     total: int
@@ -49,12 +49,12 @@ class Step:
     message: str = ""
 
     def text(self, depth: int = 0) -> str:
-        """The way down, for people."""
+        """The whole trace as indented text."""
         pad = "    " * depth
-        shown = f", {self.rows.num_rows} of them shown" if self.total > self.rows.num_rows else ""
-        lines = [f"{pad}{self.table.name}: {self.total:,} {'row' if self.total == 1 else 'rows'}{shown}"]
-        names = self.table.key or tuple(self.table.business[:3])
-        for row in self.rows.select(list(names)).to_pylist():
+        sample_note = f", {self.rows.num_rows} of them shown" if self.total > self.rows.num_rows else ""
+        lines = [f"{pad}{self.table.name}: {self.total:,} {'row' if self.total == 1 else 'rows'}{sample_note}"]
+        identifying = self.table.key or tuple(self.table.business[:3])
+        for row in self.rows.select(list(identifying)).to_pylist():
             lines.append(f"{pad}  · " + ", ".join(f"{name}={value}" for name, value in row.items()))
         lines += [f"{pad}    {record.path} record {record.number}: {record.text}" for record in self.records]
         lines += [f"{pad}    {self.message}"] if self.message else []
@@ -62,124 +62,124 @@ class Step:
 
 
 def trace(settings: Settings, name: str, key: list[str], limit: int = EXAMPLES) -> Step:
-    """Follow one row down to its records, with at most ``limit`` rows of each table on the way.
+    """Trace one row down to its records, with at most ``limit`` rows of each table on the way.
 
     ``key`` holds the values of the table's key in order, or ``column=value`` for any columns.
 
     Raises
     ------
     ConfigError
-        There is no such table or column, or a value does not fit its type.
+        There is no such table or column, or a value does not fit the column's type.
     TableError
         There is no such row.
     """
     table = tables.get(settings, name)
-    given = _given(table, key)
+    key_values = _values_by_column(table, key)
     connection = reader.connect()
     _open(connection, settings, table)
-    kinds = {row[0]: row[1] for row in connection.execute(f'DESCRIBE "{name}"').fetchall()}
-    for column in given:
-        if column not in kinds:
-            raise ConfigError(f"{name} has no column {column!r}; it has {', '.join(kinds)}")
-    where = " AND ".join(f'"{column}" = CAST(? AS {kinds[column]})' for column in given)
+    types = {row[0]: row[1] for row in connection.execute(f'DESCRIBE "{name}"').fetchall()}
+    for column in key_values:
+        if column not in types:
+            raise ConfigError(f"{name} has no column {column!r}; it has {', '.join(types)}")
+    predicate = " AND ".join(f'"{column}" = CAST(? AS {types[column]})' for column in key_values)
     try:
         rows = connection.sql(
-            f'SELECT * FROM "{name}" WHERE {where} LIMIT {limit}', params=list(given.values())
+            f'SELECT * FROM "{name}" WHERE {predicate} LIMIT {limit}', params=list(key_values.values())
         ).to_arrow_table()
     except duckdb.ConversionException as error:
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from None
     if not rows.num_rows:
-        said = ", ".join(f"{column}={value}" for column, value in given.items())
-        raise TableError(f"{name} has no row with {said}.")
+        condition = ", ".join(f"{column}={value}" for column, value in key_values.items())
+        raise TableError(f"{name} has no row with {condition}.")
     return _down(settings, table, rows, rows.num_rows, limit)
 
 
 def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dict[str, pa.Table | None]:
-    """Rows of each source from which rows of a table are made; None where no rule tells.
+    """The rows of each source that rows of a table are made from; None where no rule is declared.
 
-    Adds to the source's columns ``_of bigint`` (place of the row among ``rows``) and ``_total
-    bigint`` (all that it is made from, of which at most ``limit`` are here).
+    Adds to the source's columns ``_of bigint`` (position of the row in ``rows``) and ``_total bigint`` (number of
+    source rows that it is made from, of which at most ``limit`` are returned).
     """
-    found: dict[str, pa.Table | None] = {}
+    source_rows: dict[str, pa.Table | None] = {}
     numbered = rows.append_column("_of", pa.array(range(rows.num_rows), pa.int64()))
     for name in table.sources:
         source = tables.get(settings, name)
         rule = table.trace_rule(source)
         if rule is None:
-            found[name] = None
+            source_rows[name] = None
             continue
         connection = reader.connect()
         connection.register("_row", numbered)
         _open(connection, settings, source)
-        good = "WHERE len(_quality_flags) = 0" if source.layer == "bronze" and table.layer != "quarantine" else ""
+        where = "WHERE len(_quality_flags) = 0" if source.layer == "bronze" and table.layer != "quarantine" else ""
         left = ", ".join(f"{_in_duckdb(text, source.types)} AS _k{n}" for n, text in enumerate(rule))
         right = ", ".join(f"{_in_duckdb(text, table.types)} AS _k{n}" for n, text in enumerate(rule.values()))
-        on = " AND ".join(f"s._k{n} IS NOT DISTINCT FROM r._k{n}" for n in range(len(rule)))
+        join = " AND ".join(f"s._k{n} IS NOT DISTINCT FROM r._k{n}" for n in range(len(rule)))
         order = ", ".join(f's."{column}"' for column in source.key or ("_source_file",))
-        found[name] = connection.sql(f"""
-            WITH r AS (SELECT DISTINCT _of, {right} FROM _row), s AS (SELECT *, {left} FROM "{name}" {good})
+        source_rows[name] = connection.sql(f"""
+            WITH r AS (SELECT DISTINCT _of, {right} FROM _row), s AS (SELECT *, {left} FROM "{name}" {where})
             SELECT s.* EXCLUDE ({", ".join(f"_k{n}" for n in range(len(rule)))}), r._of,
                    count(*) OVER (PARTITION BY r._of) AS _total
-            FROM s JOIN r ON {on} QUALIFY row_number() OVER (PARTITION BY r._of ORDER BY {order}) <= {limit}
+            FROM s JOIN r ON {join} QUALIFY row_number() OVER (PARTITION BY r._of ORDER BY {order}) <= {limit}
             ORDER BY r._of, {order}
         """).to_arrow_table()
-    return found
+    return source_rows
 
 
-def _in_duckdb(text: str, types: Mapping[str, str]) -> str:
-    """An expression of a rule; ``explode(…)`` gives a row for each element."""
-    each = re.fullmatch(r"explode\((.*)\)", text, re.DOTALL)
-    return f"unnest({checks.to_duckdb(each[1], types)})" if each else checks.to_duckdb(text, types)
+def _in_duckdb(expression: str, types: Mapping[str, str]) -> str:
+    """An expression of a rule in DuckDB's SQL; ``explode(…)`` gives a row for each element."""
+    exploded = re.fullmatch(r"explode\((.*)\)", expression, re.DOTALL)
+    return f"unnest({checks.to_duckdb(exploded[1], types)})" if exploded else checks.to_duckdb(expression, types)
 
 
 def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Record]]:
-    """The landing records of rows of a bronze table, for each row; several where copies of a record
-    cannot be told apart, none where its file is gone."""
+    """The landing records of each row of a bronze table: several where copies of a record cannot be told apart,
+    none if the file is gone."""
     feed = landing.feed_of(bronze)
     zone = ZoneInfo(settings.feed(feed).timezone)
-    listed = {file.path: file for file in landing.list_files(settings, feed)}
-    wanted = rows.to_pylist()
+    files = {file.path: file for file in landing.list_files(settings, feed)}
+    row_values = rows.to_pylist()
     by_file: dict[str, list[int]] = {}
-    for place, row in enumerate(wanted):
-        by_file.setdefault(row["_source_file"], []).append(place)
-    found: list[list[Record]] = [[] for _ in wanted]
-    for path, places in by_file.items():
-        best = dict.fromkeys(places, 0.0)
-        messages = landing.messages(settings, feed, listed[path]) if path in listed else ()
+    for position, row in enumerate(row_values):
+        by_file.setdefault(row["_source_file"], []).append(position)
+    matches: list[list[Record]] = [[] for _ in row_values]
+    for path, positions in by_file.items():
+        best = dict.fromkeys(positions, 0.0)
+        messages = landing.messages(settings, feed, files[path]) if path in files else ()
         for number, (text, values) in enumerate(messages, 1):
-            for place in places:
-                score = _alike(bronze, wanted[place], number, text, values, zone)
-                if score and score >= best[place]:
-                    found[place] = found[place] if score == best[place] else []
-                    found[place].append(Record(f"landing/{feed}/{path}", number, text))
-                    best[place] = score
-    return found
+            for position in positions:
+                score = _match_score(bronze, row_values[position], number, text, values, zone)
+                if score and score >= best[position]:
+                    matches[position] = matches[position] if score == best[position] else []
+                    matches[position].append(Record(f"landing/{feed}/{path}", number, text))
+                    best[position] = score
+    return matches
 
 
 def _down(settings: Settings, table: Table, rows: pa.Table, total: int, limit: int) -> Step:
     step = Step(table, total, rows)
     if table.layer == "bronze":
-        for row, own in zip(rows.to_pylist(), records(settings, table, rows), strict=True):
-            step.records += own
-            if not own:
+        for row, row_records in zip(rows.to_pylist(), records(settings, table, rows), strict=True):
+            step.records += row_records
+            if not row_records:
                 step.message = f"landing/{landing.feed_of(table)}/{row['_source_file']} no longer holds its record"
         step.records = list(dict.fromkeys(step.records))
         return step
-    for name, made in sources(settings, table, rows, limit).items():
+    for name, traced in sources(settings, table, rows, limit).items():
         source = tables.get(settings, name)
-        if made is None:
+        if traced is None:
             step.message = f"which rows of {name} it is made from is not declared (traced_by of {table.name})"
-        elif made.num_rows:
-            whole = sum({row["_of"]: row["_total"] for row in made.select(["_of", "_total"]).to_pylist()}.values())
-            step.sources.append(_down(settings, source, made.drop(["_of", "_total"]).slice(0, limit), whole, limit))
+        elif traced.num_rows:
+            count = sum({row["_of"]: row["_total"] for row in traced.select(["_of", "_total"]).to_pylist()}.values())
+            step.sources.append(_down(settings, source, traced.drop(["_of", "_total"]).slice(0, limit), count, limit))
     return step
 
 
-def _given(table: Table, key: list[str]) -> dict[str, str]:
+def _values_by_column(table: Table, key: list[str]) -> dict[str, str]:
     if all("=" in word for word in key):
         return dict(word.split("=", 1) for word in key)
     if not table.key or len(key) != len(table.key):
-        names = " ".join(table.key) or "none: say column=value"
+        names = " ".join(table.key) or "not declared (use column=value)"
         raise ConfigError(f"{table.name}: its key is {names}; {len(key)} values were given.")
     return dict(zip(table.key, key, strict=True))
 
@@ -188,10 +188,10 @@ def _open(connection: duckdb.DuckDBPyConnection, settings: Settings, table: Tabl
     reader.register(connection, table.name, delta.dataset(delta.made(settings, table, "it has no rows")))
 
 
-def _alike(
+def _match_score(
     bronze: Table, row: dict[str, Any], number: int, text: str, values: dict[str, Any] | None, zone: ZoneInfo
 ) -> float:
-    """How well a record of the row's file fits the row; 0 where it is another."""
+    """How well a record of the row's file matches the row; 0 if it is a different record."""
     if row.get("_source_line") is not None:
         return float(number == line_of(row["_source_line"]))
     if row["_raw"] is not None:
@@ -200,14 +200,14 @@ def _alike(
     if values is None or identity not in text:
         return 0.0
     texts = {str(value) for value in values.values()}
-    plain = [row[c.name] for c in bronze.columns if c.type == "string" and not c.name.startswith("_") and row[c.name]]
+    strings = [row[c.name] for c in bronze.columns if c.type == "string" and not c.name.startswith("_") and row[c.name]]
     instants = {landing.instant(value, zone) for value in values.values()}
-    at = row[bronze.event_time].replace(tzinfo=UTC)
-    return 1.0 + sum(value in texts for value in plain) + 10 * (at in instants)
+    event_time = row[bronze.event_time].replace(tzinfo=UTC)
+    return 1.0 + sum(value in texts for value in strings) + 10 * (event_time in instants)
 
 
 def _as_fields(text: str) -> dict[str, Any] | None:
-    """The fields of a record that was kept as JSON, as a Parquet row is."""
+    """The fields of a record that is stored as JSON, as Parquet rows are."""
     try:
         fields: dict[str, Any] = json.loads(text)
         return fields

@@ -1,1 +1,1 @@
-"""A run: which tables, in which order, one at a time on a machine, and the books that are kept of it."""
+"""A run: which tables it covers, in which order, one run at a time per machine, and the records it leaves."""

@@ -1,4 +1,4 @@
-"""What is written under ``ops`` of a run: the ledger of its commits, its steps, its lineage, its checks."""
+"""What a run writes to ``ops``: the ledger of its commits, its steps, its lineage and its check results."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from lakehouse_lib.trust import quality
 
 
 def write(settings: Settings, result: RunResult) -> None:
-    """Put the steps of a run under ``ops``: ledger, lineage, runs and results of checks."""
+    """Write the steps of a run to ``ops``: ledger, lineage, runs and check results."""
     now = datetime.now(UTC)
     rows, lineage, runs = [], [], []
     for step in result.steps:
         table = tables.get(settings, step.table)
-        for row, said in step.ledger:
+        for row, commit_info in step.ledger:
             rows.append(row)
             lineage += [
                 {"run_id": row["run_id"], "source": source, "source_version": version,
                  "target": table.name, "target_version": row["version"],
-                 "operation": said.get("operation")
+                 "operation": commit_info.get("operation")
                  or {"bronze": "load", "gold": "aggregate"}.get(table.layer, "transform"),
                  "job": table.transform, "notebook": catalog.NOTEBOOKS[table.layer],
                  "rows": row["accepted"] + row["updated"], "outcome": step.state,
                  "started_at": step.started_at, "recorded_at": now,
                  "columns": _columns_of(step, source) if row["run_id"] == result.run_id else None}
-                for source, version in said.get("sources", {}).items()
+                for source, version in commit_info.get("sources", {}).items()
             ]  # fmt: skip
         if step.state != "nothing new" or step.problems:
             runs.append(
@@ -49,41 +49,41 @@ def write(settings: Settings, result: RunResult) -> None:
     commits.upsert_ops(settings, "lineage", pa.Table.from_pylist(lineage, ops.SCHEMAS["lineage"]),
                      key=("run_id", "source", "target", "target_version"))  # fmt: skip
     commits.write_ops(settings, "runs", runs)
-    quality.write_results(settings, [found for step in result.steps for found in step.checks])
+    quality.write_results(settings, [check_result for step in result.steps for check_result in step.checks])
 
 
 def _columns_of(step: Step, source: str) -> str | None:
-    """What the table's columns are made from in one source: direct, indirect, and by which of its columns rows
-    were chosen and grouped."""
+    """The columns of one source that the table's columns are made from, as JSON: direct, indirect, and those by
+    which rows were chosen and grouped."""
     if step.columns is None:
         return None
 
-    def own(refs: list[str]) -> list[str]:
+    def of_source(refs: list[str]) -> list[str]:
         return [ref.removeprefix(f"{source}.") for ref in refs if ref.startswith(f"{source}.")]
 
     parts = {
-        kind: {name: own(refs) for name, refs in getattr(step.columns, kind).items() if own(refs)}
+        kind: {name: of_source(refs) for name, refs in getattr(step.columns, kind).items() if of_source(refs)}
         for kind in ("direct", "indirect")
     }
-    return json.dumps(parts | {"by": own(step.columns.by)})
+    return json.dumps(parts | {"by": of_source(step.columns.by)})
 
 
 def account(settings: Settings, table: Table) -> None:
-    """Write down what the ledger lacks of a table's commits, as the next run would."""
+    """Add a table's missing commits to the ledger, as the next run would."""
     result = RunResult(settings.run_id or new_run_id(), [Step(table.name)])
     settle(settings, table, result.run_id, result.steps[0], ledger.last_accounted(settings))
     write(settings, result)
 
 
 def settle(settings: Settings, table: Table, run_id: str, step: Step, settled: ledger.Accounted) -> None:
-    """Account for the table's commits that the ledger lacks."""
-    opened = delta.opened(settings, table)
-    if opened is None:
+    """Account for the table's commits that are missing from the ledger."""
+    delta_table = delta.opened(settings, table)
+    if delta_table is None:
         return
-    step.ledger = ledger.account(settings, table, opened, settled)
-    step.version = opened.version()
+    step.ledger = ledger.account(settings, table, delta_table, settled)
+    step.version = delta_table.version()
     if table.layer == "bronze":
-        landing.settle(settings, landing.feed_of(table), opened, run_id)
+        landing.settle(settings, landing.feed_of(table), delta_table, run_id)
         for row, _ in step.ledger:
             if row["run_id"] == run_id:
                 step.counts = {name: step.counts[name] + row[name] for name in COUNTS}

@@ -15,12 +15,12 @@ _LOCK_VARIABLE = "LAKEHOUSE_LOCK"
 
 @contextlib.contextmanager
 def locked(settings: Settings) -> Iterator[None]:
-    """Hold the lakehouse: one run at a time on this machine.
+    """Lock the lakehouse, so that only one run at a time works on it on this machine.
 
     Raises
     ------
     LockedError
-        Another run holds it.
+        Another run holds the lock.
     """
     path = session.state_dir(settings) / "run.lock"
     if os.environ.get(_LOCK_VARIABLE) == str(path):

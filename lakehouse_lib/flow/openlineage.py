@@ -1,7 +1,7 @@
 """What a run does to each table, as OpenLineage events: START, then COMPLETE or FAIL.
 
 The events go to ``runs/<run_id>/openlineage.jsonl``, or to the service that ``openlineage_url``
-names (key in ``OPENLINEAGE_API_KEY``). One that cannot be delivered stops no run.
+names (key in ``OPENLINEAGE_API_KEY``). An event that cannot be delivered does not stop a run.
 """
 
 from __future__ import annotations
@@ -53,68 +53,77 @@ PRODUCER = f"urn:{NAMESPACE}:{metadata.version(NAMESPACE)}"
 FILE = "openlineage.jsonl"
 
 set_producer(PRODUCER)
-logging.getLogger("openlineage").setLevel(logging.WARNING)  # it tells of its transport for every event
+logging.getLogger("openlineage").setLevel(logging.WARNING)  # it logs its transport for every event
 
 _one_at_a_time = threading.Lock()
 
 
 def started(settings: Settings, table: Table, run_id: str) -> None:
-    """Say that work on a table begins."""
+    """Report that work on a table has started."""
     sources = [InputDataset(*name) for name in _inputs(settings, table).values()]
     output = OutputDataset(*_dataset(delta.table_path(settings, table)))
     _emit(settings, run_id, lambda: _event(settings, table, run_id, RunState.START, {}, sources, [output]))
 
 
 def ended(settings: Settings, table: Table, run_id: str, step: Step, checked: Latest) -> None:
-    """Say how work on a table ended: what was read and written, which columns come from which, and
-    what the checks of the sources found."""
+    """Report how work on a table ended: what was read and written, column lineage, and the check results of the
+    sources."""
 
     def event() -> RunEvent:
-        more = {}
+        extra = {}
         if step.state == "failed":
-            more["errorMessage"] = facets.error_message_run.ErrorMessageRunFacet(step.message, "PYTHON")
-        versions = {name: version for _, says in step.ledger for name, version in says.get("sources", {}).items()}
+            extra["errorMessage"] = facets.error_message_run.ErrorMessageRunFacet(step.message, "PYTHON")
+        versions = {
+            name: version for _, commit_info in step.ledger for name, version in commit_info.get("sources", {}).items()
+        }
         declared = tables.declared(settings)
         sources = []
-        for name, where in _inputs(settings, table).items():
-            about: dict[str, Any] = {}
+        for name, dataset in _inputs(settings, table).items():
+            dataset_facets: dict[str, Any] = {}
             if name in versions:
-                about["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(versions[name]))
-            found = _assertions(checked, name)
+                dataset_facets["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(
+                    str(versions[name])
+                )
+            input_facets = _assertions(checked, name)
             if name in declared:
-                about |= {"schema": _schema(declared[name])}
-            sources.append(InputDataset(*where, facets=about, inputFacets=found))
+                dataset_facets |= {"schema": _schema(declared[name])}
+            sources.append(InputDataset(*dataset, facets=dataset_facets, inputFacets=input_facets))
         state = RunState.FAIL if step.state == "failed" else RunState.COMPLETE
-        return _event(settings, table, run_id, state, more, sources, [_output(settings, table, step)])
+        return _event(settings, table, run_id, state, extra, sources, [_output(settings, table, step)])
 
     if step.begun:
         _emit(settings, run_id, event)
     if step.checks:
-        where = _dataset(delta.table_path(settings, table))
+        dataset = _dataset(delta.table_path(settings, table))
         source = InputDataset(
-            *where, inputFacets=_assertions({table.name: {c.check_name: c for c in step.checks}}, table.name)
+            *dataset,
+            inputFacets=_assertions({table.name: {result.check_name: result for result in step.checks}}, table.name),
         )
         for state in (RunState.START, RunState.COMPLETE):
             _emit(settings, run_id, partial(_event, settings, table, run_id, state, {}, [source], [], "checks"))
 
 
 def described(settings: Settings, names: list[str], columns: dict[str, Made]) -> list[dict[str, Any]]:
-    """The jobs that make some tables, as OpenLineage's job events; datasets go by their names in the
-    catalog, which the events of runs have as symlinks, and not by their places."""
+    """The jobs that write the given tables, as OpenLineage job events; datasets are identified by their catalog
+    names, which run events carry as symlinks, and not by their locations."""
     events = []
     for table in (tables.get(settings, name) for name in names):
-        where = {source: (NAMESPACE, _catalogued(settings, source)) for source in _inputs(settings, table)}
-        own = {name: columns[f"{table.name}.{name}"] for name in table.names if f"{table.name}.{name}" in columns}
-        about = _about(table)
-        if own:
-            about["columnLineage"] = _columns(where, table, {name: made.direct for name, made in own.items()},
-                                              {name: made.indirect for name, made in own.items()})  # fmt: skip
+        datasets = {source: (NAMESPACE, _catalogued(settings, source)) for source in _inputs(settings, table)}
+        lineage = {name: columns[f"{table.name}.{name}"] for name in table.names if f"{table.name}.{name}" in columns}
+        dataset_facets = _declared_facets(table)
+        if lineage:
+            dataset_facets["columnLineage"] = _columns(
+                datasets,
+                table,
+                {name: inputs.direct for name, inputs in lineage.items()},
+                {name: inputs.indirect for name, inputs in lineage.items()},
+            )
         event = JobEvent(
             eventTime=datetime.now(UTC).isoformat(),
             producer=PRODUCER,
             job=_job(table),
-            inputs=[InputDataset(*name) for name in where.values()],
-            outputs=[OutputDataset(NAMESPACE, _catalogued(settings, table.name), facets=about)],
+            inputs=[InputDataset(*name) for name in datasets.values()],
+            outputs=[OutputDataset(NAMESPACE, _catalogued(settings, table.name), facets=dataset_facets)],
         )
         events.append(Serde.to_dict(event))
     return events
@@ -144,7 +153,7 @@ def _emit(settings: Settings, run_id: str, event: Callable[[], RunEvent]) -> Non
 
 
 def _event(
-    settings: Settings, table: Table, run_id: str, state: RunState, more: dict[str, Any], inputs: list[InputDataset],
+    settings: Settings, table: Table, run_id: str, state: RunState, extra: dict[str, Any], inputs: list[InputDataset],
     outputs: list[OutputDataset], part: str = "",
 ) -> RunEvent:  # fmt: skip
     parent = facets.parent_run.ParentRunFacet(
@@ -154,7 +163,7 @@ def _event(
     return RunEvent(
         eventTime=datetime.now(UTC).isoformat(),
         eventType=state,
-        run=Run(_uuid(settings, run_id, table.name, part), {"parent": parent, "processing_engine": engine, **more}),
+        run=Run(_uuid(settings, run_id, table.name, part), {"parent": parent, "processing_engine": engine, **extra}),
         job=_job(table, part),
         inputs=inputs,
         outputs=outputs,
@@ -173,27 +182,27 @@ def _job(table: Table, part: str = "") -> Job:
 
 def _output(settings: Settings, table: Table, step: Step) -> OutputDataset:
     path = delta.table_path(settings, table)
-    about = _about(table)
-    known = facets.symlinks_dataset.Identifier(NAMESPACE, _catalogued(settings, table.name), "TABLE")
-    about["symlinks"] = facets.symlinks_dataset.SymlinksDatasetFacet([known])
+    dataset_facets = _declared_facets(table)
+    catalog_name = facets.symlinks_dataset.Identifier(NAMESPACE, _catalogued(settings, table.name), "TABLE")
+    dataset_facets["symlinks"] = facets.symlinks_dataset.SymlinksDatasetFacet([catalog_name])
     if step.version >= 0:
-        about["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(step.version))
+        dataset_facets["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(step.version))
     if step.columns:
-        about["columnLineage"] = _columns(
+        dataset_facets["columnLineage"] = _columns(
             _inputs(settings, table), table, step.columns.direct, step.columns.indirect, step.columns.by
         )
-    adds = [a["add"] for row, _ in step.ledger if row["version"] >= 0
-            for a in delta.actions(path, row["version"]) or [] if "add" in a]  # fmt: skip
-    written = facets.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
+    adds = [action["add"] for row, _ in step.ledger if row["version"] >= 0
+            for action in delta.actions(path, row["version"]) or [] if "add" in action]  # fmt: skip
+    statistics = facets.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
         rowCount=sum(step.counts[name] for name in ("accepted", "updated", "quarantined")),
         size=sum(add["size"] for add in adds),
         fileCount=len(adds),
     )
-    return OutputDataset(*_dataset(path), facets=about, outputFacets={"outputStatistics": written})
+    return OutputDataset(*_dataset(path), facets=dataset_facets, outputFacets={"outputStatistics": statistics})
 
 
-def _about(table: Table) -> dict[str, Any]:
-    """What the declaration says of a table."""
+def _declared_facets(table: Table) -> dict[str, Any]:
+    """The dataset facets that come from a table's declaration."""
     owners = [facets.ownership_dataset.Owner(f"team:{table.owner}", "OWNER")]
     return {
         "schema": _schema(table),
@@ -203,30 +212,31 @@ def _about(table: Table) -> dict[str, Any]:
 
 
 def _columns(
-    where: dict[str, tuple[str, str]],
+    datasets: dict[str, tuple[str, str]],
     table: Table,
     direct: dict[str, list[str]],
     indirect: dict[str, list[str]],
     by: Sequence[str] = (),
 ) -> facets.column_lineage_dataset.ColumnLineageDatasetFacet:
-    """Which columns of the sources (`where` they are) each column is made from, and ``by`` which rows are chosen."""
+    """The source columns that each column is made from, and those (``by``) that choose the rows; ``datasets`` holds
+    namespace and name of each source."""
     kinds = facets.column_lineage_dataset
 
     def fields(refs: Iterable[str], kind: str) -> list[kinds.InputField]:
-        """Input columns; ``table.*`` names none, and a path into a struct its column."""
+        """Input columns; ``table.*`` adds none, and a path into a struct adds the struct's column."""
         parts = {tuple(ref.split(".")[:2]) for ref in refs if not ref.endswith(".*")}
         return [
-            kinds.InputField(*where[source], column, [kinds.Transformation(kind)])
+            kinds.InputField(*datasets[source], column, [kinds.Transformation(kind)])
             for source, column in sorted(parts)
-            if source in where
+            if source in datasets
         ]
 
-    made = {
+    columns = {
         name: kinds.Fields(fields(direct[name], "DIRECT") + fields(indirect[name], "INDIRECT"))
         for name in table.names
         if name in direct
     }
-    return kinds.ColumnLineageDatasetFacet(made, fields(by, "INDIRECT"))
+    return kinds.ColumnLineageDatasetFacet(columns, fields(by, "INDIRECT"))
 
 
 def _schema(table: Table) -> facets.schema_dataset.SchemaDatasetFacet:
@@ -240,18 +250,18 @@ def _schema(table: Table) -> facets.schema_dataset.SchemaDatasetFacet:
 
 def _assertions(checked: Latest, name: str) -> dict[str, Any]:
     kinds = facets.data_quality_assertions_dataset
-    found = [
+    assertions = [
         kinds.Assertion(
             result.kind, result.passed, severity=result.severity, name=result.check_name, description=result.message
         )
         for result in checked.get(name, {}).values()
         if result.passed is not None
     ]
-    return {"dataQualityAssertions": kinds.DataQualityAssertionsDatasetFacet(found)} if found else {}
+    return {"dataQualityAssertions": kinds.DataQualityAssertionsDatasetFacet(assertions)} if assertions else {}
 
 
 def _inputs(settings: Settings, table: Table) -> dict[str, tuple[str, str]]:
-    """Namespace and name of each source, by its name in the lakehouse."""
+    """Namespace and name of each source, by its lakehouse name."""
     if not table.sources:
         feed = landing.feed_of(table)
         return {f"landing/{feed}": _dataset(settings.feed_path(feed))}
@@ -259,7 +269,7 @@ def _inputs(settings: Settings, table: Table) -> dict[str, tuple[str, str]]:
 
 
 def _dataset(path: str) -> tuple[str, str]:
-    """Namespace and name of a folder, as OpenLineage's naming rules have them."""
+    """Namespace and name of a folder, by OpenLineage's naming rules."""
     parts = urlsplit(path)
     return (f"{parts.scheme}://{parts.netloc}", parts.path.strip("/")) if parts.scheme else ("file", path)
 

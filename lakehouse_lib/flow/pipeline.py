@@ -1,4 +1,4 @@
-"""Run the tables in order: what is new, which go side by side, and what became of each record."""
+"""Run the tables in order: find what is new, work on tables side by side, and account for each record."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def run(
     layer: str | None = None,
     progress: Callable[[str], None] = print,
 ) -> RunResult:
-    """Bring the tables of a layer (None: of all) up to date, side by side where they may.
+    """Bring the tables of a layer (None: all layers) up to date, side by side where possible.
 
-    Every table is tried; one that fails, or whose `error` checks do, stops only what is made from
-    it. What became of each record is in ``ops/ledger``, the steps are in ``ops/runs``, the reads
-    and writes in ``ops/lineage``, the checks in ``ops/quality_results``.
+    Every table is tried; a table that fails, or whose `error` checks fail, stops only the tables made from
+    it. What became of each record is in ``ops/ledger``, the steps are in ``ops/runs``, the reads and writes
+    in ``ops/lineage``, the check results in ``ops/quality_results``.
 
     Raises
     ------
     LockedError
         Another run holds the lakehouse.
     LandingError
-        The landing folder is not there.
+        The landing folder does not exist.
     """
     result = RunResult(settings.run_id or new_run_id())
     with locked(settings):
@@ -69,7 +69,7 @@ def run(
 
 
 def _create_unused(settings: Settings, wanted: list[Table], unused: set[str]) -> list[str]:
-    """Create the tables of feeds that never had a file: nothing is done for them, but what reads them finds a table."""
+    """Create empty tables for feeds that never had a file, so that whatever reads them finds a table."""
     for table in wanted:
         if table.layer == "bronze" and table.name in unused:
             landing.check_there(settings, landing.feed_of(table))
@@ -81,13 +81,13 @@ def _create_unused(settings: Settings, wanted: list[Table], unused: set[str]) ->
 
 
 def _side_by_side(chosen: dict[str, Table], work: Callable[[Table, list[str]], Step]) -> Iterator[Step]:
-    """Do the work of each table when all that it waits for have ended; ``work`` is told which sources failed."""
+    """Work on each table once every table that it waits for has ended; ``work`` gets the names of failed sources."""
     waiting, finished = dict(chosen), dict[str, Step]()
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         running: set[Future[Step]] = set()
         while waiting or running:
             for name, table in list(waiting.items()):
-                if all(other in finished for other in tables.waits_for(table) if other in chosen):
+                if all(dependency in finished for dependency in tables.waits_for(table) if dependency in chosen):
                     failed = [s for s in table.sources if s in finished and finished[s].state == "failed"]
                     running.add(pool.submit(work, table, failed))
                     del waiting[name]
@@ -113,7 +113,7 @@ def _step(
 ) -> Step:
     step = Step(table.name)
     began = time.monotonic()
-    # What is set aside is set aside whatever else is wrong.
+    # Quarantine tables are filled even if the checks of their sources fail.
     sources = () if table.layer == "quarantine" else table.sources
     held = [s for source in sources for s in quality.stopping(checked.get(source, {}).values())]
     try:
@@ -158,13 +158,13 @@ def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: q
 
 def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     """Load the new files of a feed into its bronze table."""
-    done = loading.load(settings, table, run_id, lambda: _begin(settings, table, run_id, step))
-    step.message, step.notes, step.columns = done.message, done.notes, done.columns
-    step.state = "updated" if done.changed else step.state
+    outcome = loading.load(settings, table, run_id, lambda: _begin(settings, table, run_id, step))
+    step.message, step.notes, step.columns = outcome.message, outcome.notes, outcome.columns
+    step.state = "updated" if outcome.changed else step.state
 
 
 def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
-    """Bring a table that is made from tables up to date."""
+    """Bring a table that is made from other tables up to date."""
     if not settings.full and settings.enable_delta and not is_pending(settings, table):
         return
     _begin(settings, table, run_id, step)
@@ -174,7 +174,7 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     delta.ensure(settings, table)
     states = source_states(settings, table)
     full = settings.full or not settings.enable_delta
-    # A run that was killed after its commit has not told how far it read the sources but the first.
+    # A run killed after its commit has recorded its progress for the first source only.
     full = full or any(state.lost_track or state.after is None for state in states.values())
     full = full or refresh.is_empty(settings, table)
     with session.opened(settings) as spark:

@@ -1,4 +1,4 @@
-"""Which tables a run is about, and which of them have something to do; no engine is started."""
+"""Which tables a run covers, and which of them have work to do; no engine is started."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from lakehouse_lib.trust import quality
 
 def selected(settings: Settings, layer: str | None = None) -> list[Table]:
     """The tables of a run, sources before targets."""
-    everything = tables.declared(settings)
+    declared = tables.declared(settings)
     names = settings.table_names()
     for name in names:
         tables.get(settings, name)
-    chosen = [t for t in everything.values() if not names or t.name in names]
+    selection = [t for t in declared.values() if not names or t.name in names]
     if layer:
-        with_layer = {"bronze": ("bronze", "quarantine")}.get(layer, (layer,))
-        chosen = [t for t in chosen if t.layer in with_layer]
-    return chosen
+        layers = {"bronze": ("bronze", "quarantine")}.get(layer, (layer,))
+        selection = [t for t in selection if t.layer in layers]
+    return selection
 
 
 def check_days(settings: Settings) -> None:
-    """Refuse days to compute again where no table of the run has any.
+    """Refuse a date range if the run covers no gold table.
 
     Raises
     ------
     ConfigError
-        It names the tables, and what to do.
+        The run covers no gold table; the message names its tables and what to do.
     """
     if settings.has_days and not selected(settings, "gold"):
         raise ConfigError(
@@ -41,9 +41,9 @@ def check_days(settings: Settings) -> None:
 
 
 def pending(settings: Settings, layer: str | None = None) -> list[str]:
-    """Tables for which there is something to do, without starting Spark.
+    """Names of the tables with work to do, found without starting Spark.
 
-    A table downstream of one that is pending is not named unless it has work of its own.
+    A table downstream of a pending one is listed only if it has work of its own.
     """
     unused = landing.not_in_use(settings)
     used = [table for table in selected(settings, layer) if table.name not in unused]
@@ -58,7 +58,7 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
 
 
 def is_pending(settings: Settings, table: Table) -> bool:
-    """Whether a table has anything to read, or has not been made yet."""
+    """Whether a table has anything to read, or does not exist yet."""
     if table.layer == "bronze":
         return bool(landing.pending_files(settings, table)) or not delta.exists(settings, table)
     if not delta.exists(settings, table):
@@ -69,14 +69,14 @@ def is_pending(settings: Settings, table: Table) -> bool:
 
 
 def stop_on_files(settings: Settings) -> None:
-    """Raise where files wait in landing that no run can load.
+    """Raise if landing holds files that no run can load.
 
     Raises
     ------
     LandingError
-        It names each file, why it cannot be loaded, and what to do.
+        There are such files; the message says for each why it cannot be loaded, and what to do.
     """
-    found = [sentence for table in selected(settings, "bronze") if table.layer == "bronze"
-             for _, sentence in landing.problems(settings, table)]  # fmt: skip
-    if found:
-        raise LandingError("\n".join(found))
+    sentences = [sentence for table in selected(settings, "bronze") if table.layer == "bronze"
+                 for _, sentence in landing.problems(settings, table)]  # fmt: skip
+    if sentences:
+        raise LandingError("\n".join(sentences))

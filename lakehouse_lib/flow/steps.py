@@ -23,22 +23,22 @@ class Step:
     message: str = ""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What a person should know and need not act on."""
+    """Information for a person that needs no action."""
     version: int = -1
     ledger: list[ledger.Entry] = field(default_factory=list)
-    """Rows of the ledger, and what their commits say of themselves."""
+    """Rows of the ledger, and the metadata of their commits."""
     begun: bool = False
     """Whether there was anything to do."""
     columns: columns.Lineage | None = None
-    """What its columns were made from."""
+    """The lineage of the table's columns."""
     checks: list[quality.Result] = field(default_factory=list)
-    """Results of the checks that were run in this step."""
+    """Results of the checks that ran in this step."""
     failing: list[str] = field(default_factory=list)
-    """`error` checks that fail now, whenever they were run."""
+    """Messages of the `error` checks that currently fail, whenever they ran."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def line(self) -> str:
-        """One line for people."""
+        """The step as one line of text."""
         if self.state == "nothing new" and not self.problems:
             return f"{self.table:<32} nothing new"
         if self.state in ("failed", "held"):
@@ -59,21 +59,21 @@ class RunResult:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that a person has to look at."""
-        found = [problem for step in self.steps for problem in step.problems]
-        return found + [f"{s.table}: {s.message}" for s in self.steps if s.state == "failed"]
+        """Everything that needs a person."""
+        file_problems = [problem for step in self.steps for problem in step.problems]
+        return file_problems + [f"{s.table}: {s.message}" for s in self.steps if s.state == "failed"]
 
     def check(self) -> None:
-        """Raise what went wrong.
+        """Raise an error if the run had a problem.
 
         Raises
         ------
         LandingError
-            Files that could not be loaded.
+            Some files could not be loaded.
         LakehouseError
             A table failed.
         QualityError
-            All went through, but a check of severity `error` fails.
+            Nothing else went wrong, but a check of severity `error` fails.
         """
         failing = [sentence for step in self.steps for sentence in step.failing]
         failing += [f"{step.table} {step.message}" for step in self.steps if step.state == "held"]

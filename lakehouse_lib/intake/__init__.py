@@ -1,2 +1,2 @@
-"""From what was delivered to decoded records: which files are new, how each format is read, what a change
-message means. No table is written here."""
+"""From delivered files to decoded records: which files are new, how each format is read, what a change message
+means. No table is written here."""

@@ -1,7 +1,7 @@
 """Values of Kafka Connect messages, decoded by the schema that a message carries.
 
-Connect and Debezium write decimals as base64 and times as numbers; the schema of the field says which.
-Decoded values are what JSON would have: exact digits, ISO-8601 text. See `decoded`.
+Connect and Debezium write decimals as base64 and times as numbers; the field's schema says which.
+Decoded values have the form that plain JSON would have: exact digits, ISO-8601 text. See `decoded`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from datetime import date, timedelta
 from typing import Any
 
 PLACEHOLDER = "__debezium_unavailable_value"
-"""Stands where Debezium does not know a value, because a change did not touch it."""
+"""Debezium's placeholder for a value that it does not know, because the change did not touch it."""
 
 _IN_A_MAP = {PLACEHOLDER: PLACEHOLDER}
 _UUID = "b68a35a7-17ad-35b3-af2a-ae46edb4545a"
-"""The placeholder as Debezium's UUID of a name (version 3)."""
+"""The placeholder as the name-based UUID (version 3) that Debezium writes."""
 _UNKNOWN = (PLACEHOLDER, base64.b64encode(PLACEHOLDER.encode()).decode(), json.dumps(_IN_A_MAP, separators=(",", ":")))
 _UNKNOWN_NUMBERS = list(PLACEHOLDER.encode())
-"""Its bytes, which stand in arrays of numbers."""
+"""The placeholder's bytes, as they appear in arrays of numbers."""
 
 DIGITS = 38
-"""Digits of the widest decimal."""
+"""Number of digits of the widest decimal type."""
 
 
 MOST_PLACES = 20_000
-"""Places after the point that a number of a database may have (PostgreSQL: 16,383)."""
+"""Upper limit for the decimal places of a database number (PostgreSQL allows 16,383)."""
 
 
 class Digits(str):
-    """A number, as the digits that it is written with."""
+    """A number, kept as the digits that it was written with."""
 
 
 def is_unavailable(value: Any) -> bool:
@@ -42,13 +42,13 @@ def is_unavailable(value: Any) -> bool:
         if len(value) == 1:
             return isinstance(value[0], str) and value[0] in (*_UNKNOWN, _UUID)
         return len(value) == len(_UNKNOWN_NUMBERS) and (
-            all(one is True for one in value) or list(map(_as_number, value)) == _UNKNOWN_NUMBERS
+            all(element is True for element in value) or list(map(_as_number, value)) == _UNKNOWN_NUMBERS
         )
     return bool(value == _IN_A_MAP)
 
 
 def _as_number(value: Any) -> float | None:
-    """A number of an array, which may be written as Connect writes decimals."""
+    """A number from an array, possibly in Connect's decimal encoding; None if it is not a number."""
     try:
         if isinstance(value, dict):
             return float(_variable_decimal(value, {}))
@@ -58,7 +58,7 @@ def _as_number(value: Any) -> float | None:
 
 
 def decoded(value: Any, schema: dict[str, Any]) -> Any:
-    """A value as its Connect schema means it; one that does not fit the schema stays as it is."""
+    """A value decoded by its Connect schema; a value that does not fit the schema is returned unchanged."""
     if value is None or is_unavailable(value):
         return value
     decode = _DECODERS.get(schema.get("name") or "")
@@ -66,7 +66,7 @@ def decoded(value: Any, schema: dict[str, Any]) -> Any:
         if decode:
             return decode(value, schema.get("parameters") or {})
         if schema.get("type") == "array" and isinstance(value, list):
-            return [decoded(one, schema.get("items") or {}) for one in value]
+            return [decoded(item, schema.get("items") or {}) for item in value]
         if schema.get("type") == "struct" and isinstance(value, dict):
             return struct(value, schema)
         return value
@@ -81,27 +81,27 @@ def struct(values: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def column_types(schema: dict[str, Any]) -> dict[str, str]:
-    """Spark's type of each field of a struct; fields whose values say it themselves are left out."""
-    found = {field["field"]: _column_type(field) for field in schema.get("fields") or () if "field" in field}
-    return {name: kind for name, kind in found.items() if kind}
+    """Spark's type of each field of a struct; fields whose type follows from their values are left out."""
+    types = {field["field"]: _column_type(field) for field in schema.get("fields") or () if "field" in field}
+    return {name: spark_type for name, spark_type in types.items() if spark_type}
 
 
 def _column_type(schema: dict[str, Any]) -> str:
     name = schema.get("name") or ""
     if name == _DECIMAL:
-        given = schema.get("parameters") or {}
-        return decimal_type(given.get("connect.decimal.precision"), given.get("scale", 0))
+        parameters = schema.get("parameters") or {}
+        return decimal_type(parameters.get("connect.decimal.precision"), parameters.get("scale", 0))
     if name in _TYPES:
         return _TYPES[name]
     if name in _DECODERS:
         return "string"
-    plain = {"int8": "bigint", "int16": "bigint", "int32": "bigint", "int64": "bigint", "float32": "double",
-             "float": "double", "float64": "double", "double": "double", "boolean": "boolean"}  # fmt: skip
-    return plain.get(schema.get("type") or "", "string")
+    primitives = {"int8": "bigint", "int16": "bigint", "int32": "bigint", "int64": "bigint", "float32": "double",
+                  "float": "double", "float64": "double", "double": "double", "boolean": "boolean"}  # fmt: skip
+    return primitives.get(schema.get("type") or "", "string")
 
 
 def decimal_type(precision: Any, scale: Any) -> str:
-    """Spark's type of a decimal; empty where it has none for it, or does not know how many digits there are."""
+    """Spark's type of a decimal; empty if no Spark type fits or the number of digits is unknown."""
     try:
         fits = 0 <= int(scale) <= int(precision) <= DIGITS
     except (TypeError, ValueError):
@@ -110,12 +110,12 @@ def decimal_type(precision: Any, scale: Any) -> str:
 
 
 def decimal(unscaled: str, scale: int) -> Digits:
-    """A decimal from the base64 of its unscaled number, a two's complement with the highest byte first.
+    """A decimal from the base64 of its unscaled value, a big-endian two's complement number.
 
     Raises
     ------
     ValueError
-        It is not base64, or has more places than a decimal of a database may have.
+        The text is not base64, or the scale exceeds `MOST_PLACES`.
     """
     if abs(scale) > MOST_PLACES:
         raise ValueError(f"a decimal with {scale} places")
@@ -153,7 +153,7 @@ def _clock(nanos: int, places: int) -> str:
 
 
 def _moment(places: int) -> Callable[[Any, dict[str, str]], str]:
-    """Of a number of milli-, micro- or nanoseconds since 1970: its date and time, without a zone."""
+    """A decoder from milli-, micro- or nanoseconds since 1970 to a date and time without a zone."""
 
     def decode(value: Any, _: dict[str, str]) -> str:
         day, rest = divmod(_whole(value) * 10 ** (9 - places), 86_400 * 10**9)
@@ -167,7 +167,7 @@ def _time(places: int) -> Callable[[Any, dict[str, str]], str]:
 
 
 def _duration(places: int) -> Callable[[Any, dict[str, str]], str]:
-    """Of a number of micro- or nanoseconds: an ISO-8601 duration."""
+    """A decoder from micro- or nanoseconds to an ISO-8601 duration."""
 
     def decode(value: Any, _: dict[str, str]) -> str:
         size = abs(_whole(value))
@@ -179,7 +179,7 @@ def _duration(places: int) -> Callable[[Any, dict[str, str]], str]:
 
 
 def _bits(value: Any, parameters: dict[str, str]) -> str:
-    """A bit string from its bytes, the lowest first."""
+    """A bit string from its bytes, the lowest byte first."""
     number = int.from_bytes(base64.b64decode(value, validate=True), "little")
     return f"{number:0{int(parameters.get('length', 1))}b}"
 

@@ -1,7 +1,7 @@
 """Change messages of Debezium, Maxwell, Canal and MongoDB as flat changes.
 
 `flat` gives every message the fields of `FIELDS`: one change, several (``_changes``), or none (``_control`` says
-what the message is). What it does not know stays as it is.
+what kind of message it is). A message of an unknown kind is returned unchanged.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from lakehouse_lib.intake.records import json_text
 
 FIELDS = ("cdc_id", "table_name", "source_database", "operation_type", "primary_key", "before_values", "after_values",
           "change_timestamp", "timestamp", "sequence", "source_system")  # fmt: skip
-"""Fields of a flat change that people may write themselves. ``timestamp`` is another name of ``change_timestamp``."""
+"""Fields of a flat change that a source may write itself. ``timestamp`` is an alias of ``change_timestamp``."""
 
 INTERNAL = ("_envelope", "_control", "_log", "_position", "_snapshot", "_before", "_after", "_unchanged", "_types",
             "_changes")  # fmt: skip
-"""Fields that `flat` adds: format; what a message is that changes no row; the log and the place in it, as text that
-sorts; ``true`` for a row of a snapshot; the rows with values as `coded`; columns that a change leaves as they were
-(JSON array, with `OTHERS` and `ABSENT`); types of columns by the message's schema (JSON object)."""
+"""Fields that `flat` adds: the format; the kind of a message that changes no row; the log and the position in it, as
+text that sorts; ``true`` for a snapshot row; the rows with values as `coded`; columns that a change leaves unchanged
+(JSON array, with `OTHERS` and `ABSENT`); column types from the message's schema (JSON object)."""
 
 OTHERS, ABSENT = "*", "?"
-"""Stand in ``_unchanged`` for the columns that a change does not name: it leaves them as they were, or ``cdc.absent``
-says what it means."""
+"""Markers in ``_unchanged`` for the columns that a change does not name: with the first it leaves them unchanged, with
+the second ``cdc.absent`` decides."""
 
 UNKNOWN = "unknown_envelope"
 KNOWN = "Debezium, whole or unwrapped, Maxwell, Canal, or flat rows with operation_type"
 
 NESTED = "nested_update"
-"""An update of a part of a field, in a message without the whole document."""
+"""An update of part of a field, in a message without the whole document."""
 
 OPERATIONS = {
     **dict.fromkeys(("c", "r", "i", "insert", "create", "bootstrap-insert"), "INSERT"),
@@ -54,29 +54,29 @@ _STRICT: dict[str, Any] = {
 
 
 def flat(message: dict[str, Any] | None, path: str = "") -> dict[str, Any]:
-    """A message as a flat change, with the fields that the envelope does not explain.
+    """A message as a flat change, keeping the fields that the envelope does not define.
 
-    ``path`` is that of its file below the feed's folder: a folder with the name of the topic says which table an
-    unwrapped message is of, where it does not say so itself.
+    ``path`` is the path of its file below the feed's folder: if an unwrapped message does not name its table, a folder
+    named like the topic does.
     """
     if message is None:
         return _control("tombstone")
-    message = _foreign(message)
+    message = _without_internal(message)
     try:
         return _recognised(message, path)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # a part of an envelope that is none
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # a malformed part of an envelope
         return message
 
 
-def _foreign(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without fields that only `flat` may add."""
+def _without_internal(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without the fields that only `flat` may add."""
     if message.keys().isdisjoint(INTERNAL):
         return message
     return {name: value for name, value in message.items() if name not in INTERNAL}
 
 
 def beside(message: dict[str, Any] | None, path: str = "") -> dict[str, Any]:
-    """`flat`, with the fields of the message itself, for a feed whose parameters say where fields come from."""
+    """`flat` plus the message's own fields, for a feed whose parameters select fields."""
     return (message or {}) | flat(message, path)
 
 
@@ -86,7 +86,7 @@ def _recognised(message: dict[str, Any], path: str) -> dict[str, Any]:
         schema, message = _object(message.get("schema")) or {}, message["payload"]
         if message is None:
             return _control("tombstone")
-        message = _foreign(_object(message) or {"payload": message})
+        message = _without_internal(_object(message) or {"payload": message})
     if "__op" in message or "__deleted" in message:
         return _unwrapped(message, schema, path)
     if "op" in message and ("before" in message or "after" in message or "source" in message):
@@ -120,8 +120,8 @@ def _debezium(message: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
     if message["op"] == "m":
         return _control("logical_message")
     source = _object(message.get("source")) or {}
-    rows = {field["field"]: field for field in schema.get("fields") or () if "field" in field}
-    before, after = (_row(message.get(name), rows.get(name)) for name in ("before", "after"))
+    schemas = {field["field"]: field for field in schema.get("fields") or () if "field" in field}
+    before, after = (_row(message.get(name), schemas.get(name)) for name in ("before", "after"))
     key = None
     unset: dict[str, Any] = {}
     if _text(source.get("connector")) == "mongodb" or "collection" in source:
@@ -129,36 +129,36 @@ def _debezium(message: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
         key = plain(_object(message.get("filter")))
         if after is None and message["op"] == "u":
             after, unset = _patch(message)
-    made = _of_source(source, message["op"], message.get("ts_ms"))
-    types = connect_types.column_types(rows.get("after") or rows.get("before") or {}) if rows else {}
-    return made | _values(before, after, key, types) | unset
+    change = _of_source(source, message["op"], message.get("ts_ms"))
+    types = connect_types.column_types(schemas.get("after") or schemas.get("before") or {}) if schemas else {}
+    return change | _values(before, after, key, types) | unset
 
 
-def _of_source(source: dict[str, Any], operation: Any, sent: Any) -> dict[str, Any]:
-    """Table, time and position by the ``source`` of a Debezium message."""
+def _of_source(source: dict[str, Any], operation: Any, message_time: Any) -> dict[str, Any]:
+    """Table, time and position from the ``source`` block of a Debezium message."""
     snapshot = str(source.get("snapshot") or "false").lower()
-    own = source.get("ts_ms")
-    if own and str(source.get("ts_us") or "")[:-3] == str(own):
-        own = source["ts_us"]
+    source_time = source.get("ts_ms")
+    if source_time and str(source.get("ts_us") or "")[:-3] == str(source_time):
+        source_time = source["ts_us"]
     is_snapshot = operation == "r" or snapshot not in ("false", "incremental")
-    place = _position(source, is_snapshot)
+    position = _position(source, is_snapshot)
     names = [_text(source.get(name)) for name in ("db", "schema")]
     return {
         "_envelope": "debezium",
         "operation_type": _operation(operation),
         "table_name": _text(source.get("table")) or _text(source.get("collection")),
         "source_database": ".".join(name for name in names if name) or None,
-        "change_timestamp": _text(own if own and _is_after_zero(own) else sent),
+        "change_timestamp": _text(source_time if source_time and _is_after_zero(source_time) else message_time),
         "source_system": _text(source.get("name")) or _text(source.get("connector")),
         "_snapshot": "true" if is_snapshot else None,
-    } | _placed(place)
+    } | _position_fields(position)
 
 
 def _position(source: dict[str, Any], is_snapshot: bool) -> Position | None:
-    """The place in the log of the server that the connector is named for."""
+    """The position in the source's log, which is qualified by the connector's logical server name."""
     get = source.get
-    committed = [*_list(get("sequence")), None][0]  # PostgreSQL's: of the last commit, and of the change
-    place = (
+    committed = [*_list(get("sequence")), None][0]  # PostgreSQL: positions of the last commit and of the change
+    position = (
         positions.binlog(get("file"), get("pos"), get("row"))
         or positions.hexadecimal(get("commit_lsn"), get("change_lsn"), get("event_serial_no"))
         or positions.postgres(get("lsn"), committed, is_snapshot)
@@ -166,23 +166,23 @@ def _position(source: dict[str, Any], is_snapshot: bool) -> Position | None:
         or _of_mongo(source)
     )
     name = _text(get("name"))
-    return place._replace(log=f"{place.log} of {name}") if place and name else place
+    return position._replace(log=f"{position.log} of {name}") if position and name else position
 
 
 def _of_mongo(source: dict[str, Any]) -> Position | None:
-    at, number = source.get("ts_ms"), source.get("ord")
-    if at is None or number is None or int(number) < 0:
+    millis, number = source.get("ts_ms"), source.get("ord")
+    if millis is None or number is None or int(number) < 0:
         return None
-    return positions.of("oplog", int(at) // 1000, number)
+    return positions.of("oplog", int(millis) // 1000, number)
 
 
 def _patch(message: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The fields that a MongoDB update names: null where it removes one; the whole document where it replaces it."""
+    """The fields that a MongoDB update names (null for a removed one), or the whole document if it is replaced."""
     update = _object(message.get("updateDescription"))
     if update is not None:
         if update.get("truncatedArrays"):
             return None, _control(NESTED)
-        named = plain(_object(update.get("updatedFields")) or {})
+        changed = plain(_object(update.get("updatedFields")) or {})
         removed = update.get("removedFields") or []
     else:
         patch = _object(message.get("patch"))
@@ -192,28 +192,30 @@ def _patch(message: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, An
             return None, _control(NESTED)
         if not any(name.startswith("$") for name in patch):
             return plain(patch), {}
-        named = plain(_object(patch.get("$set")) or {})
+        changed = plain(_object(patch.get("$set")) or {})
         removed = list(_object(patch.get("$unset")) or {})
-    named |= dict.fromkeys(map(str, removed))
-    if any("." in name for name in named):
+    changed |= dict.fromkeys(map(str, removed))
+    if any("." in name for name in changed):
         return None, _control(NESTED)
-    return named, {"_unchanged": [OTHERS]}
+    return changed, {"_unchanged": [OTHERS]}
 
 
 def _unwrapped(message: dict[str, Any], schema: dict[str, Any], path: str) -> dict[str, Any]:
-    """A row by Debezium's ExtractNewRecordState: fields beside it begin with two underscores."""
-    beside = {name: value for name, value in message.items() if _UNWRAPPED.fullmatch(name)}
-    source = {name.removeprefix("__"): value for name, value in beside.items()}
-    source |= {name.removeprefix("__source_"): value for name, value in beside.items() if name.startswith("__source_")}
-    row = _row({name: value for name, value in message.items() if name not in beside}, schema)
+    """A row from Debezium's ExtractNewRecordState, whose extra fields begin with two underscores."""
+    extras = {name: value for name, value in message.items() if _UNWRAPPED.fullmatch(name)}
+    source = {name.removeprefix("__"): value for name, value in extras.items()}
+    source |= {name.removeprefix("__source_"): value for name, value in extras.items() if name.startswith("__source_")}
+    row = _row({name: value for name, value in message.items() if name not in extras}, schema)
     operation = source.get("op") or "u"
     deleted = str(source.get("deleted")).lower() == "true" or operation == "d"
-    made = _of_source(source, "d" if deleted else operation, message.get("__ts_ms"))
-    if not made["table_name"]:
-        *database, made["table_name"] = _of_topic(path)
-        made["source_database"] = made["source_database"] or (".".join(database) or None)
-    types = {name: kind for name, kind in connect_types.column_types(schema).items() if name not in beside}
-    return made | _values(row if deleted else None, None if deleted else row, None, types) | {"_envelope": "unwrapped"}
+    change = _of_source(source, "d" if deleted else operation, message.get("__ts_ms"))
+    if not change["table_name"]:
+        *database, change["table_name"] = _of_topic(path)
+        change["source_database"] = change["source_database"] or (".".join(database) or None)
+    types = {name: kind for name, kind in connect_types.column_types(schema).items() if name not in extras}
+    return (
+        change | _values(row if deleted else None, None if deleted else row, None, types) | {"_envelope": "unwrapped"}
+    )
 
 
 _UNWRAPPED = re.compile(
@@ -221,12 +223,12 @@ _UNWRAPPED = re.compile(
     "|server_id|gtid|file|pos|row|thread|query|scn|commit_scn|rs_id|ssn|redo_thread|change_lsn|commit_lsn"
     "|event_serial_no|ord|lsid|txnNumber|wallTime|rs|transaction.*)"
 )
-"""Fields that the transformation puts beside a row; other names with two underscores are the source's own."""
+"""Fields that the transformation adds to a row; other names with two underscores belong to the source."""
 
 
 def _of_topic(path: str) -> list[Any]:
-    """Database and table by a folder that is named like the topic: ``server.database.table``."""
-    folders = [one for one in path.split("/")[:-1] if "=" not in one and not one.isdigit()]
+    """Database and table from a folder named like the topic: ``server.database.table``."""
+    folders = [folder for folder in path.split("/")[:-1] if "=" not in folder and not folder.isdigit()]
     parts = folders[-1].split(".") if folders else []
     return [*parts[1:-1], parts[-1]] if parts else [None]
 
@@ -242,23 +244,23 @@ def _maxwell(message: dict[str, Any]) -> dict[str, Any]:
     if operation is None and ("-" in kind or "table" not in message):
         return _control("schema_change")
     data, old = _row(message.get("data"), None), _row(message.get("old"), None)
-    place = None
+    log_position = None
     # The last row of a transaction has no offset.
     last, offset = int(str(message.get("commit")).lower() == "true"), message.get("xoffset")
     if ":" in str(message.get("position")):
         row = _AFTER_ALL if last and offset is None else offset
         file, position = str(message["position"]).rsplit(":", 1)
-        place = positions.binlog(file, position, row)
+        log_position = positions.binlog(file, position, row)
     elif message.get("xid") is not None:
-        # Ids of transactions can restart, so the time leads.
-        place = positions.of("transactions", message.get("ts"), message["xid"], last, offset or 0)
+        # Transaction ids can restart, so the time comes first.
+        log_position = positions.of("transactions", message.get("ts"), message["xid"], last, offset or 0)
     before = _before(operation, data, old)
     return {
         "_envelope": "maxwell", "operation_type": operation or kind, "table_name": _text(message.get("table")),
         "source_database": _text(message["database"]), "change_timestamp": _text(message.get("ts")),
         "source_system": _text(message["database"]), "_snapshot": "true" if kind == "bootstrap-insert" else None,
-    } | _placed(place) | _values(before, None if operation == "DELETE" else data,
-                                 _key(data, message.get("primary_key_columns")), {})  # fmt: skip
+    } | _position_fields(log_position) | _values(before, None if operation == "DELETE" else data,
+                                                _key(data, message.get("primary_key_columns")), {})  # fmt: skip
 
 
 def _canal(message: dict[str, Any]) -> dict[str, Any]:
@@ -269,12 +271,12 @@ def _canal(message: dict[str, Any]) -> dict[str, Any]:
     if not rows and not is_ddl and operation != "TRUNCATE":
         return _control("empty_message")
     types = {
-        name: kind
-        for name, text in (_object(message.get("mysqlType")) or {}).items()
-        if (kind := _mysql_type(str(text)))
+        name: spark_type
+        for name, mysql_type in (_object(message.get("mysqlType")) or {}).items()
+        if (spark_type := _mysql_type(str(mysql_type)))
     }
-    # Messages of one batch have one id: what is in them stands in the order in which they were written.
-    place = positions.of("canal", message.get("es"), message.get("id"))
+    # Messages of one batch share an id: the changes in them are in the order in which they were written.
+    position = positions.of("canal", message.get("es"), message.get("id"))
     changes = []
     for number, row in enumerate(rows or [None]):
         row = _row(row, None)
@@ -284,12 +286,12 @@ def _canal(message: dict[str, Any]) -> dict[str, Any]:
             "_envelope": "canal", "operation_type": operation, "table_name": _text(message.get("table")),
             "source_database": _text(message.get("database")), "source_system": _text(message.get("database")),
             "change_timestamp": _text(message.get("es") or message.get("ts")),
-        } | _placed(place) | _values(before, after, key, types))  # fmt: skip
+        } | _position_fields(position) | _values(before, after, key, types))  # fmt: skip
     return changes[0] if len(changes) == 1 else {"_changes": [_as_text(change) for change in changes]}
 
 
 def _before(operation: str | None, row: Any, old: Any) -> Any:
-    """The row before a change, from the one that is sent and the values that an update replaced."""
+    """The row before a change, from the row in the message and the values that an update replaced."""
     if operation == "DELETE":
         return row
     return {**row, **old} if isinstance(old, dict) and isinstance(row, dict) else None
@@ -315,7 +317,7 @@ def _flat(message: dict[str, Any]) -> dict[str, Any]:
     values = _values(before, after, None, {}) | {"primary_key": message.get("primary_key")}
     if operation == "UPDATE":
         values["_unchanged"] = [*(values["_unchanged"] or ()), ABSENT]
-    return message | values | _placed(positions.sequence(message.get("sequence"))) | {
+    return message | values | _position_fields(positions.sequence(message.get("sequence"))) | {
         "_envelope": "flat", "operation_type": operation}  # fmt: skip
 
 
@@ -323,18 +325,18 @@ def _flat(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(word: Any) -> str | None:
-    """The operation by its name here; a word that is none stays."""
+    """The operation's name in this library; an unknown word is returned unchanged."""
     return None if word is None else OPERATIONS.get(str(word).strip().lower(), str(word))
 
 
-def _placed(place: Position | None) -> dict[str, Any]:
-    if place is None:
+def _position_fields(position: Position | None) -> dict[str, Any]:
+    if position is None:
         return {"sequence": None}
-    return {"sequence": place.shown, "_log": place.log, "_position": place.order}
+    return {"sequence": position.shown, "_log": position.log, "_position": position.order}
 
 
 def _values(before: Any, after: Any, key: Any, types: dict[str, str]) -> dict[str, Any]:
-    """The rows before and after without the values that the source did not send, and which columns those are."""
+    """The rows before and after without the values that the source did not send, and the names of those columns."""
     unchanged = []
     if isinstance(after, dict):
         unchanged = [name for name, value in after.items() if is_unavailable(value)]
@@ -347,7 +349,7 @@ def _values(before: Any, after: Any, key: Any, types: dict[str, str]) -> dict[st
 
 def coded(row: Any) -> str | None:
     """A row as a JSON object of texts that keep digits and kinds: ``n`` before a number, ``s`` before a text, ``b``
-    before true or false, ``j`` before an object or an array."""
+    before a boolean, ``j`` before an object or an array."""
     if not isinstance(row, dict):
         return None
     return json.dumps({name: _coded(value) for name, value in row.items()}, ensure_ascii=False)
@@ -365,7 +367,7 @@ def _coded(value: Any) -> str | None:
 
 
 def _row(value: Any, schema: dict[str, Any] | None) -> Any:
-    """A row, decoded by its schema; text that is no object stays."""
+    """A row, decoded by its schema; a value that is not an object is returned unchanged."""
     row = _object(value)
     if row is None:
         return value
@@ -375,22 +377,22 @@ def _row(value: Any, schema: dict[str, Any] | None) -> Any:
 def _key(row: Any, names: Any) -> dict[str, Any] | None:
     if not isinstance(row, dict):
         return None
-    found = {name: row[name] for name in map(str, _list(names)) if name in row}
-    return found or None
+    key = {name: row[name] for name in map(str, _list(names)) if name in row}
+    return key or None
 
 
 def _object(value: Any) -> dict[str, Any] | None:
-    found = _parsed(value)
-    return found if isinstance(found, dict) else None
+    parsed = _parsed(value)
+    return parsed if isinstance(parsed, dict) else None
 
 
 def _list(value: Any) -> list[Any]:
-    found = _parsed(value)
-    return found if isinstance(found, list) else []
+    parsed = _parsed(value)
+    return parsed if isinstance(parsed, list) else []
 
 
 def _parsed(value: Any) -> Any:
-    """A value that may be given as JSON text."""
+    """A value, parsed if it is the JSON text of an object or array."""
     if value.__class__ is not str or value.lstrip()[:1] not in ("{", "["):
         return value
     try:

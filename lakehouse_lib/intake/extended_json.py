@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
 def plain(value: Any) -> Any:
-    """A document, or text that holds one, without the wrappers of types."""
+    """A document, or JSON text of one, without the type wrappers."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             value = jiter.from_json(value.encode(), catch_duplicate_keys=True, float_mode="lossless-float")
@@ -26,14 +26,14 @@ def plain(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
         ((name, inner),) = value.items()
         if name in _TYPES:
             return _TYPES[name](inner)
-    return {name: _plain(one) for name, one in value.items()}
+    return {name: _plain(item) for name, item in value.items()}
 
 
 def _number(inner: Any) -> Any:

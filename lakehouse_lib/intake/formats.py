@@ -1,4 +1,4 @@
-"""What a record is, per format: the one place from which both the rows and their count come.
+"""What counts as a record in each format: the single source of both the rows and their count.
 
 A file is read whole or not at all. No engine is involved, so every engine gets the same records.
 """
@@ -27,22 +27,22 @@ from lakehouse_lib.intake.records import Rows, Shape, is_json, reshaped
 from lakehouse_lib.intake.streams import MAX_LINE, Unreadable
 
 MAX_DOCUMENT = 256 << 20
-"""Bytes of a JSON document that is one array or one object over several lines."""
+"""Largest size in bytes of a JSON document that is one array or one object over several lines."""
 
 NEAR = 100
-"""Lines after a misplaced quote in which one that could close it is looked for."""
+"""Number of lines after a misplaced quote that are searched for one that could close it."""
 
 csv.field_size_limit(sys.maxsize)
 
 
 @dataclass
 class Reading:
-    """What is learnt of a file while it is read."""
+    """What is learnt about a file while it is read."""
 
     head: str = ""
-    """Header of a CSV file, as it came."""
+    """Header of a CSV file, unchanged."""
     names: set[str] = field(default_factory=set)
-    """Fields of its records."""
+    """Field names of its records."""
     records: int = 0
 
 
@@ -51,22 +51,22 @@ def read(
 ) -> Iterator[pa.RecordBatch]:
     """Read the records of a file, in order, as batches of `records.SCHEMA`; ``shape`` is that of its feed.
 
-    ``kind`` is ``json``, ``csv`` or ``parquet``. Compression (gzip, Zstandard) and encoding (UTF-8,
-    UTF-16, UTF-32) follow from the content; a ``name`` that promises compression has to keep it.
+    ``kind`` is ``json``, ``csv`` or ``parquet``. Compression (gzip, Zstandard) and encoding (UTF-8, UTF-16,
+    UTF-32) are detected from the content; if ``name`` implies compression, the content must be compressed.
 
     Raises
     ------
     Unreadable
-        The file cannot be read whole. Batches that were already given are to be dropped.
+        The file cannot be read whole. Batches yielded before must be discarded.
     """
     try:
         rows = Rows(shape, name)
         if kind == "parquet":
-            source = parquet.read(handle, reading.names)
-            source = reshaped(source, shape, name) if shape else source
+            batches = parquet.read(handle, reading.names)
+            batches = reshaped(batches, shape, name) if shape else batches
         else:
-            source = _text(handle, kind, reading, rows)
-        for batch in source:
+            batches = _text(handle, kind, reading, rows)
+        for batch in batches:
             reading.records += batch.num_rows
             yield batch
     except UnicodeError as error:
@@ -76,7 +76,7 @@ def read(
     except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         raise Unreadable(f"its compressed content is broken: {error}") from None
     except OSError as error:
-        if error.errno is not None:  # the file could not be read at all
+        if error.errno is not None:  # the file could not be accessed
             raise
         raise Unreadable(f"it is broken: {str(error).splitlines()[0]}") from None
     except pa.ArrowException as error:
@@ -90,7 +90,7 @@ def read(
 def parse_kept(
     raws: list[str], head: str, paths: list[str] | None = None, shape: Shape | None = None
 ) -> pa.RecordBatch:
-    """Read again records that were kept as they came; ``head`` is the header of their CSV files, else empty, and
+    """Parse again records that were stored unchanged; ``head`` is the header of their CSV files, otherwise empty, and
     ``paths`` are their files."""
     rows = Rows(shape)
     names, delimiter = _header(head) if head else ([], "")
@@ -98,13 +98,13 @@ def parse_kept(
         if not head:
             rows.add(_bytes_of(raw))
             continue
-        found = list(_csv_records(iter(raw.split("\n")), delimiter, "\n"))
-        rows.add_values(raw, names, found[0][1] if len(found) == 1 else None)
+        parsed = list(_csv_records(iter(raw.split("\n")), delimiter, "\n"))
+        rows.add_values(raw, names, parsed[0][1] if len(parsed) == 1 else None)
     return rows.batch()
 
 
 def _bytes_of(raw: str) -> bytes:
-    """A line as it came; one that was no UTF-8 is kept as base64."""
+    """The original bytes of a stored line; a line that was not UTF-8 is stored as base64."""
     try:
         line = base64.b64decode(raw.removeprefix("base64:"), validate=True) if raw.startswith("base64:") else b""
         line.decode()
@@ -130,7 +130,7 @@ def _text(handle: BinaryIO, kind: str, reading: Reading, rows: Rows) -> Iterator
 
 
 def _json(chunks: Iterator[bytes], reading: Reading, rows: Rows) -> Iterator[pa.RecordBatch]:
-    """Objects between line feeds; or, where the whole text is one document, its elements."""
+    """Objects separated by line feeds or, if the whole text is one document, its elements."""
     for line in _elements(streams.filled(streams.lines(chunks))):
         rows.add(line)
         if rows.full:
@@ -149,66 +149,66 @@ def _elements(lines: Iterator[bytes]) -> Iterator[bytes]:
         return chain([first] if second is None else [first, second], lines)
     if start not in (b"[", b"{"):
         return chain([first], lines)
-    held, size = [first], len(first)
+    lines_read, size = [first], len(first)
     while size <= MAX_DOCUMENT and (line := next(lines, None)) is not None:
-        held.append(line)
+        lines_read.append(line)
         size += len(line)
-    found = _document(b"\n".join(held)) if size <= MAX_DOCUMENT else "is larger than a document may be"
-    if isinstance(found, list):
-        return iter(found)
-    following = held[1].lstrip() if len(held) > 1 else b""
-    broken_off = following[:1] in (b",", b"}", b"]") or (
-        first.rstrip()[-1:] in (b"[", b"{", b",") and not is_json(following)
+    result = _document(b"\n".join(lines_read)) if size <= MAX_DOCUMENT else "is larger than a document may be"
+    if isinstance(result, list):
+        return iter(result)
+    second_line = lines_read[1].lstrip() if len(lines_read) > 1 else b""
+    truncated = second_line[:1] in (b",", b"}", b"]") or (
+        first.rstrip()[-1:] in (b"[", b"{", b",") and not is_json(second_line)
     )
-    if start == b"[" or first.strip() == b"{" or broken_off:
-        # Some of its lines may look like records, and are parts of what is not whole.
-        raise Unreadable(f"it begins like one JSON document, and is not a whole one: {found}")
-    return chain(held, lines)
+    if start == b"[" or first.strip() == b"{" or truncated:
+        # Some of its lines may look like records, but they are parts of an incomplete document.
+        raise Unreadable(f"it begins like one JSON document, and is not a whole one: {result}")
+    return chain(lines_read, lines)
 
 
 def _document(data: bytes) -> list[bytes] | str:
-    """The elements of a JSON array, or the one object; a text that says why it is no such document."""
+    """The elements of a JSON array, or the single object; or a text that says why it is not such a document."""
     decoder = json.JSONDecoder()
     try:
         text = data.decode().strip()
         if text[0] == "{":
             _, end = decoder.raw_decode(text)
             return [data] if end == len(text) else "more text follows its object"
-        found: list[bytes] = []
-        place = 1
-        while (place := _skip_space(text, place)) < len(text):
-            if text[place] == "]" and not found:
+        items: list[bytes] = []
+        index = 1
+        while (index := _skip_space(text, index)) < len(text):
+            if text[index] == "]" and not items:
                 break
-            _, end = decoder.raw_decode(text, place)
-            found.append(text[place:end].encode())
-            place = _skip_space(text, end)
-            if text[place : place + 1] != ",":
+            _, end = decoder.raw_decode(text, index)
+            items.append(text[index:end].encode())
+            index = _skip_space(text, end)
+            if text[index : index + 1] != ",":
                 break
-            place += 1
-        return found if text[place:] == "]" else f"after {len(found)} elements stands {text[place : place + 20]!r}"
+            index += 1
+        return items if text[index:] == "]" else f"after {len(items)} elements stands {text[index : index + 20]!r}"
     except RecursionError:
         return "it is nested too deeply"
     except ValueError as error:
         return str(error)
 
 
-def _skip_space(text: str, place: int) -> int:
-    while place < len(text) and text[place] in " \t\r\n":
-        place += 1
-    return place
+def _skip_space(text: str, index: int) -> int:
+    while index < len(text) and text[index] in " \t\r\n":
+        index += 1
+    return index
 
 
 # CSV -------------------------------------------------------------------------
 
 
 def _csv(chunks: Iterator[bytes], first: bytes, reading: Reading, rows: Rows) -> Iterator[pa.RecordBatch]:
-    """Rows by RFC 4180: a line break inside quotes is part of the cell, whatever the line looks like."""
+    """Rows by RFC 4180: a line break inside quotes is part of the cell, whatever follows it."""
     end = "\r" if b"\r" in first and b"\n" not in first else "\n"
     lines = _csv_lines(streams.lines(chunks, end.encode()))
     head = next(filter(_is_filled, lines), "")
     separator = ""
-    if given := re.fullmatch(r'"?sep=(.)"?', head.strip()):  # Excel's first line
-        separator, head = f"sep={given[1]}\n", next(filter(_is_filled, lines), "")
+    if separator_line := re.fullmatch(r'"?sep=(.)"?', head.strip()):  # Excel's first line
+        separator, head = f"sep={separator_line[1]}\n", next(filter(_is_filled, lines), "")
     if not head:
         raise Unreadable("it has no header: it is empty")
     _, delimiter = _split_head(separator + head)
@@ -219,7 +219,7 @@ def _csv(chunks: Iterator[bytes], first: bytes, reading: Reading, rows: Rows) ->
     reading.names.update(names)
     header = _cells(head, delimiter)
     for raw, values in records:
-        if values != header:  # files put together repeat theirs
+        if values != header:  # concatenated files repeat the header
             rows.add_values(raw, names, values)
             if rows.full:
                 yield rows.batch()
@@ -243,10 +243,10 @@ def _is_filled(line: str) -> bool:
 
 
 def _csv_records(lines: Iterator[str], delimiter: str, end: str) -> Iterator[tuple[str, list[str] | None]]:
-    """The text of each record and its cells; None for cells where it is no record.
+    """The text of each record and its cells; None instead of cells if it is malformed.
 
-    A quote that stands where RFC 4180 has none makes it unclear whether a cell is open. If the next quote that
-    could close it is near, everything up to there is one record that is none; else the line alone.
+    A quote where RFC 4180 allows none makes it unclear whether a cell is open. If the next quote that could close it
+    is near, everything up to there is one malformed record; otherwise only the line is.
     """
     waiting: deque[str] = deque()
 
@@ -278,35 +278,35 @@ def _csv_records(lines: Iterator[str], delimiter: str, end: str) -> Iterator[tup
 
 
 def _state(line: str, delimiter: str, inside: bool) -> str:
-    """Whether a record is ``whole`` at the end of a line, a quoted cell is ``open`` there, or a quote is
-    ``broken``: it stands inside of an unquoted cell, or something else than a delimiter follows it."""
-    line, place = line.rstrip("\r"), 0
+    """The state at the end of a line: ``whole`` if the record is complete, ``open`` if a quoted cell goes on, and
+    ``broken`` if a quote is inside an unquoted cell or is not followed by a delimiter."""
+    line, position = line.rstrip("\r"), 0
     while True:
-        if inside or line.startswith('"', place):
-            place += not inside
+        if inside or line.startswith('"', position):
+            position += not inside
             inside = False
-            while (place := line.find('"', place)) >= 0 and line.startswith('""', place):
-                place += 2
-            if place < 0:
+            while (position := line.find('"', position)) >= 0 and line.startswith('""', position):
+                position += 2
+            if position < 0:
                 return "open"
-            place += 1
-            if place == len(line):
+            position += 1
+            if position == len(line):
                 return "whole"
-            if not line.startswith(delimiter, place):
+            if not line.startswith(delimiter, position):
                 return "broken"
         else:
-            end = line.find(delimiter, place)
-            if '"' in line[place : end if end >= 0 else len(line)]:
+            end = line.find(delimiter, position)
+            if '"' in line[position : end if end >= 0 else len(line)]:
                 return "broken"
             if end < 0:
                 return "whole"
-            place = end
-        place += 1
+            position = end
+        position += 1
 
 
 def _cells(raw: str, delimiter: str) -> list[str] | None:
     try:
-        # Only a line feed ends a line here: other separators are part of a cell.
+        # Only a line feed ends a line here; other line separators are part of a cell.
         (cells,) = csv.reader(io.StringIO(raw, newline="\n"), delimiter=delimiter, strict=True)
     except (csv.Error, ValueError):
         return None
@@ -319,26 +319,26 @@ def _header(text: str) -> tuple[list[str], str]:
     Raises
     ------
     Unreadable
-        It is no header: a name stands there twice, or it holds something else.
+        The text is not a header, or a name appears in it twice.
     """
     text, delimiter = _split_head(text)
     cells = _cells(text, delimiter)
     if cells is None or text.lstrip()[:1] in ("{", "<") or not any(map(str.strip, cells)) or "\0" in text:
         raise Unreadable(f"its first line is not a CSV header: {text[:60]!r}")
-    names = [cell.strip() or f"column_{place}" for place, cell in enumerate(cells, 1)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Unreadable(f"its header has {', '.join(map(repr, twice))} more than once")
+    names = [cell.strip() or f"column_{number}" for number, cell in enumerate(cells, 1)]
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise Unreadable(f"its header has {', '.join(map(repr, duplicates))} more than once")
     return names, delimiter
 
 
 def _split_head(text: str) -> tuple[str, str]:
-    """A header and its delimiter, which a line in front may name."""
-    if given := re.match(r"sep=(.)\n", text):
-        return text[given.end() :], given[1]
+    """A header and its delimiter, which a preceding ``sep=`` line may name."""
+    if separator_line := re.match(r"sep=(.)\n", text):
+        return text[separator_line.end() :], separator_line[1]
     return text, _delimiter(text)
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that stands in a header most often, outside of quotes."""
-    plain = "".join(header.split('"')[::2])
-    return max(",;\t|", key=plain.count)
+    """The delimiter that appears most often in a header, outside quotes."""
+    unquoted = "".join(header.split('"')[::2])
+    return max(",;\t|", key=unquoted.count)

@@ -1,13 +1,12 @@
-"""The landing zone: which files there are, which are in the table, and the next ones to load.
+"""The landing zone: which files exist, which are already in the table, and which to load next.
 
-Which files are in a bronze table follows from its own commits: each load names its files (path,
-size, time, content hash) in the commit that holds their rows. What is listed and not among them is
-pending. ``ops/landing_files`` is the same by file, with the files that were set aside and why; the
-commits after those it knows are read from the log, so that it may be late. Where it was lost and the
-log was cleaned since, the table's rows, archived ones too, tell which files they come from.
+The commits of a bronze table say which files it holds: each load names its files (path, size, time, content
+hash) in the commit that holds their rows. Listed files that no commit names are pending. ``ops/landing_files``
+stores the same by file, plus the files that were set aside and why; it may lag behind, because commits after
+those it covers are read from the log. If it was lost and the log has been cleaned since, the table's rows,
+including archived ones, say which files they come from.
 
-Two runs that load at once are told apart by a number: a load carries the next one, and Delta takes
-each number once.
+A number keeps two concurrent loads apart: a load carries the next number, and Delta accepts each number once.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
 
 APP_ID = "landing"
-"""Transaction id under which a bronze table counts its loads."""
+"""Transaction id under which a bronze table numbers its loads."""
 
 OF_THE_TABLE = ("loaded", "duplicate", "withdrawn")
-"""States that a file has by the table's own commits."""
+"""States of files that come from the table's own commits."""
 
 LOG_ENTRIES = 20
-"""Commits of a table that are read anew at each look, at most."""
+"""The most commits of a table that each look has to read again."""
 
 NOT_LOADED = ("set_aside", "failed")
-"""States of files that a person has to look at."""
+"""States of files that need a person."""
 
 _SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".parquet": "parquet"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,14 +65,14 @@ class LandingFile:
     head: str = ""
     """Header of a CSV file."""
     state: str = ""
-    """``loaded``, ``duplicate`` (its content is loaded), ``withdrawn`` (taken back by a restore), ``set_aside``
-    (cannot be read whole), ``failed`` (could not be opened or computed, and is tried again), ``removed`` (one of these
-    two that is gone) or ``ignored`` (ends in no format of the contract)."""
+    """``loaded``, ``duplicate`` (its content is already loaded), ``withdrawn`` (taken back by a restore), ``set_aside``
+    (cannot be read whole), ``failed`` (could not be opened or computed, and is tried again), ``removed`` (was one of
+    these two and is gone) or ``ignored`` (its name has no known file extension)."""
     reason: str = ""
     local: str = ""
-    """Its path on this machine, where `path` cannot be opened: names that are no Unicode."""
+    """Its path on this machine, if `path` cannot be opened because the name is not valid Unicode."""
     names: frozenset[str] = frozenset()
-    """Fields of its records; known only to the run that read it."""
+    """Field names of its records; known only to the run that read it."""
 
 
 def feed_of(bronze: Table) -> str:
@@ -82,27 +81,27 @@ def feed_of(bronze: Table) -> str:
 
 
 def shape_of(settings: Settings, feed: str) -> Shape | None:
-    """What the records of a feed are brought into; None where they are taken as they are."""
+    """The function that reshapes the records of a feed; None if they are taken unchanged."""
     if feed != "cdc_changes":
         return None
     return envelopes.beside if settings.feed(feed).select else envelopes.flat
 
 
-# What there is ---------------------------------------------------------------
+# Listing ----------------------------------------------------------------------
 
 
 def check_there(settings: Settings, feed: str) -> None:
-    """Refuse to go on where the landing folder is not there.
+    """Raise if the landing folder does not exist.
 
     Raises
     ------
     LandingError
         The landing folder, or the folder that the feed's settings name, does not exist.
     """
-    own = bool(settings.feed(feed).path)
-    folder = settings.feed_path(feed) if own else settings.layer_path("landing")
+    has_own_path = bool(settings.feed(feed).path)
+    folder = settings.feed_path(feed) if has_own_path else settings.layer_path("landing")
     if "://" not in folder and not os.path.isdir(folder):
-        setting = f"feeds.{feed}.path" if own else "LANDING_PATH"
+        setting = f"feeds.{feed}.path" if has_own_path else "LANDING_PATH"
         raise LandingError(
             f"The landing folder {folder} does not exist. Create it or correct {setting}; "
             "nothing was loaded. For sample input: lakehouse run --sample."
@@ -110,20 +109,19 @@ def check_there(settings: Settings, feed: str) -> None:
 
 
 def not_in_use(settings: Settings) -> set[str]:
-    """Tables for which nothing has ever come: those of feeds that never had a file, and what is made from these
-    alone."""
-    found: set[str] = set()
+    """Tables that have never had data: those of feeds that never had a file, and those made only from such tables."""
+    unused: set[str] = set()
     for table in tables.declared(settings).values():
-        if _holds_rows(settings, table):  # first, as a large landing folder takes long to list
+        if _holds_rows(settings, table):  # checked first, because listing a large landing folder takes long
             continue
         if table.layer != "bronze":
-            fed = not found.issuperset(table.sources)
+            has_data = not unused.issuperset(table.sources)
         else:
             feed = feed_of(table)
-            fed = bool(delta.read_ops(settings, "landing_files", feed=feed) or _listed(settings, feed))
-        if not fed:
-            found.add(table.name)
-    return found
+            has_data = bool(delta.read_ops(settings, "landing_files", feed=feed) or _listed(settings, feed))
+        if not has_data:
+            unused.add(table.name)
+    return unused
 
 
 def _holds_rows(settings: Settings, table: Table) -> bool:
@@ -131,63 +129,63 @@ def _holds_rows(settings: Settings, table: Table) -> bool:
     if not settings.enable_delta:
         return any(part.name != "empty.parquet" for part in Path(path).glob("*.parquet"))
     try:
-        opened = delta.open_table(path)
-    except TableError:  # it cannot be read now, and was made
+        delta_table = delta.open_table(path)
+    except TableError:  # it exists, but cannot be read now
         return True
-    return opened is not None and bool(opened.file_uris())
+    return delta_table is not None and bool(delta_table.file_uris())
 
 
 def list_files(settings: Settings, feed: str) -> list[LandingFile]:
-    """The feed's input files, by path; those being written and foreign ones are left alone."""
+    """The feed's input files, sorted by path; files still being written and files of unknown formats are left out."""
     return [file for file in _listed(settings, feed) if file.kind]
 
 
 def _listed(settings: Settings, feed: str) -> list[LandingFile]:
-    folder, given = settings.feed_path(feed), settings.feed(feed).format
-    found = []
+    folder, feed_format = settings.feed_path(feed), settings.feed(feed).format
+    files = []
     for file in (_walk_remote if "://" in folder else _walk_local)(folder):
         hidden = any(part.startswith(("_", ".")) for part in file.path.split("/"))
         if not hidden and not file.path.endswith(".tmp"):
-            # What cannot even be looked at has to be heard of, whatever it is.
-            found.append(file if file.state else replace(file, kind=_kind(file.path, given)))
-    return sorted(found, key=lambda file: file.path)
+            # A file that cannot even be inspected is always reported.
+            files.append(file if file.state else replace(file, kind=_kind(file.path, feed_format)))
+    return sorted(files, key=lambda file: file.path)
 
 
 def _walk_local(folder: str) -> Iterator[LandingFile]:
     seen: set[str] = set()
-    closed: list[OSError] = []
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=closed.append):
+    errors: list[OSError] = []
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
         real = os.path.realpath(root)
         if real in seen:  # a link to a folder above it
             folders.clear()
             continue
         seen.add(real)
-        for full in (os.path.join(root, name) for name in names):
-            path = _shown_path(folder, full)
+        for full_path in (os.path.join(root, name) for name in names):
+            path = _shown_path(folder, full_path)
             try:
-                found = os.stat(full)
+                status = os.stat(full_path)
             except FileNotFoundError:  # moved away meanwhile, or a link to nothing
                 continue
             except OSError as error:
-                yield _closed(path, error)
+                yield _inaccessible(path, error)
                 continue
-            if stat.S_ISREG(found.st_mode):
-                modified = _EPOCH + timedelta(microseconds=found.st_mtime_ns // 1000)
-                local = "" if os.path.exists(os.path.join(folder, path)) else full
-                yield LandingFile(path, found.st_size, modified, local=local)
+            if stat.S_ISREG(status.st_mode):
+                modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
+                local = "" if os.path.exists(os.path.join(folder, path)) else full_path
+                yield LandingFile(path, status.st_size, modified, local=local)
     yield from (
-        _closed(_shown_path(folder, error.filename) + "/", error)
-        for error in closed
+        _inaccessible(_shown_path(folder, error.filename) + "/", error)
+        for error in errors
         if not isinstance(error, FileNotFoundError)
     )
 
 
-def _shown_path(folder: str, full: str) -> str:
-    path = os.path.relpath(full, folder).replace(os.sep, "/")
+def _shown_path(folder: str, full_path: str) -> str:
+    path = os.path.relpath(full_path, folder).replace(os.sep, "/")
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _closed(path: str, error: OSError) -> LandingFile:
+def _inaccessible(path: str, error: OSError) -> LandingFile:
     return LandingFile(path, 0, _EPOCH, "json", state="failed", reason=error.strerror or str(error))
 
 
@@ -198,9 +196,9 @@ def _walk_remote(folder: str) -> Iterator[LandingFile]:
             yield LandingFile(info.path[len(root) :].lstrip("/"), info.size, info.mtime.astimezone(UTC))
 
 
-def _kind(path: str, given: str) -> str:
+def _kind(path: str, feed_format: str) -> str:
     name = path.lower().removesuffix(".gz").removesuffix(".zst")
-    return given or _SUFFIXES.get(name[name.rfind(".") :] if "." in name else "", "")
+    return feed_format or _SUFFIXES.get(name[name.rfind(".") :] if "." in name else "", "")
 
 
 def opened(settings: Settings, feed: str, file: LandingFile) -> BinaryIO:
@@ -209,98 +207,100 @@ def opened(settings: Settings, feed: str, file: LandingFile) -> BinaryIO:
     if "://" not in folder:
         return open(file.local or os.path.join(folder, file.path), "rb")
     filesystem, root = delta.filesystem(folder)
-    found: BinaryIO = filesystem.open_input_file(f"{root}/{file.path}")
-    return found
+    handle: BinaryIO = filesystem.open_input_file(f"{root}/{file.path}")
+    return handle
 
 
-# What is done ----------------------------------------------------------------
+# State ------------------------------------------------------------------------
 
 
 def known_files(settings: Settings, feed: str, target: DeltaTable | None) -> dict[str, LandingFile]:
-    """The files of a feed that are in its table or were left out for a reason, by path."""
-    found, _ = _known(settings, feed, target)
-    return found
+    """The files of a feed that are in its table or were left out for a recorded reason, by path."""
+    files, _ = _known(settings, feed, target)
+    return files
 
 
 def _known(settings: Settings, feed: str, target: DeltaTable | None) -> tuple[dict[str, LandingFile], int]:
-    """The known files, and the last version of the table that ``ops/landing_files`` has told of."""
+    """The known files, and the last version of the table that ``ops/landing_files`` covers."""
     table_id = _id(target)
-    found: dict[str, LandingFile] = {}
+    files: dict[str, LandingFile] = {}
     covered = -1
     names = [name for name in LandingFile.__dataclass_fields__ if name in ops.SCHEMAS["landing_files"].names]
     columns = [*names, "table_id", "version"]
-    for *values, owner, version in delta.ops_tuples(settings, "landing_files", columns, feed=feed):
-        if owner in ("", table_id):  # a table that was made anew has none of the files of the one before
+    for *values, owner_id, version in delta.ops_tuples(settings, "landing_files", columns, feed=feed):
+        if owner_id in ("", table_id):  # a recreated table has none of its predecessor's files
             file = LandingFile(**dict(zip(names, values, strict=True)))
-            found[file.path] = file
+            files[file.path] = file
             covered = max(covered, version if file.state in OF_THE_TABLE else -1)
     if target is not None:
         incomplete = False
-        for _, says in delta.said(target, covered):
-            incomplete |= says is None or "batch" in says  # an early load names no files
-            _apply(found, says or {})
+        for _, commit_info in delta.said(target, covered):
+            incomplete |= commit_info is None or "batch" in commit_info  # an early load names no files
+            _apply(files, commit_info or {})
         if incomplete:
-            _add_from_rows(settings, feed, found, target)
-    return found, covered
+            _add_from_rows(settings, feed, files, target)
+    return files, covered
 
 
 def _id(target: DeltaTable | None) -> str:
     return str(target.metadata().id) if target else ""
 
 
-def _apply(found: dict[str, LandingFile], says: dict[str, Any]) -> None:
-    """Bring the known files to where a commit put them."""
-    for named in (*says.get("files", ()), *says.get("returned", ())):
-        found[named["path"]] = _from_entry(named)
-    for path in says.get("withdrawn", ()):
-        if path in found:
-            found[path] = replace(found[path], state="withdrawn")
-    for path, reason in says.get("set_aside", {}).items():
-        if path in found:
-            found[path] = replace(found[path], state="set_aside", reason=reason)
+def _apply(files: dict[str, LandingFile], commit_info: dict[str, Any]) -> None:
+    """Update the known files with the changes of one commit."""
+    for file_entry in (*commit_info.get("files", ()), *commit_info.get("returned", ())):
+        files[file_entry["path"]] = _from_entry(file_entry)
+    for path in commit_info.get("withdrawn", ()):
+        if path in files:
+            files[path] = replace(files[path], state="withdrawn")
+    for path, reason in commit_info.get("set_aside", {}).items():
+        if path in files:
+            files[path] = replace(files[path], state="set_aside", reason=reason)
 
 
-def _add_from_rows(settings: Settings, feed: str, found: dict[str, LandingFile], target: DeltaTable) -> None:
-    """Where the log no longer tells, the rows themselves say which files they come from."""
+def _add_from_rows(settings: Settings, feed: str, known: dict[str, LandingFile], target: DeltaTable) -> None:
+    """Add the files that the rows themselves name, for when the log no longer covers them."""
     paths = files_in(target)
     for batch in archive.batches(settings, tables.get(settings, f"{feed}_bronze")):
-        files, root = delta.filesystem(batch.folder)
+        filesystem, root = delta.filesystem(batch.folder)
         for file in batch.files:
-            rows = pq.read_table(f"{root}/{file['path']}", columns=["_source_file"], filesystem=files)
+            rows = pq.read_table(f"{root}/{file['path']}", columns=["_source_file"], filesystem=filesystem)
             paths |= set(rows["_source_file"].unique().to_pylist())
     for path in paths:
-        found.setdefault(path, LandingFile(path, -1, _EPOCH, state="loaded"))
+        known.setdefault(path, LandingFile(path, -1, _EPOCH, state="loaded"))
 
 
 def files_in(target: DeltaTable) -> set[str]:
     """The files that the rows of a bronze table come from."""
     data = delta.dataset(target)  # noqa: F841 - named in the query
-    with duckdb.connect(":memory:") as own:
-        return {path for (path,) in own.sql("SELECT DISTINCT _source_file FROM data").fetchall()}
+    with duckdb.connect(":memory:") as connection:
+        return {path for (path,) in connection.sql("SELECT DISTINCT _source_file FROM data").fetchall()}
 
 
 def settle(settings: Settings, feed: str, target: DeltaTable, run_id: str) -> None:
-    """Write down in ``ops/landing_files`` what the table's commits say of files since it was last told."""
-    found, covered = _known(settings, feed, target)
-    told: dict[str, int] = {}
-    for version, says in delta.said(target, covered):
-        says = says or {}
-        paths = [named["path"] for named in (*says.get("files", ()), *says.get("returned", ()))]
-        told |= dict.fromkeys([*paths, *says.get("withdrawn", ()), *says.get("set_aside", ())], version)
-    # Files that only the rows tell of are written down too: the next look starts behind this version. So does it
+    """Bring ``ops/landing_files`` up to date with the table's commits since its last update."""
+    files, covered = _known(settings, feed, target)
+    versions: dict[str, int] = {}
+    for version, commit_info in delta.said(target, covered):
+        commit_info = commit_info or {}
+        paths = [file_entry["path"] for file_entry in (*commit_info.get("files", ()), *commit_info.get("returned", ()))]
+        versions |= dict.fromkeys(
+            [*paths, *commit_info.get("withdrawn", ()), *commit_info.get("set_aside", ())], version
+        )
+    # Files that only the rows name are written too, as the next look starts after this version. It must also move on
     # after many commits that name no file, before their log entries are cleaned.
-    if told or target.version() - covered > LOG_ENTRIES:
-        told |= {path: target.version() for path, file in found.items() if file.size == -1}
-        newest = next((path for path, file in found.items() if file.state in OF_THE_TABLE), None)
-        told |= {newest: target.version()} if newest else {}
-    rows = [(found[path], version) for path, version in told.items() if path in found]
+    if versions or target.version() - covered > LOG_ENTRIES:
+        versions |= {path: target.version() for path, file in files.items() if file.size == -1}
+        newest = next((path for path, file in files.items() if file.state in OF_THE_TABLE), None)
+        versions |= {newest: target.version()} if newest else {}
+    rows = [(files[path], version) for path, version in versions.items() if path in files]
     write_down(settings, feed, rows, run_id, target)
 
 
 def write_down(
     settings: Settings, feed: str, rows: list[tuple[LandingFile, int]], run_id: str, target: DeltaTable | None
 ) -> None:
-    """Put files, each with the version of the table that says so, into ``ops/landing_files``."""
+    """Write files to ``ops/landing_files``, each with the table version that recorded its state."""
     if not rows:
         return
     now, table_id = datetime.now(UTC), _id(target)
@@ -308,56 +308,56 @@ def write_down(
         (feed, f.path, f.state, f.reason, f.size, f.modified, f.digest, f.records, f.kind, f.head, run_id,
          table_id, version, now) for f, version in rows
     ), strict=True)  # fmt: skip
-    # A run that was overtaken does not set a file back to where it was before.
+    # A run that was overtaken must not set a file back to an earlier state.
     files = pa.table(list(columns), schema=ops.SCHEMAS["landing_files"])
     commits.upsert_ops(settings, "landing_files", files, key=("feed", "path"), keep=("first_seen",),
                      where="s.version >= t.version OR s.table_id <> t.table_id")  # fmt: skip
 
 
 def entry(file: LandingFile, state: str) -> dict[str, Any]:
-    """A file as a commit names it."""
+    """A file's entry in the metadata of a commit."""
     micros = (file.modified - _EPOCH) // timedelta(microseconds=1)
     return {"path": file.path, "state": state, "size": file.size, "modified": micros, "digest": file.digest,
             "records": file.records, "kind": file.kind, "head": file.head}  # fmt: skip
 
 
-def _from_entry(named: dict[str, Any]) -> LandingFile:
-    return LandingFile(**named | {"modified": _EPOCH + timedelta(microseconds=named["modified"])})
+def _from_entry(file_entry: dict[str, Any]) -> LandingFile:
+    return LandingFile(**file_entry | {"modified": _EPOCH + timedelta(microseconds=file_entry["modified"])})
 
 
 def is_settled(feed: str, known: LandingFile | None, file: LandingFile) -> bool:
-    """Whether a listed file is one that is known, without opening it."""
+    """Whether a listed file is already dealt with, judged without opening it."""
     if known is None or known.state in ("failed", "removed", "ignored"):
         return False
-    if known.state == "set_aside" and known.kind != file.kind:  # the settings say otherwise now
+    if known.state == "set_aside" and known.kind != file.kind:  # the settings now say that it has another format
         return False
     same = known.size == -1 or (known.size, known.modified) == (file.size, file.modified)
     return same or known.reason == changed_sentence(feed, known, file)
 
 
 def pending_files(settings: Settings, bronze: Table) -> list[LandingFile]:
-    """Listed files that are new or differ from what is known of them; looks at names, sizes and times only."""
+    """Listed files that are new or have changed; looks only at names, sizes and times."""
     feed = feed_of(bronze)
     known = known_files(settings, feed, delta.opened(settings, bronze))
     return [file for file in list_files(settings, feed) if not is_settled(feed, known.get(file.path), file)]
 
 
 def problems(settings: Settings, bronze: Table) -> list[tuple[LandingFile, str]]:
-    """Files in landing that a person has to look at, as they are known, and why and what to do in a sentence."""
+    """Files in landing that need a person, as recorded, each with a sentence that says why and what to do."""
     feed = feed_of(bronze)
     known = known_files(settings, feed, delta.opened(settings, bronze))
-    found = []
+    file_problems = []
     for file in list_files(settings, feed):
-        before = known.get(file.path)
-        if before is None:
+        previous = known.get(file.path)
+        if previous is None:
             continue
-        if before.state in NOT_LOADED and before.size == file.size:
-            found.append((before, _set_aside_sentence(feed, before)))
-        elif before.state in ("loaded", "duplicate") and (
-            before.size not in (-1, file.size) or before.reason == changed_sentence(feed, before, file)
+        if previous.state in NOT_LOADED and previous.size == file.size:
+            file_problems.append((previous, _set_aside_sentence(feed, previous)))
+        elif previous.state in ("loaded", "duplicate") and (
+            previous.size not in (-1, file.size) or previous.reason == changed_sentence(feed, previous, file)
         ):
-            found.append((before, changed_sentence(feed, before, file)))
-    return found
+            file_problems.append((previous, changed_sentence(feed, previous, file)))
+    return file_problems
 
 
 def _set_aside_sentence(feed: str, file: LandingFile) -> str:
@@ -371,7 +371,7 @@ def _set_aside_sentence(feed: str, file: LandingFile) -> str:
 
 
 def changed_sentence(feed: str, before: LandingFile, now: LandingFile) -> str:
-    """What is told of a file that is another than the one that was loaded."""
+    """The message about a file that has changed since it was loaded."""
     return (
         f"{feed}/{_shown(now.path)} changed after it was loaded ({before.size} bytes then, {now.size} written at "
         f"{now.modified:%Y-%m-%d %H:%M:%S.%f} now). Its new content is not loaded: files in landing never change. "
@@ -384,7 +384,7 @@ def _shown(path: str) -> str:
 
 
 def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
-    """Files of no known format that were not mentioned before; each is mentioned once."""
+    """Files of unknown formats that were not reported before; each is reported once."""
     feed = feed_of(bronze)
     target = delta.opened(settings, bronze)
     known = known_files(settings, feed, target)
@@ -399,7 +399,7 @@ def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
 
 
 def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, str] | None]]:
-    """The records of one file in order: the text, and the fields where it has any."""
+    """The records of one file in order: the text, and the fields if it has any."""
     try:
         with opened(settings, feed, file) as handle:
             for batch in formats.read(handle, file.kind, formats.Reading(), file.path, shape_of(settings, feed)):
@@ -411,8 +411,8 @@ def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple
 
 
 def instant(value: Any, zone: tzinfo) -> datetime | None:
-    """A field as a time, by the rules of the landing contract: ISO-8601 (of the zone where it has no
-    offset), or epoch seconds, milliseconds or microseconds; None where it is none."""
+    """A field as a time, by the rules of the landing contract: ISO-8601 (in ``zone`` if it has no offset), or epoch
+    seconds, milliseconds or microseconds; None if it is not a time."""
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=zone)
     try:
@@ -423,7 +423,7 @@ def instant(value: Any, zone: tzinfo) -> datetime | None:
     except (InvalidOperation, ValueError, OverflowError):
         pass
     try:
-        found = datetime.fromisoformat(str(value).strip().replace(",", "."))
+        time = datetime.fromisoformat(str(value).strip().replace(",", "."))
     except ValueError:
         return None
-    return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+    return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)

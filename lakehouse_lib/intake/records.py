@@ -1,6 +1,6 @@
-"""Records as Arrow: the text as it came, its fields as text, or the problem for which it is no record.
+"""Records as Arrow: the original text, its fields as text, or the problem that makes it invalid.
 
-JSON is read by the strict rules of RFC 8259 and whole; numbers keep their digits.
+JSON is read completely and by the strict rules of RFC 8259; numbers keep their digits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SCHEMA = pa.schema([
     ("raw", pa.string()), ("record", pa.map_(pa.string(), pa.string())), ("problem", pa.string()),
     ("not_json", pa.list_(pa.string())),
 ])  # fmt: skip
-"""``raw``: the record as it came (null for a Parquet row); ``record``: its fields as text, nested ones
-as JSON; ``problem``: why it is no record; ``not_json``: fields whose text begins like JSON and is none."""
+"""``raw``: the original record (null for a Parquet row); ``record``: its fields as text, nested ones as JSON;
+``problem``: why it is not a valid record; ``not_json``: fields whose text begins like JSON but is not valid JSON."""
 
 PROBLEMS = {
     "malformed_record": "the line is not a complete record (JSON object or CSV row)",
@@ -32,10 +32,10 @@ PROBLEMS = {
     "unreadable_value": "a nested value is beyond what can be written, or holds bytes that are not UTF-8",
     "nested_too_deeply": "the record is nested more than 200 levels deep",
 }
-"""Problems of a record, and the same in words."""
+"""Problems of a record, each with an explanation."""
 
 ROWS, BYTES = 20_000, 16 << 20
-"""Size of a batch: records and bytes, whichever is reached first."""
+"""Size limits of a batch: records and bytes, whichever is reached first."""
 
 _STRICT: dict[str, Any] = {
     "catch_duplicate_keys": True,
@@ -46,11 +46,11 @@ _STRICT: dict[str, Any] = {
 
 
 Shape = Callable[[dict[str, Any] | None, str], dict[str, Any]]
-"""What the records of a feed are brought into, by their fields (None for the record ``null``) and their file."""
+"""A function that reshapes a record of a feed, from its fields (None for the record ``null``) and its file."""
 
 
 class Rows:
-    """Records of a file on their way into a batch of `SCHEMA`."""
+    """Collects the records of a file into batches of `SCHEMA`."""
 
     def __init__(self, shape: Shape | None = None, path: str = "") -> None:
         self._shape, self.path = shape, path
@@ -74,7 +74,7 @@ class Rows:
 
     @property
     def names(self) -> Iterable[str]:
-        """Names of all fields so far."""
+        """The names of all fields so far."""
         return self._names
 
     def add(self, line: bytes) -> None:
@@ -83,7 +83,7 @@ class Rows:
         try:
             fields = jiter.from_json(line, **_STRICT)
         except ValueError as error:
-            self._set_aside(line, _why(line, str(error)))
+            self._set_aside(line, _problem_of(line, str(error)))
             return
         if fields.__class__ is dict:
             self._add(line, fields if self._shape else _unwrapped(fields))
@@ -93,7 +93,7 @@ class Rows:
             self._set_aside(line, "malformed_record")
 
     def add_values(self, raw: str, names: list[str], values: list[str] | None) -> None:
-        """Add a CSV row; None where it is none."""
+        """Add a CSV row; ``values`` is None if the row is malformed."""
         self.bytes += len(raw)
         if values is None or len(values) != len(names):
             self._set_aside(raw.encode(), "malformed_record" if values is None else "ragged_row")
@@ -142,23 +142,23 @@ class Rows:
 
     def batch(self) -> pa.RecordBatch:
         """The records added since the last batch."""
-        for place, problem in self.problems.items():
+        for position, problem in self.problems.items():
             if problem == "invalid_utf8":
-                self.raws[place] = b"base64:" + base64.b64encode(self.raws[place])
+                self.raws[position] = b"base64:" + base64.b64encode(self.raws[position])
         count = len(self.raws)
         offsets = np.zeros(count + 1, np.int32)
         np.cumsum(self.sizes, out=offsets[1:])
         missing = np.zeros(count + 1, bool)
         missing[list(self.problems)] = True
         record = maps(pa.array(offsets, mask=missing), self.keys, list(self._names), _strings(self.values, self.nulls))
-        told = (sparse(self.problems, "problem", count), sparse(self.broken, "not_json", count))
-        made = pa.RecordBatch.from_arrays([_strings(self.raws, ()), record, *told], schema=SCHEMA)
+        problem_columns = (sparse(self.problems, "problem", count), sparse(self.broken, "not_json", count))
+        record_batch = pa.RecordBatch.from_arrays([_strings(self.raws, ()), record, *problem_columns], schema=SCHEMA)
         self._start()
-        return made
+        return record_batch
 
 
 def reshaped(batches: Iterable[pa.RecordBatch], shape: Shape, path: str) -> Iterator[pa.RecordBatch]:
-    """Rows of Parquet as a feed's shape has them; the record as it came is JSON."""
+    """Parquet rows in a feed's shape; the original record is stored as JSON."""
     rows = Rows(shape, path)
     for batch in batches:
         for row in batch.to_pylist():
@@ -171,20 +171,20 @@ def reshaped(batches: Iterable[pa.RecordBatch], shape: Shape, path: str) -> Iter
         yield rows.batch()
 
 
-def sparse(found: dict[int, Any], name: str, count: int) -> pa.Array:
-    """A column of `SCHEMA` that few rows have a value in."""
+def sparse(values: dict[int, Any], name: str, count: int) -> pa.Array:
+    """A column of `SCHEMA` in which few rows have a value."""
     kind = SCHEMA.field(name).type
-    return pa.array([found.get(n) for n in range(count)], kind) if found else pa.nulls(count, kind)
+    return pa.array([values.get(position) for position in range(count)], kind) if values else pa.nulls(count, kind)
 
 
 def maps(offsets: pa.Array, keys: Iterable[int], names: list[str], values: pa.Array) -> pa.MapArray:
-    """Fields of rows; ``keys`` are the places of their names in ``names``."""
-    places = pa.array(np.fromiter(keys, np.int32, len(values)))
-    return pa.MapArray.from_arrays(offsets, pc.take(pa.array(names, pa.string()), places), values)
+    """The fields of rows as a map column; ``keys`` are indices into ``names``."""
+    indices = pa.array(np.fromiter(keys, np.int32, len(values)))
+    return pa.MapArray.from_arrays(offsets, pc.take(pa.array(names, pa.string()), indices), values)
 
 
 def _strings(texts: list[Any], nulls: Iterable[int]) -> pa.StringArray:
-    """Text as Arrow; joined first, because Arrow takes single Python strings slowly."""
+    """Texts as Arrow; joined first, because Arrow converts single Python strings slowly."""
     if not texts:
         return pa.array([], pa.string())
     joined = "\0".join(texts).encode() if texts[0].__class__ is str else b"\0".join(texts)
@@ -204,7 +204,7 @@ def _strings(texts: list[Any], nulls: Iterable[int]) -> pa.StringArray:
 
 
 def is_json(text: str | bytes) -> bool:
-    """Whether a text is one JSON value, consumed whole, without a key that stands in an object twice."""
+    """Whether a text is exactly one JSON value, without duplicate keys in an object."""
     try:
         jiter.from_json(text if isinstance(text, bytes) else text.encode(), **_STRICT)
     except ValueError:
@@ -229,19 +229,19 @@ def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
     return payload if payload.__class__ is dict else {"payload": fields["payload"]}
 
 
-def _why(line: bytes, error: str) -> str:
-    """Why a line is no record; the exact reason where the strict parser only refuses."""
-    twice = False
+def _problem_of(line: bytes, error: str) -> str:
+    """Why a line is not a record; the exact reason, which the strict parser does not give."""
+    has_duplicates = False
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal twice
-        made = dict(items)
-        twice |= len(made) < len(items)
-        return made
+        nonlocal has_duplicates
+        fields = dict(items)
+        has_duplicates |= len(fields) < len(items)
+        return fields
 
     try:
         value = json.loads(line.decode(), object_pairs_hook=pairs, parse_constant=_no_constant)
-        if twice:
+        if has_duplicates:
             return "ambiguous_fields"
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError:
@@ -260,7 +260,7 @@ def _no_constant(name: str) -> None:
 
 
 def json_text(value: Any) -> str:
-    """A parsed value as JSON text in which every number has the digits that it came with."""
+    """A parsed value as JSON text in which every number keeps its original digits."""
     kind = value.__class__
     if kind is str:
         return encode_basestring(value)

@@ -11,10 +11,10 @@ from typing import BinaryIO
 import zstandard
 
 MAX_LINE = 128 << 20
-"""Bytes of a line; a longer one is a sign of an unclosed quote or of a file that holds no lines."""
+"""Largest size in bytes of a line; a longer one suggests an unclosed quote or a file without lines."""
 
 PACKED = (".gz", ".zst")
-"""Ends of names that promise compression."""
+"""File extensions that imply compression."""
 
 BOM = codecs.BOM_UTF8
 
@@ -26,13 +26,13 @@ class Unreadable(Exception):
 def text(handle: BinaryIO, name: str) -> Iterator[bytes]:
     """The content of a file in chunks of UTF-8.
 
-    Compression (gzip, Zstandard) and encoding (UTF-16 and UTF-32) follow from the content; a ``name``
-    that promises compression has to keep it.
+    Compression (gzip, Zstandard) and encoding (UTF-16 and UTF-32) are detected from the content; if ``name``
+    implies compression, the content must be compressed.
 
     Raises
     ------
     Unreadable
-        The content is not compressed as promised, or twice.
+        The content is not compressed although its name implies it, or it is compressed twice.
     """
     return _as_utf8(_decompressed(handle, name.lower().endswith(PACKED)))
 
@@ -41,12 +41,12 @@ def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
     return iter(lambda: read(1 << 20), b"")
 
 
-def _decompressed(handle: BinaryIO, promised: bool) -> Iterator[bytes]:
-    """The content of a file in chunks; compression is told from the first bytes."""
+def _decompressed(handle: BinaryIO, must_be_compressed: bool) -> Iterator[bytes]:
+    """The content of a file in chunks; compression is detected from the first bytes."""
     magic = handle.read(4)
     handle.seek(0)
     if not _is_compressed(magic):
-        if promised:
+        if must_be_compressed:
             raise Unreadable("its name says that it is compressed, and its content is not")
         yield from _chunks(handle.read)
         return
@@ -68,7 +68,7 @@ def _is_skippable(magic: bytes) -> bool:
 
 
 def _zstd(handle: BinaryIO) -> Iterator[bytes]:
-    """The content of Zstandard frames; the library's own reader takes a frame cut short for its end."""
+    """The content of Zstandard frames; the library's own reader mistakes a truncated frame for a complete one."""
     frame, data = None, b""
     while chunk := handle.read(1 << 12):  # a frame can hold ten thousand times its size
         data += chunk
@@ -76,7 +76,7 @@ def _zstd(handle: BinaryIO) -> Iterator[bytes]:
             if frame is None and (len(data) < 8 or _is_skippable(data[:4])):
                 end = 8 + int.from_bytes(data[4:8], "little")
                 if len(data) < max(8, end):
-                    break  # more of it is needed
+                    break  # needs more data
                 data = data[end:]
                 continue
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
@@ -87,7 +87,7 @@ def _zstd(handle: BinaryIO) -> Iterator[bytes]:
 
 
 def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Text in UTF-16 or UTF-32 as UTF-8; all else as it is."""
+    """Text in UTF-16 or UTF-32 as UTF-8; anything else unchanged."""
     first = next(chunks, b"")
     encoding = _encoding(first[:4])
     chunks = chain([first], chunks)
@@ -97,8 +97,8 @@ def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _encoding(start: bytes) -> str:
-    """The encoding of a text that is not UTF-8, from its byte order mark or from where its first two
-    characters, which are ASCII in JSON and CSV, have their zeros (RFC 4627, section 3)."""
+    """The encoding of a text that is not UTF-8: from its byte order mark, or from the positions of the zero bytes in
+    its first two characters, which are ASCII in JSON and CSV (RFC 4627, section 3)."""
     for mark, name in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
                        (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):  # fmt: skip
         if start.startswith(mark):
@@ -114,33 +114,33 @@ def _encoding(start: bytes) -> str:
 
 
 def lines(chunks: Iterable[bytes], end: bytes = b"\n") -> Iterator[bytes]:
-    """What stands between two line ends, without them."""
+    """The lines of a text, without line ends."""
     parts: list[bytes] = []
     size = 0
     for chunk in chunks:
-        first, *others = chunk.split(end)
+        first, *rest = chunk.split(end)
         parts.append(first)
         size += len(first)
         if size > MAX_LINE:
             raise Unreadable(f"a line of it is longer than {MAX_LINE >> 20} MB")
-        if others:
+        if rest:
             yield b"".join(parts)
-            yield from others[:-1]
-            parts, size = [others[-1]], len(others[-1])
+            yield from rest[:-1]
+            parts, size = [rest[-1]], len(rest[-1])
     if last := b"".join(parts):
         yield last
 
 
 def unmarked(line: bytes) -> bytes:
-    """A line without the byte order marks in front, of which files put together have several."""
+    """A line without leading byte order marks, of which concatenated files have several."""
     while line.startswith(BOM):
         line = line[len(BOM) :]
     return line
 
 
-def filled(found: Iterable[bytes]) -> Iterator[bytes]:
+def filled(source: Iterable[bytes]) -> Iterator[bytes]:
     """The lines that are not blank, without byte order mark and carriage return."""
-    for line in found:
+    for line in source:
         line = unmarked(line)
         if line and not line.isspace():
             yield line.rstrip(b"\r")

@@ -1,1 +1,1 @@
-"""Whether the data can be believed: checks and their results, profiles, anomalies. Nothing here changes a table."""
+"""Whether the data can be trusted: checks and their results, profiles, anomalies. Nothing here changes a table."""

@@ -1,4 +1,4 @@
-"""Profiles: a close look at every column of a table, and the checks that it passes already.
+"""Profiles: statistics of every column of a table, and the checks that it already passes.
 
 Computed by DuckDB over the table's files; no engine is needed.
 """
@@ -19,14 +19,14 @@ from lakehouse_lib.storage import delta, reader
 
 NUMBERS = ("int", "bigint", "double")
 FEW = 12
-"""A text column with so many different values or fewer is taken for a list of allowed values."""
+"""A text column with at most this many distinct values is treated as a list of allowed values."""
 
 _SHAPE = "regexp_replace(regexp_replace(regexp_replace({0}, '[A-Z]', 'A', 'g'), '[a-z]', 'a', 'g'), '[0-9]', '9', 'g')"
 
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """What is in a column; texts of values are as DuckDB writes them, times are UTC."""
+    """Statistics of a column; values are as DuckDB prints them, times are UTC."""
 
     column: str
     type: str
@@ -36,11 +36,11 @@ class ColumnProfile:
     minimum: str | None
     maximum: str | None
     quantiles: tuple[float, ...]
-    """5, 25, 50, 75 and 95 % of a number column."""
+    """The 5, 25, 50, 75 and 95 % quantiles of a numeric column."""
     top: tuple[tuple[str, int], ...]
-    """The most frequent values, with how often they stand there."""
+    """The most frequent values and their counts."""
     patterns: tuple[tuple[str, int], ...]
-    """Of a text column: the same with A for capitals, a for letters, 9 for digits."""
+    """The most frequent shapes of a text column: A for capitals, a for small letters, 9 for digits."""
 
     @property
     def null_share(self) -> float:
@@ -49,31 +49,31 @@ class ColumnProfile:
 
 
 def profile(settings: Settings, table: Table, only: list[str] | None = None) -> list[ColumnProfile]:
-    """A profile of each column without underscore, or of the ones named; a table that has not been made has
-    no rows."""
+    """A profile of each column without a leading underscore, or only of the named ones; a table that does not exist
+    yet has no rows."""
     connection = _opened(settings, table)
-    found: list[ColumnProfile] = []
-    kinds = {c.name: c.type for c in table.columns if c.name in (only or table.business)}
-    if not kinds:
-        return found
+    profiles: list[ColumnProfile] = []
+    types = {c.name: c.type for c in table.columns if c.name in (only or table.business)}
+    if not types:
+        return profiles
     parts = []
-    for i, (name, kind) in enumerate(kinds.items()):
+    for i, (name, type_name) in enumerate(types.items()):
         column = f'"{name}"'
         parts += [f"count({column}) AS n{i}", f"count(DISTINCT {column}) AS d{i}"]
-        nested = kind.startswith(("array", "struct"))
+        nested = type_name.startswith(("array", "struct"))
         parts += [f"{'NULL' if nested else f'{f}({column})::VARCHAR'} AS {f}{i}" for f in ("min", "max")]
-        if kind in NUMBERS:
+        if type_name in NUMBERS:
             parts.append(f"quantile_cont({column}, [0.05, 0.25, 0.5, 0.75, 0.95])::DOUBLE[] AS q{i}")
-    answer = connection.execute(f'SELECT count(*) AS rows, {", ".join(parts)} FROM "{table.name}"')
-    row = dict(zip([c[0] for c in answer.description], answer.fetchall()[0], strict=True))
-    for i, (name, kind) in enumerate(kinds.items()):
-        text = kind == "string"
-        found.append(ColumnProfile(
-            name, kind, row["rows"], row["rows"] - row[f"n{i}"], row[f"d{i}"], row[f"min{i}"], row[f"max{i}"],
+    cursor = connection.execute(f'SELECT count(*) AS rows, {", ".join(parts)} FROM "{table.name}"')
+    row = dict(zip([c[0] for c in cursor.description], cursor.fetchall()[0], strict=True))
+    for i, (name, type_name) in enumerate(types.items()):
+        text = type_name == "string"
+        profiles.append(ColumnProfile(
+            name, type_name, row["rows"], row["rows"] - row[f"n{i}"], row[f"d{i}"], row[f"min{i}"], row[f"max{i}"],
             tuple(row.get(f"q{i}") or ()), _frequent(connection, table.name, f'"{name}"', FEW),
             _frequent(connection, table.name, _SHAPE.format(f'"{name}"'), 4, f'"{name}"') if text else (),
         ))  # fmt: skip
-    return found
+    return profiles
 
 
 def _opened(settings: Settings, table: Table) -> duckdb.DuckDBPyConnection:
@@ -83,17 +83,17 @@ def _opened(settings: Settings, table: Table) -> duckdb.DuckDBPyConnection:
 
 
 def _frequent(
-    connection: duckdb.DuckDBPyConnection, table: str, value: str, limit: int, column: str = ""
+    connection: duckdb.DuckDBPyConnection, table: str, expression: str, limit: int, column: str = ""
 ) -> tuple[tuple[str, int], ...]:
     rows = connection.execute(
-        f'SELECT ({value})::VARCHAR AS v, count(*) AS n FROM "{table}" WHERE {column or value} IS NOT NULL '
+        f'SELECT ({expression})::VARCHAR AS v, count(*) AS n FROM "{table}" WHERE {column or expression} IS NOT NULL '
         f"GROUP BY v ORDER BY n DESC, v LIMIT {limit}"
     ).fetchall()
     return tuple((str(text), int(count)) for text, count in rows)
 
 
 def frame(profiles: list[ColumnProfile]) -> pd.DataFrame:
-    """The profile as a table for people."""
+    """The profile as a table for display."""
     shorten: Callable[[Any], Any] = lambda text: text if text is None or len(text) < 28 else text[:26] + "…"  # noqa: E731
     rows = [
         {
@@ -109,35 +109,35 @@ def frame(profiles: list[ColumnProfile]) -> pd.DataFrame:
 
 
 def suggest(table: Table, profiles: list[ColumnProfile]) -> list[dict[str, Any]]:
-    """Checks that the table passes as it is, with room to move, as they stand in YAML.
+    """Checks that the table passes now, with some slack, in the form that YAML takes.
 
-    What the declaration says already is left out.
+    Checks that are already declared are left out.
     """
-    said = {(check.kind, check.arguments.get("column")) for check in table.all_checks}
+    declared = {(check.kind, check.arguments.get("column")) for check in table.all_checks}
     required = {column.name for column in table.columns if column.required}
-    found: list[dict[str, Any]] = []
+    suggestions: list[dict[str, Any]] = []
     for p in profiles:
         if not p.rows or p.type.startswith(("array", "struct")):
             continue
         if not p.nulls and p.column not in required:
-            found.append({"check": "not_null", "column": p.column, "severity": "warn"})
+            suggestions.append({"check": "not_null", "column": p.column, "severity": "warn"})
         elif p.nulls and (room := round(p.null_share * 1.5 + 0.01, 3)) < 1:
-            found.append({"check": "null_share", "column": p.column, "max": room, "severity": "warn"})
-        there = p.rows - p.nulls
-        if p.distinct == there > 100 and table.key != (p.column,) and p.type == "string":
-            found.append({"check": "unique", "column": p.column, "severity": "warn"})
+            suggestions.append({"check": "null_share", "column": p.column, "max": room, "severity": "warn"})
+        non_null = p.rows - p.nulls
+        if p.distinct == non_null > 100 and table.key != (p.column,) and p.type == "string":
+            suggestions.append({"check": "unique", "column": p.column, "severity": "warn"})
         if p.type in NUMBERS and p.minimum is not None:
-            found.append(_range(p))
-        if p.type == "string" and 0 < p.distinct <= FEW and there >= 100 * p.distinct:
+            suggestions.append(_range(p))
+        if p.type == "string" and 0 < p.distinct <= FEW and non_null >= 100 * p.distinct:
             values = sorted(value for value, _ in p.top)
-            found.append({"check": "allowed_values", "column": p.column, "values": values, "severity": "warn"})
-        elif p.type == "string" and there >= 100 and (pattern := _pattern(p)):
-            found.append({"check": "regex", "column": p.column, "pattern": pattern, "severity": "warn"})
-    return [one for one in found if (one["check"], one["column"]) not in said]
+            suggestions.append({"check": "allowed_values", "column": p.column, "values": values, "severity": "warn"})
+        elif p.type == "string" and non_null >= 100 and (pattern := _pattern(p)):
+            suggestions.append({"check": "regex", "column": p.column, "pattern": pattern, "severity": "warn"})
+    return [suggestion for suggestion in suggestions if (suggestion["check"], suggestion["column"]) not in declared]
 
 
 def _range(p: ColumnProfile) -> dict[str, Any]:
-    """Bounds around what is there: zero where nothing is below it, else half the spread more."""
+    """Bounds around the values, half the spread wider; the lower one is zero if no value is negative."""
     whole = p.type != "double"
     low, high = float(cast("str", p.minimum)), float(cast("str", p.maximum))
     room = (high - low) / 2 or abs(high) / 2 or 1
@@ -147,7 +147,7 @@ def _range(p: ColumnProfile) -> dict[str, Any]:
 
 
 def _pattern(p: ColumnProfile) -> str | None:
-    """A regular expression where all values are of one shape."""
+    """A regular expression, if all values have the same shape."""
     if len(p.patterns) != 1:
         return None
     ranges = {"9": "[0-9]", "a": "[a-z]", "A": "[A-Z]"}
@@ -161,18 +161,20 @@ def _pattern(p: ColumnProfile) -> str | None:
 
 
 def as_yaml(table: Table, suggested: list[dict[str, Any]]) -> str:
-    """Suggestions as they are pasted into a parameters file."""
+    """Suggestions as YAML to paste into a parameters file."""
     if not suggested:
         return f"quality:\n  {table.name}: []\n"
-    lines = [yaml.safe_dump(one, default_flow_style=True, sort_keys=False, width=1000).strip() for one in suggested]
+    lines = [yaml.safe_dump(check, default_flow_style=True, sort_keys=False, width=1000).strip() for check in suggested]
     return f"quality:\n  {table.name}:\n" + "".join(f"    - {line}\n" for line in lines)
 
 
 def text(settings: Settings, table: Table) -> str:
-    """What the terminal shows: the profile, then the suggested checks as YAML."""
-    found = profile(settings, table)
-    suggested = suggest(table, found)
-    head = f"{table.name}: {found[0].rows if found else 0:,} rows\n{frame(found).to_string(index=False)}"
+    """Text for the terminal: the profile, then the suggested checks as YAML."""
+    profiles = profile(settings, table)
+    suggested = suggest(table, profiles)
+    head = f"{table.name}: {profiles[0].rows if profiles else 0:,} rows\n{frame(profiles).to_string(index=False)}"
     return head + (
-        f"\n\nIt passes these; paste what should stay so:\n\n{as_yaml(table, suggested)}" if suggested else ""
+        f"\n\nThe table passes these checks; paste the ones to keep:\n\n{as_yaml(table, suggested)}"
+        if suggested
+        else ""
     )

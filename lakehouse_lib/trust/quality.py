@@ -1,8 +1,8 @@
-"""Run the checks of a table in one scan, keep the results, and say what they mean for a run.
+"""Run the checks of a table in one scan, store the results, and say what they mean for a run.
 
-Reads go through DuckDB over the table's files: no engine is needed. What can be summed is computed
-for the files that came and went since the last check, and added to the last result; so a check
-costs what is new, and tells of the whole table.
+DuckDB reads the table's files; no engine is needed. Results that can be summed are computed only for the
+files added and removed since the last check, and combined with the last result: a check reads only what is
+new and still covers the whole table.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from lakehouse_lib.storage import commits, delta, reader
 log = logging.getLogger(__name__)
 
 SAMPLES = 5
-"""Keys of failing rows that are kept with a result."""
+"""Number of keys of failing rows that are stored with a result."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found; field names are the columns of ``ops/quality_results``."""
+    """The result of a check; the fields are the columns of ``ops/quality_results``."""
 
     run_id: str
     table_name: str
@@ -49,7 +49,7 @@ class Result:
     severity: str
     scope: str
     passed: bool | None
-    """None where there were no rows to look at."""
+    """None if there were no rows to check."""
     measured: float | None
     expected: str
     unit: str
@@ -66,64 +66,64 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Whether it found something wrong; no rows are neither right nor wrong."""
+        """Whether the check failed; a check without rows neither passes nor fails."""
         return self.passed is False
 
     @property
     def stops(self) -> bool:
-        """Whether nothing may be made from the table."""
+        """Whether the result stops the tables that are made from this one."""
         return self.failed and self.severity == "error"
 
     @property
     def verdict(self) -> str:
-        """ok, no rows, or the severity of what is wrong."""
+        """ok, no rows, or the severity of the failed check."""
         return self.severity if self.failed else "ok" if self.passed else "no rows"
 
 
 Latest = dict[str, dict[str, Result]]
-"""The last result of each check of each table."""
+"""The last result of each check, by table and check name."""
 
 
 def latest(settings: Settings) -> Latest:
-    """The results of each table's last checks, by table and check."""
-    opened = delta.open_table(_path(settings)) if settings.enable_delta else None
-    found: Latest = {}
-    if opened is None:
-        return found
-    results = delta.dataset(opened)  # noqa: F841 - named in the query
+    """The results of each table's last checks, by table and check name."""
+    delta_table = delta.open_table(_path(settings)) if settings.enable_delta else None
+    results_by_table: Latest = {}
+    if delta_table is None:
+        return results_by_table
+    results = delta.dataset(delta_table)  # noqa: F841 - named in the query
     names = ", ".join(Result.__dataclass_fields__)
-    with reader.plain() as own:
-        last = own.sql(
+    with reader.plain() as connection:
+        rows = connection.sql(
             f"SELECT {names} FROM results QUALIFY checked_at = max(checked_at) OVER (PARTITION BY table_name)"
         ).to_arrow_table()
-    for row in last.to_pylist():
-        found.setdefault(row["table_name"], {})[row["check_name"]] = Result(**row)
-    return found
+    for row in rows.to_pylist():
+        results_by_table.setdefault(row["table_name"], {})[row["check_name"]] = Result(**row)
+    return results_by_table
 
 
 def due(settings: Settings, table: Table, last: Mapping[str, Result]) -> bool:
-    """Whether the table or its checks have changed since they were last run."""
-    opened = delta.opened(settings, table)
-    if opened is None:
+    """Whether the table or its checks have changed since the last check."""
+    delta_table = delta.opened(settings, table)
+    if delta_table is None:
         return False
-    known = next(iter(last.values()), None)
-    if known is None or known.table_id != str(opened.metadata().id):
+    any_result = next(iter(last.values()), None)
+    if any_result is None or any_result.table_id != str(delta_table.metadata().id):
         return True
     if {check.digest for check in table.all_checks} != {result.definition for result in last.values()}:
         return True
-    path, version = delta.table_path(settings, table), opened.version()
-    return version != known.table_version and delta.changes(path, known.table_version, version).any
+    path, version = delta.table_path(settings, table), delta_table.version()
+    return version != any_result.table_version and delta.changes(path, any_result.table_version, version).any
 
 
 def run_checks(
     settings: Settings, table: Table, run_id: str = "", last: Mapping[str, Result] | None = None
 ) -> list[Result]:
-    """Run every check of a table; ``last`` are the results to build on, none for a full scan.
+    """Run every check of a table; ``last`` holds the results to build on, nothing means a full scan.
 
     Raises
     ------
     TableError
-        The table has not been made.
+        The table does not exist yet.
     """
     opened = delta.made(settings, table, "there is nothing to check")
     return _Checking(settings, table, run_id, opened, last or {}).results()
@@ -135,7 +135,7 @@ def write_results(settings: Settings, results: list[Result]) -> None:
 
 
 def check_all(settings: Settings, run_id: str = "") -> Latest:
-    """Run the checks that are due in all tables in use; returns every table's last results."""
+    """Run the checks that are due for all tables in use; returns every table's last results."""
     known, unused = latest(settings), landing.not_in_use(settings)
     for table in tables.declared(settings).values():
         if table.name not in unused and due(settings, table, known.get(table.name, {})):
@@ -146,7 +146,7 @@ def check_all(settings: Settings, run_id: str = "") -> Latest:
 
 
 def scorecard(known: Latest) -> pd.DataFrame:
-    """A row for each table: ``layer``, ``table``, ``rows``, numbers of checks, and a ``verdict``."""
+    """A row for each table: ``layer``, ``table``, ``rows``, ``checks``, ``passed`` and ``verdict``."""
     rows = []
     for name, results in known.items():
         verdicts = {result.verdict for result in results.values()}
@@ -161,23 +161,23 @@ def scorecard(known: Latest) -> pd.DataFrame:
 
 
 def failures(settings: Settings, known: Latest) -> pd.DataFrame:
-    """A row for each check that fails, errors first: what it found, keys of some rows, the tables that
-    keep their last good state because of it, and what to do."""
+    """A row for each failed check, errors first: what it found, keys of some rows, the tables that keep their
+    last good state because of it, and what to do."""
     declared = tables.declared(settings).values()
     made_from = {name: [t.name for t in declared if name in t.sources and t.layer != "quarantine"] for name in known}
-    bad = [result for results in known.values() for result in results.values() if result.failed]
-    bad.sort(
+    failed = [result for results in known.values() for result in results.values() if result.failed]
+    failed.sort(
         key=lambda result: (checks.SEVERITIES.index(result.severity) if not result.stops else -1, result.table_name)
     )
     rows = [{"severity": r.severity, "what": r.message, "for example": ", ".join(json.loads(r.failing_keys)[:3]),
              "held back": ", ".join(made_from[r.table_name]) if r.stops else "", "what to do": _advice(r)}
-            for r in bad]  # fmt: skip
+            for r in failed]  # fmt: skip
     return pd.DataFrame(rows, columns=["severity", "what", "for example", "held back", "what to do"])
 
 
 def history(settings: Settings) -> pd.DataFrame:
-    """For each day and layer the share of checks that passed, of those that had rows to look at, percent:
-    ``day``, and a column a layer."""
+    """For each day and layer, the percentage of passed checks among those that had rows to check: ``day``, and a
+    column for each layer."""
     frame = reader.query(
         settings,
         """
@@ -189,44 +189,44 @@ def history(settings: Settings) -> pd.DataFrame:
 
 
 def stop_on_errors(known: Latest) -> None:
-    """Raise what `error` checks found.
+    """Raise the failures of `error` checks.
 
     Raises
     ------
     QualityError
-        One of them fails.
+        A check of severity `error` fails.
     """
     if failing := [sentence for results in known.values() for sentence in stopping(results.values())]:
         raise QualityError("\n".join(failing))
 
 
 _ADVICE = {
-    "freshness": "look whether the producer still delivers",
-    "unique": "look at the rows of one key: a key that is none, or a source that is loaded twice",
-    "foreign_key": "load the table that it points to, or look why the key is missing there",
+    "freshness": "check whether the producer still delivers",
+    "unique": "look at the rows of one key: either it is not a key, or a source was loaded twice",
+    "foreign_key": "load the table that it points to, or find out why the key is missing there",
     "schema": "the table was changed from outside: see its history, and correct it or the declaration",
     "type": "the table was changed from outside: see its history, and correct it or the declaration",
-    "drift": "look at the profile; where the change is meant, take the new shares for the baseline",
-    "row_count": "compare with the days before in the anomalies; look at the landing files",
+    "drift": "look at the profile; if the change is intended, take the new shares as the baseline",
+    "row_count": "compare with the previous days in the anomalies; look at the landing files",
 }
 
 
 def _advice(result: Result) -> str:
     if result.severity == "quarantine":
         replay = command(f"quarantine replay {result.table_name} --reason {result.check_name}")
-        return f"correct the producer or the check; records that pass then are put through by `{replay}`"
+        return f"correct the producer or the check, then process the records again with `{replay}`"
     profile = command(f"quality profile {result.table_name}")
     profile = f"look at `{profile}`; correct the source, or the bound in the check"
     return _ADVICE.get(result.kind, profile)
 
 
 def stopping(results: Iterable[Result]) -> list[str]:
-    """Sentences of the results for which nothing may be made from the table."""
+    """Messages of the results that stop the tables made from this one."""
     return [result.message for result in results if result.stops]
 
 
 class _Checking:
-    """One pass over a table."""
+    """One run of a table's checks."""
 
     def __init__(self, settings: Settings, table: Table, run_id: str, opened: DeltaTable, last: Mapping[str, Result]):
         self.settings, self.table, self.run_id, self.opened = settings, table, run_id, opened
@@ -240,25 +240,25 @@ class _Checking:
     def results(self) -> list[Result]:
         """The results, in the order of the declaration."""
         current = delta.dataset(self.opened)
-        everything = list(self.table.all_checks)
-        found: dict[str, dict[Any, Any]] = {}
-        for name in {name for check in everything for name in self.rules[check.name].needs}:
-            other = delta.opened(self.settings, self.known[name])
-            if other is None:
-                log.warning("%s: a check looks into %s, which has not been made", self.table.name, name)
+        all_checks = list(self.table.all_checks)
+        measured: dict[str, dict[Any, Any]] = {}
+        for name in {name for check in all_checks for name in self.rules[check.name].needs}:
+            source = delta.opened(self.settings, self.known[name])
+            if source is None:
+                log.warning("%s: a check needs %s, which does not exist yet", self.table.name, name)
             else:
-                reader.register(self.connection, name, delta.dataset(other))
-        files = self._changed_files(current)
-        of_run = [check for check in everything if check.scope == "run"]
-        sums = [check for check in everything if files and self._can_be_summed(check)]
-        whole = [check for check in everything if check not in of_run and check not in sums]
-        found |= self._measure(self.table.name, whole)
-        if of_run:
-            self._register_files("_added", files[0] if files else list(current.get_fragments()), current)
-            found |= self._measure("_added", of_run, where=f"_run_id = '{self.run_id}'")
-        if sums and files:
-            found |= self._summed(sums, files, current)
-        return [self._result(check, found[check.name]) for check in everything]
+                reader.register(self.connection, name, delta.dataset(source))
+        changed = self._changed_files(current)
+        run_scoped = [check for check in all_checks if check.scope == "run"]
+        summable = [check for check in all_checks if changed and self._can_be_summed(check)]
+        full_scan = [check for check in all_checks if check not in run_scoped and check not in summable]
+        measured |= self._measure(self.table.name, full_scan)
+        if run_scoped:
+            self._register_files("_added", changed[0] if changed else list(current.get_fragments()), current)
+            measured |= self._measure("_added", run_scoped, where=f"_run_id = '{self.run_id}'")
+        if summable and changed:
+            measured |= self._summed(summable, changed, current)
+        return [self._result(check, measured[check.name]) for check in all_checks]
 
     def _rule(self, check: Check) -> Rule:
         if check.kind in checks.METADATA:
@@ -267,68 +267,68 @@ class _Checking:
         return tables.rule(self.table, check, self.known)
 
     def _can_be_summed(self, check: Check) -> bool:
-        before = self.last.get(check.name)
-        if not before or before.definition != check.digest or check.scope != "table":
+        previous = self.last.get(check.name)
+        if not previous or previous.definition != check.digest or check.scope != "table":
             return False
-        return self.rules[check.name].additive and bool(json.loads(before.parts))  # none where it could not be run
+        return self.rules[check.name].additive and bool(json.loads(previous.parts))  # empty if it could not be run
 
     def _changed_files(self, current: ds.Dataset) -> tuple[list[Any], list[Any]] | None:
-        """Files that came and that went since the last check; None where a full scan is as cheap."""
-        known = next(iter(self.last.values()), None)
-        if known is None:
+        """Files added and removed since the last check; None if a full scan is as cheap."""
+        any_result = next(iter(self.last.values()), None)
+        if any_result is None:
             return None
         try:
-            before = delta.dataset(DeltaTable(self.opened.table_uri, version=known.table_version))
+            previous = delta.dataset(DeltaTable(self.opened.table_uri, version=any_result.table_version))
         except (DeltaError, OSError):
-            return None  # its log is gone
-        old = {fragment.path: fragment for fragment in before.get_fragments()}
+            return None  # the log of that version is gone
+        old = {fragment.path: fragment for fragment in previous.get_fragments()}
         new = {fragment.path: fragment for fragment in current.get_fragments()}
         added = [fragment for path, fragment in new.items() if path not in old]
         removed = [fragment for path, fragment in old.items() if path not in new]
-        there = all(info.is_file for info in current.filesystem.get_file_info([f.path for f in removed]))
-        return (added, removed) if there and len(added) + len(removed) < len(new) else None
+        all_present = all(info.is_file for info in current.filesystem.get_file_info([f.path for f in removed]))
+        return (added, removed) if all_present and len(added) + len(removed) < len(new) else None
 
-    def _register_files(self, name: str, fragments: list[Any], like: ds.Dataset) -> None:
+    def _register_files(self, name: str, fragments: list[Any], dataset: ds.Dataset) -> None:
         reader.register(
-            self.connection, name, ds.FileSystemDataset(fragments, like.schema, like.format, like.filesystem)
+            self.connection, name, ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
         )
 
     def _summed(
-        self, wanted: list[Check], files: tuple[list[Any], list[Any]], current: ds.Dataset
+        self, summable: list[Check], changed: tuple[list[Any], list[Any]], current: ds.Dataset
     ) -> dict[str, dict[Any, Any]]:
-        totals = {check.name: json.loads(self.last[check.name].parts) for check in wanted}
-        for name, fragments, sign in (("_added", files[0], 1), ("_removed", files[1], -1)):
+        totals = {check.name: json.loads(self.last[check.name].parts) for check in summable}
+        for name, fragments, sign in (("_added", changed[0], 1), ("_removed", changed[1], -1)):
             if not fragments:
                 continue
             self._register_files(name, fragments, current)
-            for check_name, groups in self._measure(name, wanted).items():
+            for check_name, groups in self._measure(name, summable).items():
                 if "problem" in groups:
-                    return self._measure(self.table.name, wanted)
-                before = totals[check_name]
-                totals[check_name] = {part: before[part] + sign * value for part, value in groups[None].items()}
+                    return self._measure(self.table.name, summable)
+                previous = totals[check_name]
+                totals[check_name] = {part: previous[part] + sign * value for part, value in groups[None].items()}
         return {name: {None: parts} for name, parts in totals.items()}
 
-    def _measure(self, relation: str, wanted: list[Check], where: str = "") -> dict[str, dict[Any, Any]]:
-        """Parts of each check by partition (None: of all rows), from one query."""
-        asked = {check.name: self.rules[check.name] for check in wanted}
-        found: dict[str, dict[Any, Any]] = {name: {None: {}} for name in asked}
-        if not any(rule.parts for rule in asked.values()):
-            return found
+    def _measure(self, relation: str, selected: list[Check], where: str = "") -> dict[str, dict[Any, Any]]:
+        """Parts of each check by partition (None: all rows together), from one query."""
+        rules = {check.name: self.rules[check.name] for check in selected}
+        measured: dict[str, dict[Any, Any]] = {name: {None: {}} for name in rules}
+        if not any(rule.parts for rule in rules.values()):
+            return measured
         if relation == self.table.name:
             self._register_table()
         try:
-            answer = self.connection.execute(query(self.table, relation, wanted, asked, where))
+            cursor = self.connection.execute(query(self.table, relation, selected, rules, where))
         except duckdb.Error as error:
-            if len(wanted) == 1:
-                return {wanted[0].name: {"problem": str(error).splitlines()[0]}}
-            alone = [self._measure(relation, [check], where) for check in wanted]
-            return {name: parts for one in alone for name, parts in one.items()}
-        names = [column[0] for column in answer.description]
-        for row in (dict(zip(names, values, strict=True)) for values in answer.fetchall()):
+            if len(selected) == 1:
+                return {selected[0].name: {"problem": str(error).splitlines()[0]}}
+            separate = [self._measure(relation, [check], where) for check in selected]
+            return {name: parts for single in separate for name, parts in single.items()}
+        names = [column[0] for column in cursor.description]
+        for row in (dict(zip(names, values, strict=True)) for values in cursor.fetchall()):
             group = row.get("partition_value") if row.get("is_part") else None
-            for i, (name, rule) in enumerate(asked.items()):
-                found[name][group] = {part: row[f"p{i}_{j}"] for j, part in enumerate(rule.parts)}
-        return found
+            for i, (name, rule) in enumerate(rules.items()):
+                measured[name][group] = {part: row[f"p{i}_{j}"] for j, part in enumerate(rule.parts)}
+        return measured
 
     def _result(self, check: Check, groups: dict[Any, Any]) -> Result:
         rule, table = self.rules[check.name], self.table
@@ -337,24 +337,24 @@ class _Checking:
             message = f"{table.name}: check {check.name} cannot be run ({groups['problem']})"
         else:
             parts = groups[None]
-            looked_at = dict(groups) if check.scope == "partition" and len(groups) > 1 else {None: parts}
+            judged = dict(groups) if check.scope == "partition" and len(groups) > 1 else {None: parts}
             values = {
-                group: rule.value(found)
-                for group, found in looked_at.items()
-                if group is not None or len(looked_at) == 1
+                group: rule.value(group_parts)
+                for group, group_parts in judged.items()
+                if group is not None or len(judged) == 1
             }
-            bad = {group: value for group, value in values.items() if not _between(value, rule)}
-            worst = max(bad or values, key=lambda group: _distance(values[group], rule), default=None)
-            measured, passed = values.get(worst), not bad
+            failed_groups = {group: value for group, value in values.items() if not _between(value, rule)}
+            worst = max(failed_groups or values, key=lambda group: _distance(values[group], rule), default=None)
+            measured, passed = values.get(worst), not failed_groups
             rows = int(parts.get("rows") or 0)
             failing = int(parts.get("failing", measured if rule.repeated and measured else 0) or 0)
-            message = _sentence(table, check, rule, looked_at.get(worst, parts), measured, worst, len(bad))
-            if not rows and not _says_of_no_rows(check, measured):
+            message = _sentence(table, check, rule, judged.get(worst, parts), measured, worst, len(failed_groups))
+            if not rows and not _applies_without_rows(check, measured):
                 measured, passed, message = None, None, f"{table.name}: check {check.name}: no rows to look at"
         keys: list[str] = []
         if passed is False and (rule.fails or rule.repeated) and "problem" not in groups:
             keys = self._failing_keys(check, rule)
-            if rule.repeated and not keys:  # two keys of one hash, no repetition
+            if rule.repeated and not keys:  # two keys with the same hash, not a duplicate
                 passed, measured, failing = True, 0.0, 0
         return Result(
             run_id=self.run_id, table_name=table.name, layer=table.layer, check_name=check.name, kind=check.kind,
@@ -367,7 +367,7 @@ class _Checking:
         )  # fmt: skip
 
     def _register_table(self) -> None:
-        """The whole table: only where it is needed, because even a view of it opens every file."""
+        """Register the whole table, only when needed: even a view of it opens every file."""
         if not self.registered:
             reader.register(self.connection, self.table.name, delta.dataset(self.opened))
             self.registered = True
@@ -388,8 +388,8 @@ class _Checking:
         return [" · ".join("null" if value is None else str(value) for value in row) for row in rows]
 
 
-def query(table: Table, relation: str, wanted: list[Check], rules: Mapping[str, Rule], where: str = "") -> str:
-    """The one DuckDB query that measures some checks."""
+def query(table: Table, relation: str, selected: list[Check], rules: Mapping[str, Rule], where: str = "") -> str:
+    """The DuckDB query that measures the given checks in one scan."""
     aggregates = [
         f"{sql} AS p{i}_{j}" for i, rule in enumerate(rules.values()) for j, sql in enumerate(rule.parts.values())
     ]
@@ -397,10 +397,10 @@ def query(table: Table, relation: str, wanted: list[Check], rules: Mapping[str, 
     for rule in rules.values():
         prepared |= rule.prepared
     source, grouping = _prepared(relation, prepared), ""
-    if table.partition_by and any(check.scope == "partition" for check in wanted):
-        part = f'"{table.partition_by}"'
-        aggregates += [f"{part}::VARCHAR AS partition_value", f"GROUPING({part}) = 0 AS is_part"]
-        grouping = f" GROUP BY GROUPING SETS ((), ({part}))"
+    if table.partition_by and any(check.scope == "partition" for check in selected):
+        partition = f'"{table.partition_by}"'
+        aggregates += [f"{partition}::VARCHAR AS partition_value", f"GROUPING({partition}) = 0 AS is_part"]
+        grouping = f" GROUP BY GROUPING SETS ((), ({partition}))"
     condition = f" WHERE {where}" if where else ""
     return f"SELECT {', '.join(aggregates)} FROM {source}{condition}{grouping}"
 
@@ -411,8 +411,8 @@ def _prepared(relation: str, columns: Mapping[str, str]) -> str:
     return f'(SELECT *, {", ".join(f"{sql} AS {name}" for name, sql in columns.items())} FROM "{relation}")'
 
 
-def _says_of_no_rows(check: Check, measured: float | None) -> bool:
-    """Whether a check is about more than rows that are there."""
+def _applies_without_rows(check: Check, measured: float | None) -> bool:
+    """Whether a check has a result even if there are no rows."""
     counts = check.kind in ("row_count", "aggregate") and check.scope != "partition" and measured is not None
     return counts or check.kind in checks.METADATA
 
@@ -424,7 +424,7 @@ def _between(value: float | None, rule: Rule) -> bool:
 
 
 def _distance(value: float | None, rule: Rule) -> float:
-    """How far a value is out of its bounds."""
+    """How far a value is outside its bounds."""
     if value is None or math.isnan(value):
         return math.inf
     over = value - rule.high if rule.high is not None else -math.inf

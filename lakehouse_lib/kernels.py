@@ -16,8 +16,9 @@ from typing import Any, cast
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-_IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "pyspark.sql.connect.session"]
+_IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "ipykernel.debugger", "pyspark.sql.connect.session"]
 _IMPORTED += [f"lakehouse_lib.{name}" for name in ("serve.figures", "flow.pipeline", "serve.plots", "trust.profiles")]
+_IMPORTED += ["lakehouse_lib.cli", "lakehouse_lib.kernels"]  # what a child needs to find its main module and `_kernel`
 
 _FORKS = sys.platform == "linux"
 """Elsewhere libraries that are loaded need not outlive a fork: there each kernel is started, as ever."""

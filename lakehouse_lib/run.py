@@ -15,6 +15,7 @@ from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, Quali
 from lakehouse_lib.flow import selection
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import landing
+from lakehouse_lib.storage import delta
 from lakehouse_lib.trust import quality
 
 
@@ -36,13 +37,18 @@ def everything(settings: Settings, run_id: str, with_sample: bool) -> None:
             for table in selection.selected(settings, "bronze"):
                 if table.layer == "bronze":
                     landing.check_there(settings, landing.feed_of(table))
-        if empty or selection.pending(settings):
+        with delta.look():
+            has_work = empty or bool(selection.pending(settings))
+            aged, outdated = (
+                (False, False) if has_work else (bool(maintenance.aged(settings)), health.outdated(settings))
+            )
+        if has_work:
             failures = _all_notebooks(settings, run_id, empty)
             latest = settings.local_dir("runs") / "latest"
             print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")
             _raise(failures)
         else:
-            _nothing_new(settings, run_id, began)
+            _nothing_new(settings, run_id, began, aged, outdated)
 
 
 def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[LakehouseError]:
@@ -72,11 +78,11 @@ def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[Lakehou
     return failures
 
 
-def _nothing_new(settings: Settings, run_id: str, began: float) -> None:
+def _nothing_new(settings: Settings, run_id: str, began: float, aged: bool, outdated: bool) -> None:
     """What a run without work still looks after: maintenance by the calendar, and a report that is out of date."""
-    failures = _maintain(settings, run_id, latest=False) if maintenance.aged(settings) else []
+    failures = _maintain(settings, run_id, latest=False) if aged else []
     print(_why_nothing(settings, time.monotonic() - began))
-    if health.outdated(settings):
+    if outdated or (aged and health.outdated(settings)):
         report(settings, run_id, latest=False)
     _raise(failures)
     selection.stop_on_files(settings)

@@ -69,6 +69,7 @@ class Report:
         return "\n".join(lines if self.findings else [*lines, "Nothing to do."])
 
 
+@delta.look()
 def report(settings: Settings, now: datetime | None = None) -> Report:
     """Probe the lakehouse and judge its state."""
     now = now or datetime.now(UTC)
@@ -141,6 +142,7 @@ def last_verdict(settings: Settings) -> str:
     return last["verdict"] if last else ""
 
 
+@delta.look()
 def outdated(settings: Settings, now: datetime | None = None) -> bool:
     """Whether the last report no longer matches the current state, or is over half a day old."""
     now, last = now or datetime.now(UTC), _last_report(settings)

@@ -54,6 +54,7 @@ class Work:
     """Whether a run may do it; otherwise it waits for a person."""
 
 
+@delta.look()
 def due(settings: Settings, today: date | None = None) -> list[Work]:
     """Everything worth doing, judged from the logs."""
     work = _ops(settings) if settings.enable_delta else []
@@ -120,6 +121,7 @@ def automatic(settings: Settings, today: date | None = None) -> list[Work]:
     ]
 
 
+@delta.look()
 def aged(settings: Settings, today: date | None = None) -> list[Work]:
     """What a run archives by itself, even one that finds nothing new: it needs no file listing."""
     due_work: list[Work] = []

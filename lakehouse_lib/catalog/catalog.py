@@ -91,6 +91,7 @@ class Entry:
     sample_query: str
 
 
+@delta.look()
 def entries(settings: Settings) -> dict[str, Entry]:
     """The current entries of all tables by name, sources before targets."""
     declared = tables.declared(settings)

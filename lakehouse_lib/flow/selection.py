@@ -40,6 +40,7 @@ def check_days(settings: Settings) -> None:
         )
 
 
+@delta.look()
 def pending(settings: Settings, layer: str | None = None) -> list[str]:
     """Names of the tables with work to do, found without starting Spark.
 

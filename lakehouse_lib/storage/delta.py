@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -63,8 +64,33 @@ def table_path(settings: Settings, table: Table) -> str:
     return f"{settings.layer_path(table.layer)}/{folder}"
 
 
+_look: ContextVar[dict[str, DeltaTable | None] | None] = ContextVar("look", default=None)
+
+
+@contextlib.contextmanager
+def look() -> Iterator[None]:
+    """Open each table once and show it at one version; for code that only reads. Also a decorator."""
+    if _look.get() is not None:
+        yield
+        return
+    token = _look.set({})
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
 def open_table(path: str) -> DeltaTable | None:
     """The Delta table in a folder; None where there is none."""
+    seen = _look.get()
+    if seen is None:
+        return _open(path)
+    if path not in seen:
+        seen[path] = _open(path)
+    return seen[path]
+
+
+def _open(path: str) -> DeltaTable | None:
     try:
         return DeltaTable(path)
     except TableNotFoundError:

@@ -1,13 +1,13 @@
-"""Errors for people: one class per kind of failure; the message says what to do next."""
+"""Errors that users see: one class per kind of failure; the message says what to do next."""
 
 
 class LakehouseError(Exception):
-    """Something a person has to look at; shown without a stack trace, in notebooks too."""
+    """An error that a person has to look at; shown without a stack trace, also in notebooks."""
 
     exit_status = 1
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a stack trace."""
+        """What IPython shows instead of a stack trace."""
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -16,40 +16,40 @@ class SetupError(LakehouseError):
 
 
 class ConfigError(LakehouseError):
-    """A setting, parameter or declaration is wrong; nothing was started."""
+    """A setting, parameter or declaration is invalid; nothing was started."""
 
     exit_status = 2
 
 
 class UnknownTableError(ConfigError):
-    """There is no table of that name."""
+    """There is no table with that name."""
 
 
 class EngineError(LakehouseError):
-    """The Spark engine cannot be reached or died."""
+    """The Spark engine cannot be reached, or has died."""
 
 
 class LandingError(LakehouseError):
-    """Input that cannot be loaded: a broken file, or one that changed after it was loaded."""
+    """Input that cannot be loaded: a broken file, or a file that changed after it was loaded."""
 
 
 class LedgerError(LakehouseError):
-    """A run whose records do not add up."""
+    """The record counts of a run do not add up."""
 
 
 class QualityError(LakehouseError):
-    """All went through, but a check of severity `error` fails."""
+    """Everything was processed, but a check with severity `error` fails."""
 
     exit_status = 3
 
 
 class LockedError(LakehouseError):
-    """Another run holds this lakehouse."""
+    """Another run has locked this lakehouse."""
 
 
 class TableError(LakehouseError):
-    """A table is missing, or is not what the operation needs."""
+    """A table is missing, or is not in the state that the operation needs."""
 
 
 class NotMadeError(TableError):
-    """A table is declared, and no run has made it yet."""
+    """A table is declared, but no run has created it yet."""

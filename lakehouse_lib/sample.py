@@ -1,8 +1,8 @@
-"""Sample input: what a processing layer would hand over, in any amount, from a seed.
+"""Sample input: what a processing layer would deliver, in any amount, generated from a seed.
 
-People come back or not, are busier in the evening and on weekdays, click in sessions; producers
-deliver late, twice, and sometimes nonsense. The same settings give the same bytes: every day has
-a random generator of its own, and nothing but Python's own generator is used.
+Some users come back and some do not; they click in sessions, and are busier in the evening and on weekdays.
+Producers deliver some records late, some twice, and some broken. The same settings give the same bytes: each day
+has its own random generator, and only Python's ``random`` is used.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ PLANS = ("free", "basic", "pro")
 
 
 MARK = "_SAMPLE"
-"""File that marks a landing folder as filled with sample input."""
+"""Name of the file that marks a landing folder as filled with sample input."""
 
 
 def write(settings: SampleSettings, out: Path, rows: int | None = None) -> dict[str, int]:
-    """Write landing files below ``out``; returns the number of records of each feed.
+    """Write landing files below ``out`` and return the number of records of each feed.
 
-    Of the rows 45 % are app events, 45 % clicks and 10 % changes of the users table, plus the
-    duplicates and redeliveries.
+    45 % of the rows are app events, 45 % clicks and 10 % changes of the users table; duplicates and redelivered
+    records come on top.
     """
     rows = settings.rows if rows is None else rows
     end = settings.end or datetime.now(UTC).date()
@@ -66,25 +66,25 @@ def write(settings: SampleSettings, out: Path, rows: int | None = None) -> dict[
     for number, day in enumerate(days):
         share = weights[number] / sum(weights)
         rng = random.Random(f"{settings.seed}/{day}")
-        makers = {
+        generated = {
             "app_events": _events(rng, settings, day, round(rows * 0.45 * share), users),
             "clickstream": _clicks(rng, settings, day, round(rows * 0.45 * share), users),
         }
-        for feed, records in makers.items():
+        for feed, records in generated.items():
             written[feed] += _deliver(rng, settings, feed, day, end, records, out)
         changes, sequence = _changes(rng, day, number, round(rows * 0.1 * share), users, sequence)
         written["cdc_changes"] += _deliver(rng, settings, "cdc_changes", day, end, changes, out)
     return written
 
 
-def _moment(rng: random.Random, day: date) -> datetime:
+def _random_time(rng: random.Random, day: date) -> datetime:
     hour = rng.choices(range(24), HOURS)[0]
     start = datetime(day.year, day.month, day.day, hour, tzinfo=UTC)
     return start + timedelta(milliseconds=rng.randrange(3_600_000))
 
 
 def _user(rng: random.Random, users: int) -> str:
-    # A few are there all the time, most now and then.
+    # A few users are active all the time, most only now and then.
     return f"user_{int(users * rng.random() ** 2.2):06d}"
 
 
@@ -93,11 +93,11 @@ def _events(
 ) -> Iterator[tuple[datetime, dict[str, Any]]]:
     number = 0
     while number < count:
-        user, at = _user(rng, users), _moment(rng, day)
-        kind, system, model = rng.choices(DEVICES, (5, 4, 1, 3))[0]
-        app = {"desktop": "web"}.get(kind, "ios" if system.startswith("i") else "android")
+        user, at = _user(rng, users), _random_time(rng, day)
+        device_type, system, model = rng.choices(DEVICES, (5, 4, 1, 3))[0]
+        app_type = {"desktop": "web"}.get(device_type, "ios" if system.startswith("i") else "android")
         session, country = f"s{rng.getrandbits(40):010x}", rng.choice(COUNTRIES)
-        device = {"device_type": kind, "os": system, "model": model, "app_version": "4.2.1"}
+        device = {"device_type": device_type, "os": system, "model": model, "app_version": "4.2.1"}
         for _ in range(min(count - number, 1 + int(rng.expovariate(1 / 9)))):
             event = rng.choices(EVENTS, EVENT_WEIGHTS)[0]
             properties: dict[str, Any] = {"page_name": rng.choice(PAGES), "country": country}
@@ -109,7 +109,7 @@ def _events(
             yield at, {
                 "event_id": f"e{rng.getrandbits(64):016x}", "event_type": event,
                 "event_timestamp": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "user_id": user, "app_type": app, "session_id": session,
+                "user_id": user, "app_type": app_type, "session_id": session,
                 "properties": properties, "device_info": device, "source_system": "mobile-gateway",
             }  # fmt: skip
             number += 1
@@ -121,22 +121,22 @@ def _clicks(
 ) -> Iterator[tuple[datetime, dict[str, Any]]]:
     number = 0
     while number < count:
-        at, page = _moment(rng, day), rng.choices(PAGES, (10, 4, 6, 1, 0, 1, 1, 2))[0]
-        who = {"user_id": _user(rng, users)}
+        at, page = _random_time(rng, day), rng.choices(PAGES, (10, 4, 6, 1, 0, 1, 1, 2))[0]
+        visitor = {"user_id": _user(rng, users)}
         if rng.random() < 0.25:
-            who = {"anonymous_id": f"anon-{rng.getrandbits(32):08x}"}
+            visitor = {"anonymous_id": f"anon-{rng.getrandbits(32):08x}"}
         session = f"c{rng.getrandbits(40):010x}"
         length = 1 if rng.random() < 0.28 else 2 + int(rng.expovariate(1 / 6))
         for _ in range(min(count - number, length)):
-            slow = rng.lognormvariate(4.6, 0.6)
+            response_time = rng.lognormvariate(4.6, 0.6)
             status = rng.choices((200, 304, 404, 500), (93, 4, 2, 1))[0]
             yield at, {
                 "click_id": f"k{rng.getrandbits(64):016x}",
-                "click_timestamp": int(at.timestamp() * 1000), **who, "session_id": session,
+                "click_timestamp": int(at.timestamp() * 1000), **visitor, "session_id": session,
                 "page_name": page, "element": rng.choice(("link", "button", "image")),
                 "action": rng.choices(("page_view", "click", "scroll"), (6, 3, 1))[0],
                 "referrer": rng.choice(("", "https://search.example", "https://mail.example")),
-                "user_agent": "Mozilla/5.0", "response_time_ms": round(slow, 1),
+                "user_agent": "Mozilla/5.0", "response_time_ms": round(response_time, 1),
                 "status_code": status,
             }  # fmt: skip
             number += 1
@@ -144,7 +144,7 @@ def _clicks(
             page = rng.choices(PAGES, NEXT_PAGE[page])[0]
 
 
-def _row(rng: random.Random, user: int, day: date) -> dict[str, Any]:
+def _user_row(rng: random.Random, user: int, day: date) -> dict[str, Any]:
     return {
         "user_id": f"user_{user:06d}",
         "email": f"user{user}@example.com",
@@ -158,8 +158,9 @@ def _row(rng: random.Random, user: int, day: date) -> dict[str, Any]:
 def _changes(
     rng: random.Random, day: date, number: int, count: int, users: int, sequence: int
 ) -> tuple[list[tuple[datetime, dict[str, Any]]], int]:
-    """Debezium envelopes: a snapshot on the first day, then updates, deletes, re-inserts."""
-    found: list[tuple[datetime, dict[str, Any]]] = []
+    """A day's changes as Debezium envelopes, and the new sequence number: a snapshot on the first day, then updates,
+    deletes and re-inserts."""
+    changes: list[tuple[datetime, dict[str, Any]]] = []
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
 
     def envelope(at: datetime, op: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any]:
@@ -174,15 +175,15 @@ def _changes(
     if number == 0:
         for user in range(min(users, count)):
             sequence += 1
-            found.append((midnight, envelope(midnight, "r", None, _row(rng, user, day))))
-    times = sorted(_moment(rng, day) for _ in range(max(0, count - len(found))))
+            changes.append((midnight, envelope(midnight, "r", None, _user_row(rng, user, day))))
+    times = sorted(_random_time(rng, day) for _ in range(max(0, count - len(changes))))
     for at in times:
         user = rng.randrange(users)
-        row, sequence = _row(rng, user, day), sequence + 1
+        row, sequence = _user_row(rng, user, day), sequence + 1
         op = rng.choices(("u", "d", "c"), (90, 4, 6))[0]
         before = row | {"plan": "free"}
-        found.append((at, envelope(at, op, None if op == "c" else before, None if op == "d" else row)))
-    return found, sequence
+        changes.append((at, envelope(at, op, None if op == "c" else before, None if op == "d" else row)))
+    return changes, sequence
 
 
 def _deliver(
@@ -194,45 +195,45 @@ def _deliver(
     records: Iterator[tuple[datetime, dict[str, Any]]] | list[tuple[datetime, dict[str, Any]]],
     out: Path,
 ) -> int:
-    """Write a day's records: most in its own files, some days late, some twice, some broken."""
+    """Write a day's records: most in the files of the day, some late, some twice, some broken; returns their number."""
     folder = out / feed / str(day)
     folder.mkdir(parents=True, exist_ok=True)
-    cdc = feed == "cdc_changes"
-    twice = settings.share_redelivered if cdc else settings.share_duplicates
+    share_repeated = settings.share_redelivered if feed == "cdc_changes" else settings.share_duplicates
     written = 0
     late: list[str] = []
     with ExitStack() as stack:
 
-        def target(name: str) -> IO[bytes] | gzip.GzipFile:
-            raw = stack.enter_context((folder / name).open("wb"))
+        def opened(name: str) -> IO[bytes] | gzip.GzipFile:
+            file = stack.enter_context((folder / name).open("wb"))
             if name.endswith(".gz"):
-                # No name and time in the header: the same records are the same bytes.
-                return stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))
-            return raw
+                # Without a name and a time in the header, the same records give the same bytes.
+                return stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
+            return file
 
-        # Clicks come as CSV on every seventh day: formats mix in one feed.
+        # On every seventh day clicks come as CSV, so that the feed mixes formats.
         as_csv = feed == "clickstream" and day.toordinal() % 7 == 0
-        files = [target(f"part-{n}.{'csv' if as_csv else 'jsonl'}.gz") for n in range(2)]
+        files = [opened(f"part-{n}.{'csv' if as_csv else 'jsonl'}.gz") for n in range(2)]
         if as_csv:
             for handle in files:
                 handle.write((",".join(_CSV) + "\n").encode())
         for _, record in records:
-            line = _messy(rng, settings, feed, record, as_csv)
-            copies = 2 if rng.random() < twice else 1
-            for _copy in range(copies):
+            line = _line(rng, settings, feed, record, as_csv)
+            copies = 2 if rng.random() < share_repeated else 1
+            for _ in range(copies):
                 written += 1
                 if not as_csv and rng.random() < settings.share_late:
                     late.append(line)
                 else:
                     files[rng.randrange(2)].write((line + "\n").encode())
-    _stamp(folder, day + timedelta(days=1))
+    for path in folder.iterdir():
+        _set_modified(path, day + timedelta(days=1))
     if late:
         arrived = min(end, day + timedelta(days=rng.randrange(2, 4)))
         late_folder = out / feed / "late"
         late_folder.mkdir(exist_ok=True)
         path = late_folder / f"{day}.jsonl"
         path.write_text("".join(line + "\n" for line in late))
-        _touch(path, arrived)
+        _set_modified(path, arrived)
     return written
 
 
@@ -240,20 +241,20 @@ _CSV = ("click_id", "click_timestamp", "user_id", "anonymous_id", "session_id", 
         "element", "action", "referrer", "user_agent", "response_time_ms", "status_code")  # fmt: skip
 
 
-def _messy(rng: random.Random, settings: SampleSettings, feed: str, record: dict[str, Any], as_csv: bool) -> str:
-    """The record as a line, sometimes spoilt."""
-    time = {"app_events": "event_timestamp", "clickstream": "click_timestamp"}.get(feed)
-    if time:
-        identity = "event_id" if feed == "app_events" else "click_id"
+def _line(rng: random.Random, settings: SampleSettings, feed: str, record: dict[str, Any], as_csv: bool) -> str:
+    """A record as a line of a file; some records are made invalid on purpose."""
+    time_field = {"app_events": "event_timestamp", "clickstream": "click_timestamp"}.get(feed)
+    if time_field:
+        id_field = "event_id" if feed == "app_events" else "click_id"
         if rng.random() < settings.share_missing:
-            record.pop(identity)
+            record.pop(id_field)
         if rng.random() < settings.share_out_of_range:
-            record[time] = rng.choice(("1970-01-01T00:00:00Z", "2999-12-31T23:59:59Z"))
+            record[time_field] = rng.choice(("1970-01-01T00:00:00Z", "2999-12-31T23:59:59Z"))
         if rng.random() < settings.share_wrong_type:
             if feed == "clickstream":
                 record["response_time_ms"] = "fast"
             else:
-                record[time] = "yesterday"
+                record[time_field] = "yesterday"
         if rng.random() < settings.share_new_fields:
             record["experiment"] = rng.choice(("A", "B"))
     if as_csv:
@@ -264,19 +265,14 @@ def _messy(rng: random.Random, settings: SampleSettings, feed: str, record: dict
     return line
 
 
-def _stamp(folder: Path, day: date) -> None:
-    for path in folder.iterdir():
-        _touch(path, day)
-
-
-def _touch(path: Path, day: date) -> None:
+def _set_modified(path: Path, day: date) -> None:
     moment = datetime(day.year, day.month, day.day, 1, tzinfo=UTC).timestamp()
     os.utime(path, (moment, moment))
 
 
 def wanted(settings: Settings) -> bool:
-    """Whether a sample may be written: settings ask for one, the landing folder is the default one and
-    holds no file, and no table has been made. Nothing of a person's own is ever mixed with it."""
+    """Whether a sample may be written: the settings ask for it, the landing folder is the default one and holds no
+    files, and no table exists. A sample is never mixed with the user's own data."""
     landing = settings.layer_path("landing")
     if not settings.sample.rows or settings.landing_path or settings.feeds or "://" in landing:
         return False
@@ -292,12 +288,12 @@ def is_sample(settings: Settings) -> bool:
 
 
 def write_landing(settings: Settings) -> None:
-    """Write the sample that the settings ask for into the landing folder, which is empty or not there."""
+    """Write the sample that the settings ask for into the landing folder, which is empty or does not exist."""
     landing = Path(settings.layer_path("landing"))
-    # Written aside and moved: a killed set-up leaves no half sample.
-    fresh = landing.with_name(landing.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    write(settings.sample, fresh)
+    # Written to another folder and then renamed, so that a killed process leaves no partial sample.
+    new = landing.with_name(landing.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    write(settings.sample, new)
     for folder in sorted((path for path in landing.rglob("*") if path.is_dir()), reverse=True):
-        folder.rmdir()  # empty, or there would be no sample
-    fresh.rename(landing)
+        folder.rmdir()  # only empty folders, or no sample would be wanted
+    new.rename(landing)

@@ -1,2 +1,2 @@
-"""What a table is: declarations, checks, the tables under ``ops``. Nothing here reads a file or starts an
-engine."""
+"""What a table is: declarations, the registry, checks, and the tables under ``ops``. Nothing here reads a file or
+starts an engine."""

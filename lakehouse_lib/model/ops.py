@@ -1,18 +1,18 @@
-"""The columns of the tables under ``ops/``: what the lakehouse remembers of its own doing."""
+"""The columns of the tables under ``ops/``, in which the lakehouse records its own operation."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
 COUNTS = ("records_read", "accepted", "updated", "duplicate", "quarantined", "unchanged")
-"""What became of the records that a table read: the first is the sum of the others."""
+"""What happened to the records that a table read; the first is the sum of the others."""
 
 _TYPES = {"string": pa.string(), "strings": pa.list_(pa.string()), "bigint": pa.int64(), "double": pa.float64(),
           "boolean": pa.bool_(), "timestamp": pa.timestamp("us", "UTC")}  # fmt: skip
 
 
 def _schema(declared: str) -> pa.Schema:
-    """The schema of columns that are declared as ``name type, name type, …``."""
+    """The schema of columns declared as ``name type, name type, …``."""
     return pa.schema([(name, _TYPES[kind]) for name, kind in (column.split() for column in declared.split(","))])
 
 
@@ -46,4 +46,4 @@ SCHEMAS = {
         table_name string, owner string, add_tags strings, remove_tags strings, edited_at timestamp"""),
     "health_reports": _schema("generated_at timestamp, run_id string, verdict string, findings string, rows string"),
 }
-"""By the table's name. A table is made when its first row is written."""
+"""By table name. A table is created when its first row is written."""

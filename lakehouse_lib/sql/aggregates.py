@@ -151,11 +151,6 @@ def _from_signature(
 
 def _render(template: str, casts: list[str], conditions: list[str], window: str, distinct: bool) -> str:
     """A template with its arguments and clauses filled in; ``@?(c)`` adds its own filter condition ``c``."""
-
-    def clause(match: re.Match[str]) -> str:
-        condition = [match[1]] if match[1] else []
-        return _suffix([*conditions, *condition], window)
-
     sql = signatures.rendered(template.replace("@?(", "\x01("), casts, casts)
     sql = sql.replace("#", "DISTINCT " if distinct else "") if "#" in template else sql
     out, position = "", 0
@@ -226,11 +221,10 @@ def _ordered_aggregate(name: str, args: list[Expr], distinct: bool, conditions: 
         share = args[0].constant if len(args) == 1 else None
         if not isinstance(share, (int, float)) or not st.implicit(by.type, st.DOUBLE) or by.type == st.STRING:
             raise refuse(f"{name} requires a constant fraction and numbers")
-        value = float(share) if not orders[0].args.get("desc") else 1 - float(share)
         if orders[0].args.get("desc"):
             raise refuse(f"{name} with DESC is not supported")
         function = "quantile_cont" if name == "percentile_cont" else "quantile_disc"
-        return f"{function}({by.to(st.DOUBLE)}, {value!r}){_suffix(conditions, window)}", st.DOUBLE
+        return f"{function}({by.to(st.DOUBLE)}, {float(share)!r}){_suffix(conditions, window)}", st.DOUBLE
     if name in ("listagg", "string_agg") and args and not window:
         if (
             not all(st.implicit(arg.type, st.STRING) for arg in args)

@@ -131,7 +131,6 @@ def arrays_zip(name: str, args: list[Expr], scope: Scope) -> Expr:
         raise refuse("arrays_zip requires arrays")
     names = [arg.name if re.fullmatch(r"\w+", arg.name) and not arg.known else str(n) for n, arg in enumerate(args)]
     if len(set(map(str.lower, names))) < len(names):
-        names = [str(n) for n in range(len(args))]
         raise refuse("arrays_zip of arrays with the same name is not supported")
     fields = ", ".join(f"{st.quoted(n)} := {arg.sql}[n + 1]" for n, arg in zip(names, args, strict=True))
     not_null = " AND ".join(f"{arg.sql} IS NOT NULL" for arg in args)

@@ -58,7 +58,7 @@ def _dump(value: Any) -> str:
 def quote_json(text: str) -> str:
     return re.sub(
         r"\\u[0-9a-f]{4}", lambda match: match[0][:2] + match[0][2:].upper(), json.dumps(text, ensure_ascii=False)
-    ).replace("\x7f", "\x7f")
+    )
 
 
 @functools.lru_cache(maxsize=256)

@@ -12,9 +12,7 @@ from lakehouse_lib.sql.expressions import Expr, Scope, call, expression, lambda_
 from lakehouse_lib.sql.types import Type, once
 
 
-def _collection_and_lambda(
-    name: str, nodes: list[exp.Expression], scope: Scope, count: int = 1
-) -> tuple[Expr, exp.Expression]:
+def _collection_and_lambda(name: str, nodes: list[exp.Expression], scope: Scope) -> tuple[Expr, exp.Expression]:
     if len(nodes) != 2:
         raise refuse(f"{name} requires an array and a lambda")
     collection = expression(nodes[0], scope)

@@ -92,11 +92,11 @@ def months_between(end: datetime, start: datetime, rounded: bool) -> float:
 def months_apart(start: datetime, end: datetime) -> int:
     """Whole months from one time to another."""
     if start > end:
-        return -months_apart_up(end, start, True)
-    return months_apart_up(start, end, False)
+        return -months_apart_up(end, start)
+    return months_apart_up(start, end)
 
 
-def months_apart_up(start: datetime, end: datetime, backward: bool) -> int:
+def months_apart_up(start: datetime, end: datetime) -> int:
     """Whole months between two times in ascending order."""
     months = (end.year - start.year) * 12 + end.month - start.month
     return months - ((end.day, end.time()) < (start.day, start.time()))

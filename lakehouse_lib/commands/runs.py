@@ -1,0 +1,109 @@
+"""Commands that prepare, run and serve the lakehouse."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from lakehouse_lib import config
+from lakehouse_lib.commands.shared import load_settings
+from lakehouse_lib.errors import ConfigError, LakehouseError, LockedError, SetupError
+
+
+def set_up(options: argparse.Namespace) -> int:
+    from lakehouse_lib.engines import toolchain
+
+    if not options.spark:
+        print(f"Engine: Sail {toolchain.native_version()}. For Spark on this machine: lakehouse setup --spark")
+        return 0
+    try:
+        java = toolchain.find_java()
+    except SetupError as error:
+        print(f"{error}\nInstalling one from PyPI …")
+        toolchain.install_java()
+        java = toolchain.find_java()
+    print(f"Java: {java}\nDelta: {toolchain.delta_jars()[0].parent}")
+    return 0
+
+
+def run_layers(options: argparse.Namespace) -> int:
+    from lakehouse_lib import run
+    from lakehouse_lib.care import health
+
+    settings = load_settings(notify=options.notify)
+    for name in ("date_from", "date_to"):
+        if day := getattr(settings, name):  # so that `yesterday` stays the same day when the run passes midnight
+            os.environ[config.variable(name)] = day.isoformat()
+    run_id = settings.run_id or config.new_run_id()
+    verdict_before = health.last_verdict(settings) if settings.notify else ""
+    failure: LakehouseError | None = None
+    try:
+        run.everything(settings, run_id, options.sample)
+    except (ConfigError, LockedError):
+        raise
+    except LakehouseError as error:
+        failure = error
+    if settings.notify:
+        health.tell(settings, run_id, verdict_before, failure)
+    if failure:
+        raise failure
+    return 0
+
+
+def run_notebook(options: argparse.Namespace) -> int:
+    from lakehouse_lib import notebooks
+    from lakehouse_lib.engines import session
+
+    settings = load_settings()
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    try:
+        run_id = settings.run_id or config.new_run_id()
+        print(notebooks.execute(settings, options.name, run_id, latest=False).with_suffix(".html"))
+    finally:
+        session.release(settings)
+    return 0
+
+
+def write_sample(options: argparse.Namespace) -> int:
+    from lakehouse_lib import sample
+
+    settings = load_settings().sample
+    if options.seed is not None:
+        settings = settings.model_copy(update={"seed": options.seed})
+    out = Path(options.out)
+    if not (out / sample.MARK).exists() and any(path.is_file() for path in out.rglob("*")):
+        raise ConfigError(f"{out} holds files that are no sample. Give an empty folder: nothing was written.")
+    for feed, count in sample.write(settings, out, options.rows).items():
+        print(f"{feed:<14} {count:>12,} records")
+    return 0
+
+
+def write_report(_: argparse.Namespace) -> int:
+    from lakehouse_lib import run
+
+    settings = load_settings()
+    run.report(settings, settings.run_id or config.new_run_id(), latest=False)
+    return 0
+
+
+def serve_api(options: argparse.Namespace) -> int:
+    from lakehouse_lib.serve import api
+
+    api.serve(load_settings(), options.host, options.port)
+    return 0
+
+
+def start_lab(_: argparse.Namespace) -> int:
+    import subprocess
+
+    from lakehouse_lib.engines import session
+
+    settings = load_settings()
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    session.ensure(settings)
+    try:
+        return subprocess.call([sys.executable, "-m", "jupyterlab", str(config.project_root() / "notebooks")])
+    finally:
+        session.release(settings)

@@ -31,7 +31,8 @@ lint: setup  ## set-up, then lint, types, spelling and the directions of imports
 check: lint  ## lint, then the tests that need no engine
 	$(BIN)/python -m pytest -m 'not engine'
 
-test: setup  ## set-up, then every test
+test: setup  ## set-up, also of Spark, then every test
+	$(BIN)/lakehouse setup --spark
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## what loads, checks, the explorer and the API cost, side by side with the least that would do

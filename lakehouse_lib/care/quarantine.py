@@ -27,6 +27,7 @@ from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import formats, landing
 from lakehouse_lib.intake.records import ROWS
 from lakehouse_lib.layers import loading, staging
+from lakehouse_lib.layers.bronze import field_names
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.messages import CHANGES_OF_A_MESSAGE
 from lakehouse_lib.model.ops import COUNTS
@@ -149,7 +150,15 @@ def _swapped(
     try:
         _stage(settings, table, delta_table, messages.toArrow(), folder)
         return _swap_read(
-            spark, settings, table, delta_table, bronze, rejected, is_selected, staging.read(spark, folder), run_id
+            spark,
+            settings,
+            table,
+            delta_table,
+            bronze,
+            rejected,
+            is_selected,
+            staging.read(spark, folder, field_names(table)),
+            run_id,
         )
     finally:
         staging.remove(folder)
@@ -160,7 +169,7 @@ def _stage(settings: Settings, table: Table, delta_table: DeltaTable, messages: 
     feed = landing.feed_of(table)
     heads = {path: file.head for path, file in landing.known_files(settings, feed, delta_table).items()}
     shape = landing.shape_of(settings, feed)
-    with staging.Stage(folder) as stage:
+    with staging.Stage(folder, field_names(table)) as stage:
         groups: dict[str, list[int]] = {}
         for position, path in enumerate(messages["_source_file"].to_pylist()):
             groups.setdefault(heads.get(path, ""), []).append(position)

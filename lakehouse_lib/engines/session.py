@@ -125,6 +125,8 @@ def connect(settings: Settings) -> SparkSession:
     if settings.has_own_engine:
         plan = ensure(settings)
         remote = f"sc://localhost:{plan['port']}/" + ("" if settings.native else f";token={plan['token']}")
+    # Sail forgets the results of a session when it ends; what pyspark then asks it to forget is no news.
+    logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.ERROR)
     # The error below says it better.
     warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
     spark = None

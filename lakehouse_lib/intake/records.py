@@ -23,6 +23,9 @@ SCHEMA = pa.schema([
 """``raw``: the original record (null for a Parquet row); ``record``: its fields as text, nested ones as JSON;
 ``problem``: why it is not a valid record; ``not_json``: fields whose text begins like JSON but is not valid JSON."""
 
+PICKED = "fields"
+"""Column that staged records have besides: a struct of the fields that their table is made from."""
+
 PROBLEMS = {
     "malformed_record": "the line is not a complete record (JSON object or CSV row)",
     "ragged_row": "the row has more or fewer fields than the header",
@@ -175,6 +178,19 @@ def sparse(values: dict[int, Any], name: str, count: int) -> pa.Array:
     """A column of `SCHEMA` in which few rows have a value."""
     kind = SCHEMA.field(name).type
     return pa.array([values.get(position) for position in range(count)], kind) if values else pa.nulls(count, kind)
+
+
+def columns_of(record: pa.MapArray, names: list[str]) -> list[pa.Array]:
+    """The fields of some names as columns; null in rows that lack them."""
+    rows = np.repeat(np.arange(len(record)), np.diff(record.offsets.to_numpy(zero_copy_only=False)))
+    which = pc.fill_null(pc.index_in(record.keys, pa.array(names, pa.string())), -1).to_numpy()
+    columns = []
+    for number in range(len(names)):
+        positions = np.flatnonzero(which == number)
+        indices = np.full(len(record), -1)
+        indices[rows[positions]] = positions
+        columns.append(pc.take(record.items, pa.array(indices, mask=indices < 0)))
+    return columns
 
 
 def maps(offsets: pa.Array, keys: Iterable[int], names: list[str], values: pa.Array) -> pa.MapArray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import sqlglot
 from pyspark.sql import Column
@@ -18,12 +18,15 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib.config import FeedSettings
 from lakehouse_lib.errors import ConfigError
-from lakehouse_lib.intake.envelopes import NESTED
-from lakehouse_lib.intake.records import PROBLEMS
+from lakehouse_lib.intake.envelopes import INTERNAL, NESTED
+from lakehouse_lib.intake.records import PICKED, PROBLEMS
 from lakehouse_lib.model.messages import CONTROLS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+    from pyspark.sql.types import StructType
+
+    from lakehouse_lib.model.tables import Table
 
 EARLIEST = "2000-01-01"
 """Event times before this day are taken for mistakes."""
@@ -41,6 +44,22 @@ REQUIRED = {
     "app_events": ["event_id", "event_type", "event_timestamp"],
     "clickstream": ["click_id", "click_timestamp", "page_name"],
 }
+
+
+def field_names(table: Table) -> list[str]:
+    """The fields of a record that the columns of a bronze table are made from."""
+    feed = table.name.removesuffix("_bronze")
+    names = [alias for name in table.business for alias in ALIASES.get(feed, {}).get(name, [name])]
+    return list(dict.fromkeys([*names, *(INTERNAL if feed == "cdc_changes" else ())]))
+
+
+def picked_names(records: DataFrame) -> list[str]:
+    """The fields of records that are columns, which engines find faster than a key in a map."""
+    if PICKED not in records.columns:
+        return []
+    kind = cast("StructType", records.schema[PICKED].dataType)
+    return list(kind.names)
+
 
 Bounds = Mapping[str, tuple[float, float]]
 """Smallest and largest value of numbers, by column or ``column.field``; see `tables.Table.bounds`."""
@@ -82,6 +101,7 @@ class Fields:
         for target, expression in settings.select.items():
             records = self._map(records, feed, target, expression)
         self.given = records
+        self.columns = picked_names(records)
         self.zone = settings.timezone
 
     @property
@@ -102,13 +122,17 @@ class Fields:
         self.mapped[target] = f"_mapped_{target}"
         return records.withColumn(self.mapped[target], F.expr(expression).cast("string"))
 
+    def field(self, name: str) -> Column:
+        """A field of the record; null where it is absent."""
+        return F.col(PICKED if name in self.columns else "record")[name]
+
     def text(self, name: str) -> Column:
         """A field as text; null where it is absent or blank."""
         if name in self.mapped:
             return self._keep(0, name, _blank_to_null(F.col(self.mapped[name])))
         names = self.aliases.get(name, [name])
         self.used.update(names)
-        return self._keep(0, name, _blank_to_null(F.coalesce(*(F.col("record")[alias] for alias in names))))
+        return self._keep(0, name, _blank_to_null(F.coalesce(*map(self.field, names))))
 
     def word(self, name: str) -> Value:
         """A field that holds one value: an object or an array does not fit."""

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib.config import FeedSettings, Settings
 from lakehouse_lib.intake.envelopes import ABSENT, FIELDS, INTERNAL, NESTED, OPERATIONS, UNKNOWN
+from lakehouse_lib.intake.records import PICKED
 from lakehouse_lib.layers.bronze import (
     Bounds,
     Fields,
@@ -22,6 +23,7 @@ from lakehouse_lib.layers.bronze import (
     common_flags,
     flag_array,
     in_range,
+    picked_names,
     raw_text,
     unknown_fields,
 )
@@ -39,7 +41,7 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bou
     given = {name: fields.text(name) for name in FIELDS if name not in ("change_timestamp", "timestamp", *_OBJECTS)}
     before, after = (fields.object(name) for name in _OBJECTS)
     at = fields.time("change_timestamp")
-    control, known = _control(fields, given), _get("_envelope").isNotNull() | F.lit(bool(fields.mapped))
+    control, known = _control(fields, given), fields.field("_envelope").isNotNull() | F.lit(bool(fields.mapped))
     body = fields.records.withColumns(
         {
             "_operation": _operation(given["operation_type"]),
@@ -49,7 +51,7 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bou
     operation, key = F.col("_operation"), given["primary_key"]
     content = F.concat_ws("|", given["table_name"], operation, given["sequence"], F.unix_micros(at.column),
                           before.column, after.column, key)  # fmt: skip
-    is_flat = F.coalesce(_get("_envelope") == "flat", F.lit(False)) & F.lit(not fields.mapped)
+    is_flat = F.coalesce(fields.field("_envelope") == "flat", F.lit(False)) & F.lit(not fields.mapped)
     flags = _flags(control, known, given, before, after, common_flags(at, "change_timestamp", latest))
     return body.withColumn("_quality_flags", flag_array(flags, F.col("problem"))).select(
         F.coalesce(given["cdc_id"], F.substring(F.sha2(content, 256), 1, 32)).alias("cdc_id"),
@@ -73,10 +75,6 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bou
     )
 
 
-def _get(name: str) -> Column:
-    return F.col("record")[name]
-
-
 def _operation(given: Column) -> Column:
     """INSERT, UPDATE, DELETE or TRUNCATE, for what the sources call them."""
     return F.create_map(*(F.lit(word) for pair in OPERATIONS.items() for word in pair))[F.lower(F.trim(given))]
@@ -84,7 +82,7 @@ def _operation(given: Column) -> Column:
 
 def _control(fields: Fields, given: dict[str, Column]) -> Column:
     """What a message is that changes no row; one that the feed's parameters map is a row where they say so."""
-    control = _get("_control")
+    control = fields.field("_control")
     return F.when(given["operation_type"].isNull(), control) if "operation_type" in fields.mapped else control
 
 
@@ -112,12 +110,12 @@ def _flags(
 
 def _decoded(fields: Fields, sequence: Column, before: Column, after: Column) -> list[Column]:
     """What `envelopes` found out: the place in the source's log, and the rows with values as `envelopes.coded`."""
-    log, position = _get("_log"), _get("_position")
-    rows = {name: F.from_json(_get(name), MAP) for name in ("_before", "_after")}
-    unchanged = F.from_json(_get("_unchanged"), "array<string>")
+    log, position = fields.field("_log"), fields.field("_position")
+    rows = {name: F.from_json(fields.field(name), MAP) for name in ("_before", "_after")}
+    unchanged = F.from_json(fields.field("_unchanged"), "array<string>")
     if fields.mapped:
         mapped = {name: F.lit(name in fields.mapped) for name in FIELDS}
-        other = _get("_envelope").isNull()
+        other = fields.field("_envelope").isNull()
         placed = sequence.isNotNull() & (other | mapped["sequence"])
         log = F.when(placed, F.lit("sequence")).otherwise(log)
         position = F.when(placed, _position(sequence)).otherwise(position)
@@ -128,10 +126,10 @@ def _decoded(fields: Fields, sequence: Column, before: Column, after: Column) ->
     return [
         log.alias("_log"),
         position.alias("_position"),
-        F.coalesce(_get("_snapshot") == "true", F.lit(False)).alias("_snapshot"),
+        F.coalesce(fields.field("_snapshot") == "true", F.lit(False)).alias("_snapshot"),
         *(row.alias(name) for name, row in rows.items()),
         unchanged.alias("_unchanged"),
-        F.from_json(_get("_types"), MAP).alias("_types"),
+        F.from_json(fields.field("_types"), MAP).alias("_types"),
     ]
 
 
@@ -142,6 +140,10 @@ def _each_change(records: DataFrame) -> DataFrame:
     """One row for each change of a message: ``record`` holds its fields, ``_number`` its place."""
     several = F.from_json(F.col("record")["_changes"], f"array<{MAP}>")
     each = records.select("*", F.posexplode_outer(several).alias("_number", "_change"))
+    if names := picked_names(records):
+        whole = F.col("_change").isNull()
+        fields = (F.when(whole, F.col(PICKED)[name]).otherwise(F.col("_change")[name]).alias(name) for name in names)
+        each = each.withColumn(PICKED, F.struct(*fields))
     return each.withColumn("record", F.coalesce("_change", "record"))
 
 

@@ -21,6 +21,7 @@ from sqlglot.lineage import lineage as sql_lineage
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
+from lakehouse_lib.intake.records import PICKED
 from lakehouse_lib.model import tables
 from lakehouse_lib.storage import delta
 
@@ -116,7 +117,8 @@ def _records(feed: str, records: DataFrame) -> Frame:
     source = f"landing/{feed}"
     whole = frozenset({f"{source}.*"})
     columns = {name: Value(whole) for name in records.columns}
-    return Frame(columns | {"record": Value(whole, source=source)}, whole)
+    fields = Value(whole, source=source)
+    return Frame(columns | {"record": fields, PICKED: fields}, whole)
 
 
 def _settled(target: str, made: Frame) -> Lineage:

@@ -57,6 +57,8 @@ class Load:
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     staging: str = ""
     """Folder with the records of the files, for the engine."""
+    fields: list[str] = field(default_factory=list)
+    """Of the records, those that the table's columns are made from."""
     files: list[LandingFile] = field(default_factory=list)
     duplicates: list[LandingFile] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -134,20 +136,20 @@ def _load_pending(settings: Settings, table: Table, run_id: str, done: Outcome, 
 
 
 def next_load(
-    settings: Settings, bronze: Table, run_id: str, whole: bool = False, without: Iterable[str] = ()
+    settings: Settings, table: Table, run_id: str, whole: bool = False, without: Iterable[str] = ()
 ) -> Load | None:
     """Read the next pending files, and put their records where the engine finds them.
 
     ``whole`` takes every file of the landing folder, for a full rebuild; files in ``without`` are left out.
     Files that cannot be read are written down, and the others are taken. None where there is nothing to commit.
     """
-    feed = feed_of(bronze)
-    target = delta.opened(settings, bronze)
+    feed = feed_of(table)
+    target = delta.opened(settings, table)
     if target is not None:
         landing.settle(settings, feed, target, run_id)
     known = landing.known_files(settings, feed, target)
     load = Load(feed, (delta.watermark(target, landing.APP_ID) or 0) + 1, -1 if target is None else target.version())
-    load.staging = staging.folder(settings, load.id)
+    load.staging, load.fields = staging.folder(settings, load.id), bronze.field_names(table)
     listed = {file.path: file for file in landing.list_files(settings, feed) if file.path not in without}
     fresh = [file for file in listed.values() if whole or not landing.is_settled(feed, known.get(file.path), file)]
     # Of files with one content the first that was delivered counts, also where they are found at once.
@@ -205,7 +207,7 @@ def _read(
             if len(wanted) >= AT_ONCE and not whole:
                 break
         if wanted:
-            with staging.Stage(load.staging) as stage:
+            with staging.Stage(load.staging, load.fields) as stage:
                 read = list(pool.map(lambda file: _stage(settings, feed, file, stage), wanted))
             held |= {_content(file): file for file in read}
             load.files = [file for file in read if not file.state]
@@ -274,7 +276,7 @@ def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: 
         commits.mark(settings, table, consumed, says, once=True)
         return {}
     with session.opened(settings) as spark:
-        records = staging.read(spark, load.staging)
+        records = staging.read(spark, load.staging, load.fields)
         made = bronze_rows(settings, table, records, run_id)
         _check_mapping(settings, load.feed, made, records, load.files)
         if load.feed == "cdc_changes":

@@ -41,9 +41,12 @@ _TIME = "%Y%m%dT%H%M%S"
 
 
 class Stage:
-    """The folder of one load, while it is filled; by several threads at once."""
+    """The folder of one load, while it is filled; by several threads at once. ``names`` are the fields that become
+    a column of their own."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, names: list[str]) -> None:
+        self._names = names
+        self._schema = SCHEMA.append(pa.field(records.PICKED, pa.struct([(name, pa.string()) for name in names])))
         self._filesystem, self._root = delta.filesystem(folder)
         self._lock = threading.RLock()
         self._shared: pq.ParquetWriter | None = None
@@ -75,7 +78,7 @@ class Stage:
         try:
             with writer:
                 for batch in chain(held, placed):
-                    writer.write_batch(batch)
+                    writer.write_batch(self._with_fields(batch))
         except BaseException:
             self._filesystem.delete_file(name)
             raise
@@ -86,13 +89,18 @@ class Stage:
             for batch in batches:
                 if self._shared is None:
                     _, self._shared = self._new()
-                self._shared.write_batch(batch)
+                self._shared.write_batch(self._with_fields(batch))
+
+    def _with_fields(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = records.columns_of(batch["record"], self._names)
+        fields = pa.StructArray.from_arrays(columns, fields=list(self._schema.field(records.PICKED).type))
+        return pa.RecordBatch.from_arrays([*batch.columns, fields], schema=self._schema)
 
     def _new(self) -> tuple[str, pq.ParquetWriter]:
         with self._lock:
             self._count += 1
             name = f"{self._root}/{self._count:06d}.parquet"
-        return name, pq.ParquetWriter(name, SCHEMA, filesystem=self._filesystem, compression="snappy")
+        return name, pq.ParquetWriter(name, self._schema, filesystem=self._filesystem, compression="snappy")
 
 
 def _placed(path: str, modified: datetime, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -112,10 +120,11 @@ def folder(settings: Settings, name: str) -> str:
     return f"{settings.layer_path('ops')}/staging/{datetime.now(UTC):{_TIME}}-{name}"
 
 
-def read(spark: SparkSession, folder: str) -> DataFrame:
-    """The staged records, as columns of `SCHEMA`."""
+def read(spark: SparkSession, folder: str, names: list[str]) -> DataFrame:
+    """The staged records, as columns of `SCHEMA`, and `records.PICKED` with the fields of ``names``."""
     kinds = {"raw": "string", "record": "map<string,string>", "problem": "string", "not_json": "array<string>",
-             "_source_file": "string", "_source_line": "bigint", "load_timestamp": "timestamp"}  # fmt: skip
+             "_source_file": "string", "_source_line": "bigint", "load_timestamp": "timestamp",
+             records.PICKED: f"struct<{','.join(f'`{name}`:string' for name in names)}>"}  # fmt: skip
     return spark.read.schema(", ".join(f"{name} {kind}" for name, kind in kinds.items())).parquet(folder)
 
 

@@ -1,12 +1,13 @@
 """What a load costs, side by side: this project on both of its engines, and the job that a textbook, polars and DuckDB
 make of the same clicks.
 
-Each round measures everything once, so that a noisy machine is noisy for all; figures are medians of the rounds. CPU is
-what the whole machine spent meanwhile, memory the largest sum over the processes of the job.
+Each round measures everything once, so that a noisy machine is noisy for all; figures are medians of the rounds. CPU
+and memory (the largest sum at one moment) are of all processes of the job, looked at ten times a second.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -51,35 +52,38 @@ class Cost:
 
 def measured(*command: str, **environment: str) -> tuple[Cost, str]:
     """What a command costs that has to end well, with all processes that it starts, and what it prints."""
-    mark, peak, done = uuid.uuid4().hex, 0, threading.Event()
+    mark, done = uuid.uuid4().hex, threading.Event()
+    cpu: dict[tuple[int, float], float] = {}
+    peak = 0
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.2):
-            peak = max(peak, sum(_memory(process, mark) for process in psutil.process_iter()))
+        while not done.wait(0.1):
+            own = [process for process in psutil.process_iter() if _is_marked(process, mark)]
+            memory = 0
+            for process in own:
+                with contextlib.suppress(psutil.Error), process.oneshot():
+                    spent = process.cpu_times()
+                    cpu[process.pid, process.create_time()] = spent.user + spent.system
+                    memory += process.memory_info().rss
+            peak = max(peak, memory)
 
-    watcher, busy, began = threading.Thread(target=watch), _busy(), time.perf_counter()
+    watcher, began = threading.Thread(target=watch), time.perf_counter()
     watcher.start()
     given = os.environ | environment | {"BENCH_MARK": mark}
     ended = subprocess.run(command, env=given, capture_output=True, text=True)
-    cost = time.perf_counter() - began, _busy() - busy
+    wall = time.perf_counter() - began
     done.set()
     watcher.join()
     if ended.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{ended.stdout}\n{ended.stderr}")
-    return Cost(*cost, peak), ended.stdout
+    return Cost(wall, sum(cpu.values()), peak), ended.stdout
 
 
-def _busy() -> float:
-    spent = psutil.cpu_times()
-    return spent.user + spent.nice + spent.system
-
-
-def _memory(process: psutil.Process, mark: str) -> int:
-    try:
-        return process.memory_info().rss if process.environ().get("BENCH_MARK") == mark else 0
-    except psutil.Error:
-        return 0
+def _is_marked(process: psutil.Process, mark: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("BENCH_MARK") == mark
+    return False
 
 
 def one(side: str, rows: int) -> Iterator[tuple[str, Cost]]:

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,35 @@ def settings(namespace: dict[str, Any]) -> Settings:
     return found
 
 
+class Exports:
+    """HTML copies of executed notebooks, made one after the other while the next notebook runs."""
+
+    def __enter__(self) -> Exports:
+        self._pool = ThreadPoolExecutor(1)
+        self._copies: list[Future[None]] = []
+        return self
+
+    def add(self, notebook: Path) -> None:
+        """Make the copy of a notebook when those before it are done."""
+        self._copies.append(self._pool.submit(_export, notebook))
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+        for copy in self._copies:
+            copy.result()
+
+
 def execute(
-    settings: Settings, name: str, run_id: str, parameters: dict[str, Any] | None = None, latest: bool = True
+    settings: Settings,
+    name: str,
+    run_id: str,
+    parameters: dict[str, Any] | None = None,
+    latest: bool = True,
+    exports: Exports | None = None,
 ) -> Path:
     """Execute one notebook into ``runs/<run_id>/`` and export it; returns the executed notebook.
 
-    ``latest`` points ``runs/latest`` to the folder.
+    ``latest`` points ``runs/latest`` to the folder; with ``exports`` the HTML copy is made while other work goes on.
 
     Raises
     ------
@@ -82,7 +106,10 @@ def execute(
         kind = getattr(errors, error.ename, None)
         text = error.evalue if kind else f"{error.ename}: {error.evalue}"
         failure = (kind or LakehouseError)(f"{source.name}, cell {error.exec_count}: {text}")
-    _export(target)
+    if exports:
+        exports.add(target)
+    else:
+        _export(target)
     if latest:
         link = settings.local_dir("runs") / "latest"
         link.unlink(missing_ok=True)

@@ -63,18 +63,19 @@ def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[Lakehou
         # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
         starter.submit(session.ensure, settings)
     kernels.prepare()
-    try:
-        if empty:
-            sample.write_landing(settings)
-            print(f"Sample input written to {settings.layer_path('landing')}")
-        print(f"Run {run_id}")
-        for name in notebooks.ORDER:
-            failures += _one(settings, name, run_id, given)
-    finally:
-        starter.shutdown()
-        session.release(settings)
-    failures += _maintain(settings, run_id)
-    report(settings, run_id)
+    with notebooks.Exports() as exports:
+        try:
+            if empty:
+                sample.write_landing(settings)
+                print(f"Sample input written to {settings.layer_path('landing')}")
+            print(f"Run {run_id}")
+            for name in notebooks.ORDER:
+                failures += _one(settings, name, run_id, given, exports=exports)
+        finally:
+            starter.shutdown()
+            session.release(settings)
+        failures += _maintain(settings, run_id)
+        report(settings, run_id)
     return failures
 
 
@@ -118,13 +119,18 @@ def _why_nothing(settings: Settings, seconds: float) -> str:
 
 
 def _one(
-    settings: Settings, name: str, run_id: str, given: dict[str, Any], latest: bool = True
+    settings: Settings,
+    name: str,
+    run_id: str,
+    given: dict[str, Any],
+    latest: bool = True,
+    exports: notebooks.Exports | None = None,
 ) -> list[LakehouseError]:
     """Execute one notebook of a run; what does not depend on it goes on after an error."""
     print(name, flush=True)
     began = time.monotonic()
     try:
-        notebooks.execute(settings, name, run_id, given, latest)
+        notebooks.execute(settings, name, run_id, given, latest, exports)
     except (ConfigError, SetupError, EngineError):
         raise
     except LakehouseError as error:

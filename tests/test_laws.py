@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -34,6 +35,9 @@ DIRTY = SampleSettings(
     share_wrong_type=0.05, share_missing=0.05, share_out_of_range=0.05, share_redelivered=0.1,
 )  # fmt: skip
 BASES = ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze")
+
+EXAMPLES = int(os.environ.get("LAKEHOUSE_TEST_EXAMPLES", "3"))
+"""Arrivals that the first law is tried on; each is two or three runs, one of them killed."""
 
 
 def run(settings: Settings) -> None:
@@ -97,7 +101,9 @@ def clean_load(dirty, engine, tmp_path_factory) -> Settings:
     return settings
 
 
-@hypothesis_settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 50, suppress_health_check=list(HealthCheck)
+)
 @given(data=st.data())
 def test_any_batches_in_any_order_repeated_or_killed_give_the_same_tables(
     dirty, clean_load, engine, tmp_path_factory, data

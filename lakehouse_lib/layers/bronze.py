@@ -53,12 +53,14 @@ def field_names(table: Table) -> list[str]:
     return list(dict.fromkeys([*names, *(INTERNAL if feed == "cdc_changes" else ())]))
 
 
-def picked_names(records: DataFrame) -> list[str]:
+def picked(records: DataFrame) -> dict[str, Column]:
     """The fields of records that are columns, which engines find faster than a key in a map."""
-    if PICKED not in records.columns:
-        return []
-    kind = cast("StructType", records.schema[PICKED].dataType)
-    return list(kind.names)
+    columns = records.columns
+    if PICKED in columns:
+        names = cast("StructType", records.schema[PICKED].dataType).names
+        return {name: F.col(PICKED)[name] for name in names}
+    own = f"{PICKED}_"
+    return {name.removeprefix(own): F.col(f"`{name}`") for name in columns if name.startswith(own)}
 
 
 Bounds = Mapping[str, tuple[float, float]]
@@ -101,7 +103,7 @@ class Fields:
         for target, expression in settings.select.items():
             records = self._map(records, feed, target, expression)
         self.given = records
-        self.columns = picked_names(records)
+        self.columns = picked(records)
         self.zone = settings.timezone
 
     @property
@@ -124,7 +126,7 @@ class Fields:
 
     def field(self, name: str) -> Column:
         """A field of the record; null where it is absent."""
-        return F.col(PICKED if name in self.columns else "record")[name]
+        return self.columns[name] if name in self.columns else F.col("record")[name]
 
     def text(self, name: str) -> Column:
         """A field as text; null where it is absent or blank."""

@@ -23,7 +23,7 @@ from lakehouse_lib.layers.bronze import (
     common_flags,
     flag_array,
     in_range,
-    picked_names,
+    picked,
     raw_text,
     unknown_fields,
 )
@@ -140,10 +140,12 @@ def _each_change(records: DataFrame) -> DataFrame:
     """One row for each change of a message: ``record`` holds its fields, ``_number`` its place."""
     several = F.from_json(F.col("record")["_changes"], f"array<{MAP}>")
     each = records.select("*", F.posexplode_outer(several).alias("_number", "_change"))
-    if names := picked_names(records):
-        whole = F.col("_change").isNull()
-        fields = (F.when(whole, F.col(PICKED)[name]).otherwise(F.col("_change")[name]).alias(name) for name in names)
-        each = each.withColumn(PICKED, F.struct(*fields))
+    whole = F.col("_change").isNull()
+    fields = {
+        f"{PICKED}_{name}": F.when(whole, field).otherwise(F.col("_change")[name])
+        for name, field in picked(each).items()
+    }
+    each = each.withColumns(fields).drop(PICKED) if fields else each
     return each.withColumn("record", F.coalesce("_change", "record"))
 
 

@@ -362,12 +362,18 @@ def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: 
     if sum(file.records for file in files) < 2 or not names.isdisjoint(envelopes.INTERNAL):
         return
     unread = F.arrays_overlap("_quality_flags", F.array(*map(F.lit, (envelopes.UNKNOWN, *PROBLEMS))))
-    shown = rows.where(F.array_contains("_quality_flags", envelopes.UNKNOWN)).orderBy("_source_file", "_source_line")
-    if not rows.where(~unread).isEmpty() or not (two := shown.select("_raw").head(2)):
+    unknown = F.array_contains("_quality_flags", envelopes.UNKNOWN)
+    record = F.when(unknown, F.struct("_source_file", "_source_line", "_raw"))
+    # Not by a filter, which would compute everything again that the flags depend on.
+    seen = rows.agg(
+        F.count_if(~unread).alias("read"), F.min(record).alias("first"), F.max(record).alias("last")
+    ).first()
+    assert seen is not None
+    if seen["read"] or seen["first"] is None:
         return
     if settings.enable_delta and not delta.read(rows.sparkSession, settings, table).where(~unread).isEmpty():
         return
-    examples = "".join(f"\n    {row[0][:300]}" for row in two)
+    examples = "".join(f"\n    {text[:300]}" for text in dict.fromkeys(seen[end]["_raw"] for end in ("first", "last")))
     feed = feed_of(table)
     raise LandingError(
         f"no record of feed {feed} is a change in a format that is known ({envelopes.KNOWN}); it holds records "

@@ -76,7 +76,7 @@ def measured(*command: str, **environment: str) -> tuple[Cost, str]:
     done.set()
     watcher.join()
     if ended.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{ended.stdout}\n{ended.stderr}")
+        sys.exit(f"{' '.join(command)} failed:\n{ended.stdout[-2000:]}\n{ended.stderr[-4000:]}")
     return Cost(wall, sum(cpu.values()), peak), ended.stdout
 
 

@@ -22,7 +22,8 @@ def save(frame, name, by=None):
     return spark.read.format("delta").load(f"{out}/{name}")
 
 
-clicks = spark.read.parquet(landing).withColumn("click_date", F.to_date("click_timestamp"))
+at = F.col("click_timestamp").cast("timestamp")
+clicks = spark.read.parquet(landing).withColumn("click_timestamp", at).withColumn("click_date", F.to_date(at))
 bronze = save(clicks.withColumn("load_timestamp", F.current_timestamp()), "bronze", "click_date")
 silver = save(bronze.dropDuplicates(["click_id"]), "silver", "click_date")
 order = Window.partitionBy("user_id").orderBy("click_timestamp", "click_id")

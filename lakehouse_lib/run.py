@@ -39,9 +39,8 @@ def everything(settings: Settings, run_id: str, with_sample: bool) -> None:
                     landing.check_there(settings, landing.feed_of(table))
         with delta.look():
             has_work = empty or bool(selection.pending(settings))
-            aged, outdated = (
-                (False, False) if has_work else (bool(maintenance.aged(settings)), health.outdated(settings))
-            )
+            aged = not has_work and bool(maintenance.aged(settings))
+            outdated = not has_work and health.outdated(settings)
         if has_work:
             failures = _all_notebooks(settings, run_id, empty)
             latest = settings.local_dir("runs") / "latest"

@@ -254,8 +254,12 @@ def _initial_state() -> Column:
 def _sent() -> Column:
     """Values that the row before a change had where they stay as they were: what is missing in the rows before it."""
     after = F.coalesce("_after", F.create_map().cast(cdc.MAP))
-    stays: Callable[[Column], Column] = lambda name: F.arrays_overlap("_unchanged", F.array(F.lit(OTHERS), name))  # noqa: E731
-    return F.map_filter("_before", lambda name, _: stays(name) & ~F.map_contains_key(after, name))
+    return F.map_filter("_before", lambda name, _: _stays(F.col("_unchanged"), name) & ~F.map_contains_key(after, name))
+
+
+def _stays(unchanged: Column, name: Column) -> Column:
+    """Whether a change leaves a column as it was."""
+    return F.array_contains(unchanged, F.lit(OTHERS)) | F.array_contains(unchanged, name)
 
 
 def _after_change(state: Column, change: Column) -> Column:
@@ -273,8 +277,7 @@ def _partial(rows: Column, change: Column) -> Column:
     none = F.create_map().cast(cdc.MAP)
     before = F.coalesce(rows[F.coalesce(change["_prior"], change["_key"])], none)
     after, sent = (F.coalesce(change[name], none) for name in ("_after", "_sent"))
-    named: Callable[[Column | str], Column] = lambda name: F.array_contains(change["_unchanged"], name)  # noqa: E731
-    stays = F.map_filter(before, lambda name, _: (named(OTHERS) | named(name)) & ~F.map_contains_key(after, name))
+    stays = F.map_filter(before, lambda name, _: _stays(change["_unchanged"], name) & ~F.map_contains_key(after, name))
     return F.map_concat(F.map_filter(sent, lambda name, _: ~F.map_contains_key(before, name)), stays, after)
 
 

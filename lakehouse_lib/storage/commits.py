@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.model import ops
@@ -62,11 +62,9 @@ def _write(
     where: str | None = None,
     reschema: bool = False,
 ) -> None:
-    marks, path = list(consumed), table_path(settings, table)
+    rows, path = df.select(*table.names), table_path(settings, table)
     write = delta_rs.write if settings.native else delta_spark.write
-    retried(lambda: write(df.select(*table.names), path, mode, marks, info, where, reschema), table.name)
-    if not settings.native:
-        mark(settings, table, marks[1:])
+    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, reschema))
 
 
 def merge(
@@ -115,9 +113,16 @@ def _merge(
     consumed: Iterable[Consumed],
     info: dict[str, Any],
 ) -> None:
-    marks, path = list(consumed), table_path(settings, table)
-    merge_ = delta_rs.merge if settings.native else delta_spark.merge
-    retried(lambda: merge_(changes, path, table.names, match, marks, info), table.name)
+    path, write = table_path(settings, table), delta_rs.merge if settings.native else delta_spark.merge
+    _commit(settings, table, consumed, lambda marks: write(changes, path, table.names, match, marks, info))
+
+
+def _commit(
+    settings: Settings, table: Table, consumed: Iterable[Consumed], write: Callable[[list[Consumed]], None]
+) -> None:
+    """Write with the watermarks of the sources; Spark's commit holds the first of them alone."""
+    marks = list(consumed)
+    retried(lambda: write(marks), table.name)
     if not settings.native:
         mark(settings, table, marks[1:])
 
@@ -142,11 +147,15 @@ def mark(
         target = DeltaTable(table_path(settings, table))
         if once and is_known(target, consumed):
             return
-        parts = target.metadata().partition_columns
-        told = properties(consumed, info or None)
-        target.create_write_transaction([], "append", target.schema(), parts, commit_properties=told)
+        _commit_nothing(target, properties(consumed, info or None))
 
     retried(run, table.name)
+
+
+def _commit_nothing(target: DeltaTable, commit_properties: CommitProperties) -> None:
+    """A commit without rows, for what it says."""
+    parts = target.metadata().partition_columns
+    target.create_write_transaction([], "append", target.schema(), parts, commit_properties=commit_properties)
 
 
 def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict[str, Any]) -> None:
@@ -160,8 +169,7 @@ def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict
         before = target.version()
         target.delete(f"_source_file IN ({listed})", commit_properties=told)
         if target.version() == before:  # there was nothing to delete, which is to be told all the same
-            parts = target.metadata().partition_columns
-            target.create_write_transaction([], "append", target.schema(), parts, commit_properties=told)
+            _commit_nothing(target, told)
 
     retried(run, table.name)
 

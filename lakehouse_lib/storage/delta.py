@@ -353,12 +353,8 @@ def read(spark: SparkSession, settings: Settings, table: Table, version: int | N
     reader = spark.read.format("delta")
     reader = reader if version is None else reader.option("versionAsOf", version)
     if settings.native:  # Sail's unions stumble over comments of columns and over NOT NULL
-        reader = reader.schema(_plain_schema(open_at(path, version)))
+        reader = reader.schema(_plain_schema(DeltaTable(path, version=version)))
     return reader.load(path)
-
-
-def open_at(path: str, version: int | None) -> DeltaTable:
-    return DeltaTable(path, version=version)
 
 
 def _plain_schema(opened: DeltaTable) -> StructType:
@@ -389,7 +385,7 @@ def _inserts(spark: SparkSession, path: str, table: Table, after: int, upto: int
                 add = action["add"]
                 day = (add.get("partitionValues") or {}).get(table.partition_by)
                 added.setdefault(day, []).append(f"{path}/{unquote(add['path'])}")
-    reader = spark.read.schema(_plain_schema(open_at(path, upto)))
+    reader = spark.read.schema(_plain_schema(DeltaTable(path, version=upto)))
     if not added:
         return reader.format("delta").load(path).limit(0)
     parts = []

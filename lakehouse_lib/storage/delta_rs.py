@@ -47,15 +47,13 @@ def merge(
     target = DeltaTable(path)
     if consumed and is_known(target, consumed[:1]):
         return
-    on = [f't."{name}" = s."{key}"' for name, key in match.keys.items()]
-    if match.days:
-        column, days = match.days
-        on.append(f't."{column}" IN ({days})' if days else "false")
-    if match.flagged:
-        on.append("cardinality(t._quality_flags) > 0")
     values = {f'"{name}"': f's."{name}"' for name in names}
     merging = target.merge(
-        _stream(changes, target), " AND ".join(on), "s", "t", commit_properties=properties(consumed, info)
+        _stream(changes, target),
+        match.condition('"', "cardinality"),
+        "s",
+        "t",
+        commit_properties=properties(consumed, info),
     )
     if match.flagged:
         merging = merging.when_matched_delete()

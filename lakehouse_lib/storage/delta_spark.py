@@ -41,12 +41,7 @@ def merge(
 ) -> None:
     """Delete, update and insert rows as ``_action`` says."""
     spark = changes.sparkSession
-    on = [f"t.`{name}` = s.`{key}`" for name, key in match.keys.items()]
-    if match.days:
-        column, days = match.days
-        on.append(f"t.`{column}` IN ({days})" if days else "false")
     if match.flagged:
-        on.append("size(t._quality_flags) > 0")
         matched = "WHEN MATCHED THEN DELETE"
     else:
         settable = ", ".join(f"t.`{name}` = s.`{name}`" for name in names)
@@ -54,7 +49,7 @@ def merge(
     columns, values = (", ".join(f"{p}`{name}`" for name in names) for p in ("", "s."))
     view = f"changes_{threading.get_ident()}_{random.getrandbits(32):x}"
     statement = (
-        f"MERGE INTO delta.`{path}` t USING {view} s ON {' AND '.join(on)} {matched} "
+        f"MERGE INTO delta.`{path}` t USING {view} s ON {match.condition('`', 'size')} {matched} "
         f"WHEN NOT MATCHED AND s._action <> 'delete' THEN INSERT ({columns}) VALUES ({values})"
     )
     # These settings would silence every later write of the session with the same numbers:

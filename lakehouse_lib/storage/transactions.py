@@ -35,6 +35,18 @@ class Match:
     flagged: bool = False
     """Only rows that carry a flag; these are deleted and never updated."""
 
+    def condition(self, quote: str, size: str) -> str:
+        """The condition in a dialect's SQL, over ``t``, the table, and ``s``, the source: how it quotes names, and
+        its function for the length of an array."""
+        name = f"{quote}{{}}{quote}".format
+        on = [f"t.{name(column)} = s.{name(other)}" for column, other in self.keys.items()]
+        if self.days:
+            column, days = self.days
+            on.append(f"t.{name(column)} IN ({days})" if days else "false")
+        if self.flagged:
+            on.append(f"{size}(t._quality_flags) > 0")
+        return " AND ".join(on)
+
 
 def retried(action: Callable[[], T], what: str) -> T:
     """Run a write again where another writer was faster."""

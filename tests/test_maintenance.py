@@ -332,7 +332,7 @@ def test_a_run_that_finds_nothing_new_archives_as_well(lakehouse, monkeypatch, c
     monkeypatch.setattr(health, "outdated", lambda settings: False)
     monkeypatch.setattr(landing, "check_there", lambda settings, feed: None)
     ran = []
-    monkeypatch.setattr(notebooks, "execute", lambda settings, name, run_id, given, latest: ran.append((name, latest)))
+    monkeypatch.setattr(notebooks, "execute", lambda *given: ran.append((given[1], given[4])))
     assert cli.main(["run"]) == 0 and not ran
     hours_of(lake, [day], datetime.combine(day, datetime.min.time(), UTC))
     assert cli.main(["run"]) == 0 and ran == [("70_maintenance", False)]

@@ -64,16 +64,25 @@ def table_path(settings: Settings, table: Table) -> str:
     return f"{settings.layer_path(table.layer)}/{folder}"
 
 
-_look: ContextVar[dict[str, DeltaTable | None] | None] = ContextVar("look", default=None)
+@dataclass
+class _Look:
+    """What has been opened and read since a look began, by path."""
+
+    tables: dict[str, DeltaTable | None] = field(default_factory=dict)
+    ops: dict[str, pa.Table] = field(default_factory=dict)
+
+
+_look: ContextVar[_Look | None] = ContextVar("look", default=None)
 
 
 @contextlib.contextmanager
 def look() -> Iterator[None]:
-    """Open each table once and show it at one version; for code that only reads. Also a decorator."""
+    """Open each table, and read each table of ops, once, so that all is seen at one version; for code that only
+    reads. Also a decorator."""
     if _look.get() is not None:
         yield
         return
-    token = _look.set({})
+    token = _look.set(_Look())
     try:
         yield
     finally:
@@ -85,9 +94,9 @@ def open_table(path: str) -> DeltaTable | None:
     seen = _look.get()
     if seen is None:
         return _open(path)
-    if path not in seen:
-        seen[path] = _open(path)
-    return seen[path]
+    if path not in seen.tables:
+        seen.tables[path] = _open(path)
+    return seen.tables[path]
 
 
 def _open(path: str) -> DeltaTable | None:
@@ -168,11 +177,16 @@ def content(path: str, schema: pa.Schema) -> ds.Dataset:
 
 def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]]:
     """Rows of one of the tables under ``ops/`` in which columns have these values; none if it is not there."""
-    opened = open_table(f"{settings.layer_path('ops')}/{name}")
+    path = f"{settings.layer_path('ops')}/{name}"
+    opened = open_table(path)
     if opened is None:
         return []
+    seen = _look.get()
+    known = seen.ops if seen else {}
+    if path not in known:
+        known[path] = dataset(opened).to_table()
     # Not filtered while it is scanned: what delta-rs merges holds text as string_view, which Arrow does not compare.
-    rows: list[dict[str, Any]] = dataset(opened).to_table().filter(_equal(equal)).to_pylist()
+    rows: list[dict[str, Any]] = known[path].filter(_equal(equal)).to_pylist()
     return rows
 
 

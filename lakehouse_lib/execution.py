@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import sys
@@ -90,13 +91,19 @@ class _Indented(io.TextIOBase):
 
 def to_html(notebook: Path, code: bool) -> None:
     """Write an executed notebook as HTML beside it, with or without its code; it is whole without a network."""
+    body, _ = _exporter(code).from_filename(str(notebook))
+    # The template fetches MathJax and RequireJS from a host.
+    body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
+    notebook.with_suffix(".html").write_text(body)
+
+
+@functools.cache
+def _exporter(code: bool) -> Any:
+    """An exporter for all notebooks of a run: its templates are compiled once."""
     from nbconvert import HTMLExporter
 
     plain = Config(
         HTMLExporter={"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True},
         TagRemovePreprocessor={"enabled": True, "remove_cell_tags": ["remove-cell"]},
     )
-    body, _ = HTMLExporter(template_name="lab", config=Config() if code else plain).from_filename(str(notebook))
-    # The template fetches MathJax and RequireJS from a host.
-    body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
-    notebook.with_suffix(".html").write_text(body)
+    return HTMLExporter(template_name="lab", config=Config() if code else plain)

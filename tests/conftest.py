@@ -94,19 +94,22 @@ def each_engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def spark(each_engine: str):
     """A session on each engine in turn, for tests of transformations."""
-    return session.connect(Settings(spark_master=each_engine))
+    with session.opened(Settings(spark_master=each_engine)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
 def engine_session(engine: str):
     """A session on the engine of the tests that one engine is enough for."""
-    return session.connect(Settings(spark_master=engine))
+    with session.opened(Settings(spark_master=engine)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
 def real_spark(jvm: str):
     """A session on Spark, for tests that ask what Spark says."""
-    return session.connect(Settings(spark_master=jvm))
+    with session.opened(Settings(spark_master=jvm)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -104,3 +104,11 @@ def test_several_runs_the_other_order_and_a_rebuild_give_the_same_tables(lake, e
     assert_same(other, lake)
     run_tables(other.model_copy(update={"full": True}))
     assert_same(other, lake)
+
+
+def test_the_other_engine_makes_the_same_tables(lake, native, jvm, shared, tmp_path):
+    other = lake_of(jvm if lake.spark_master == native else native, shared, tmp_path / "lake", tmp_path / "landing")
+    for part in ("landing", "landing_run2"):
+        deliver(shared, tmp_path / "landing", part)
+    run_tables(other)
+    assert_same(other, lake, flags=True)

@@ -144,6 +144,12 @@ def test_two_runs_and_a_rebuild_give_the_same_tables(lake, engine, landing, tmp_
     assert run(twice) == BAD and selection.pending(twice) == []
 
 
+def test_the_other_engine_makes_the_same_tables(lake, native, jvm, landing, tmp_path):
+    other = settings_of(jvm if lake.spark_master == native else native, tmp_path / "lake", landing)
+    assert run(other) == BAD
+    assert_same(other, lake, flags=True)
+
+
 def test_the_ledger_adds_up(lake):
     sums = reader.query(
         lake,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from json.encoder import encode_basestring
 from typing import Any
@@ -39,6 +41,9 @@ PROBLEMS = {
 
 ROWS, BYTES = 20_000, 16 << 20
 """Size limits of a batch: records and bytes, whichever is reached first."""
+
+_MAY_BE_BEYOND = re.compile("[0-9][eE][+]?0*[1-9][0-9]{2}|[0-9]{309}")
+"""Whether a JSON text may hold a number beyond a double."""
 
 _STRICT: dict[str, Any] = {
     "catch_duplicate_keys": True,
@@ -125,8 +130,11 @@ class Rows:
         values = self.values
         for value in fields.values():
             if value.__class__ is str:
-                if value and value[0] in "{[ \t\r\n" and _is_broken_json(value):
-                    self.broken.setdefault(len(self.raws), []).append(names[len(values) - len(self.keys)])
+                if value and value[0] in "{[ \t\r\n" and value.lstrip()[:1] in ("{", "["):
+                    if not is_json(value):
+                        self.broken.setdefault(len(self.raws), []).append(names[len(values) - len(self.keys)])
+                    elif _MAY_BE_BEYOND.search(value):
+                        value = json_text(jiter.from_json(value.encode(), **_STRICT))
                 values.append(value)
             elif value is None:
                 self.nulls.append(len(values))
@@ -228,10 +236,6 @@ def is_json(text: str | bytes) -> bool:
     return True
 
 
-def _is_broken_json(text: str) -> bool:
-    return text.lstrip()[:1] in ("{", "[") and not is_json(text)
-
-
 def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
     """The payload of a message that Kafka Connect wrapped with its schema."""
     if "payload" not in fields or "op" in fields or not fields.keys() <= {"payload", "schema"}:
@@ -276,16 +280,26 @@ def _no_constant(name: str) -> None:
 
 
 def json_text(value: Any) -> str:
-    """A parsed value as JSON text in which every number keeps its original digits."""
+    """A parsed value as JSON text in which every number keeps its original digits.
+
+    Within an object or an array, a number beyond a double is given as text: engines do not agree whether the whole is
+    JSON then.
+    """
     kind = value.__class__
     if kind is str:
         return encode_basestring(value)
     if kind is dict:
-        return "{" + ",".join([f"{encode_basestring(k)}:{json_text(v)}" for k, v in value.items()]) + "}"
+        return "{" + ",".join([f"{encode_basestring(k)}:{_inner_text(v)}" for k, v in value.items()]) + "}"
     if kind is list:
-        return "[" + ",".join([json_text(v) for v in value]) + "]"
+        return "[" + ",".join([_inner_text(v) for v in value]) + "]"
     if value is None:
         return "null"
     if kind is bool:
         return "true" if value else "false"
     return str(value)
+
+
+def _inner_text(value: Any) -> str:
+    text = json_text(value)
+    is_number = text[0] in "-0123456789"
+    return f'"{text}"' if is_number and math.isinf(float(text)) else text

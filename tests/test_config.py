@@ -80,10 +80,10 @@ def test_an_ill_typed_setting_is_refused_with_its_value(values, words):
 
 def test_the_named_parameters_file_must_be_there_and_be_yaml(tmp_path, monkeypatch):
     monkeypatch.setenv(config.FILE_VARIABLE, str(tmp_path / "none.yml"))
-    with pytest.raises(ConfigError, match="no parameters file"):
+    with pytest.raises(ConfigError, match="parameters file .* does not exist"):
         config.load()
     (tmp_path / "none.yml").write_text("a: [1,")
-    with pytest.raises(ConfigError, match="is no YAML"):
+    with pytest.raises(ConfigError, match="is not valid YAML"):
         config.load()
 
 
@@ -109,9 +109,9 @@ def test_set_reaches_nested_settings_through_the_environment(monkeypatch):
         ("feeds.clickstrem.path=x", "feeds.clickstrem: unknown setting; did you mean clickstream?"),
         ("cdc.users_tabel=x", "cdc.users_tabel: unknown setting; did you mean users_table?"),
         ("retention.app_event_bronze=5", "there is no table 'app_event_bronze'; did you mean app_events_bronze?"),
-        ("tables.users_silver=x", "tables has no parts; say --set tables=VALUE"),
-        ("retention=abc", "retention = 'abc': it takes JSON, such as {"),
-        ("api_cors_origins=http://x", "api_cors_origins = 'http://x': it takes JSON, such as ["),
+        ("tables.users_silver=x", "tables has no nested settings; use --set tables=VALUE"),
+        ("retention=abc", "retention = 'abc': must be JSON, such as {"),
+        ("api_cors_origins=http://x", "api_cors_origins = 'http://x': must be JSON, such as ["),
         ("sesion_gap_minutes=5", "Did you mean session_gap_minutes?"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_misspelt_variable_is_named_and_those_of_others_are_left_alone(variabl
     if not right:
         config.load()
         return
-    with pytest.raises(ConfigError, match=f"{variable} is no setting; did you mean {right}?"):
+    with pytest.raises(ConfigError, match=f"{variable} is not a setting; did you mean {right}?"):
         config.load()
 
 

@@ -246,7 +246,7 @@ def test_bad_files_are_set_aside_alone_and_the_others_load_in_the_same_run(with_
     assert all(row.reason for row in listed.itertuples() if row.state == "set_aside")
     assert {row.path for row in listed.itertuples() if row.state == "loaded"} == {
         "good0.json", "good1.json", "good2.json", "folder.json/good3.csv"}  # fmt: skip
-    assert result.steps[0].notes == ["app_events: left alone, because their names end in no format: notes.txt"]
+    assert result.steps[0].notes == ["app_events: ignored, because their names do not end in a known format: notes.txt"]
     said = "\n".join(result.problems)
     for name in BAD_FILES:
         assert f"app_events/{name} cannot be read: " in said

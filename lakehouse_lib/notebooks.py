@@ -1,4 +1,4 @@
-"""Run notebooks headlessly, and what every notebook needs in its first cells."""
+"""Run notebooks headlessly, and provide the settings that every notebook needs in its first cells."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from lakehouse_lib.model import tables
 ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations", "40_data_quality")
 
 MAINTENANCE, REPORT = "70_maintenance", "60_health_report"
-"""Executed at the end of a run: where something is worth doing, and to say how things are."""
+"""Executed at the end of a run: maintenance if it is worthwhile, and always the report."""
 
 EXPLORE = ("50_catalog_explorer", "55_time_travel")
-"""Notebooks for people to look around in; a run does not execute them."""
+"""Notebooks for interactive use; a run does not execute them."""
 
 _JUPYTER = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _known: set[str] | None = None
 
 
 def settings(namespace: dict[str, Any]) -> Settings:
-    """Settings from a notebook's parameters; call it as ``settings(globals())``.
+    """Return the settings from a notebook's parameters; call it as ``settings(globals())``.
 
-    The first call of a kernel refuses names that are no setting, so that a misspelt parameter is
-    not ignored; later calls leave alone what was defined since.
+    The first call in a kernel rejects names that are not settings, so that a misspelt parameter is not ignored; later
+    calls ignore names that were defined since.
 
     Raises
     ------
@@ -48,12 +48,12 @@ def settings(namespace: dict[str, Any]) -> Settings:
         _known = set(plain)
     found = config.load({name: value for name, value in plain.items() if name in _known})
     config.log_to_file(found)
-    tables.declared(found)  # refuses wrong checks and replicas
+    tables.declared(found)  # rejects invalid checks and replicas
     return found
 
 
 class Exports:
-    """HTML copies of executed notebooks, made one after the other while the next notebook runs."""
+    """HTML copies of executed notebooks, written one by one while the next notebook runs."""
 
     def __enter__(self) -> Exports:
         self._pool = ThreadPoolExecutor(1)
@@ -61,7 +61,7 @@ class Exports:
         return self
 
     def add(self, notebook: Path) -> None:
-        """Make the copy of a notebook when those before it are done."""
+        """Write the copy of a notebook after the previous copies."""
         self._copies.append(self._pool.submit(_export, notebook))
 
     def __exit__(self, *_: object) -> None:
@@ -80,7 +80,7 @@ def execute(
 ) -> Path:
     """Execute one notebook into ``runs/<run_id>/`` and export it; returns the executed notebook.
 
-    ``latest`` points ``runs/latest`` to the folder; with ``exports`` the HTML copy is made while other work goes on.
+    ``latest`` points ``runs/latest`` to the folder; with ``exports`` the HTML copy is written in the background.
 
     Raises
     ------
@@ -131,15 +131,15 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any]) -> None:
             cwd=str(source.parent), kernel_name="python3", progress_bar=False, log_output=False,
             store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
             kernel_manager_class=kernels.Manager,
-            # Sockets of files in a folder of their own: no port to race for, nothing to listen in on.
+            # File sockets in a separate folder: no race for ports, and no open port.
             config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-            # What a kernel holds was written or given back by its cells: no need to wait for its farewell.
+            # All results of a kernel have been written or returned by its cells: do not wait for its shutdown.
             shutdown_kernel="immediate", extra_arguments=["--log-level=CRITICAL"],
         )  # fmt: skip
 
 
 class _Indented(io.TextIOBase):
-    """What a notebook prints, shown in the terminal while it runs."""
+    """Shows a notebook's printed output in the terminal while it runs."""
 
     def write(self, text: str) -> int:
         for line in filter(str.strip, text.splitlines()):
@@ -148,7 +148,7 @@ class _Indented(io.TextIOBase):
 
 
 def _export(notebook: Path) -> None:
-    """A copy as HTML; the report is for people who do not want to see code."""
+    """Write an HTML copy; the report's copy hides the code."""
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
@@ -158,6 +158,6 @@ def _export(notebook: Path) -> None:
     )
     reads = Config() if notebook.stem != REPORT else plain
     body, _ = HTMLExporter(template_name="lab", config=reads).from_filename(str(notebook))
-    # The template fetches MathJax and RequireJS from a host: a copy has to be whole without a network.
+    # The template loads MathJax and RequireJS from the network, but a copy must work offline.
     body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
     notebook.with_suffix(".html").write_text(body)

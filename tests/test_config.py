@@ -80,7 +80,7 @@ def test_an_ill_typed_setting_is_refused_with_its_value(values, words):
 
 def test_the_named_parameters_file_must_be_there_and_be_yaml(tmp_path, monkeypatch):
     monkeypatch.setenv(config.FILE_VARIABLE, str(tmp_path / "none.yml"))
-    with pytest.raises(ConfigError, match="parameters file .* does not exist"):
+    with pytest.raises(ConfigError, match=r"parameters file .* does not exist"):
         config.load()
     (tmp_path / "none.yml").write_text("a: [1,")
     with pytest.raises(ConfigError, match="is not valid YAML"):

@@ -458,7 +458,7 @@ def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, de
     assert page.get_by_text("Degraded", exact=True).first.bounding_box()["y"] < first.bounding_box()["y"] < 900
     for heading in (
         "Tables",
-        "What became of the records",
+        "Records by outcome",
         "Volume",
         "Quality",
         "Storage",

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - cases stand in one line
-"""Cases for Spark SQL here and in Spark: each signature over values, NULLs and extremes among them, and how two answers compare."""
+"""Cases for Spark SQL here and in Spark: each signature over values, NULLs and extremes among them, and how two results are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests ask of a lakehouse: its rows, its versions, whether two are the same."""
+"""Helpers to inspect a lakehouse: its rows, its versions, and whether two are equal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lakehouse_lib.storage import delta
 
 
 def run_tables(settings: Settings) -> RunResult:
-    """Run the layers: no table may fail."""
+    """Run the layers; no table may fail."""
     result = pipeline.run(settings, progress=lambda line: None)
     assert [step.message for step in result.steps if step.state == "failed"] == []
     return result
@@ -57,7 +57,7 @@ def versions(settings: Settings) -> dict[str, int]:
 
 
 def assert_same(one: Settings, other: Settings, flags: bool = False) -> None:
-    """Two lakehouses hold the same rows in every column that the laws cover, and their ledgers say how many."""
+    """Assert that two lakehouses have the same rows in all columns covered by the laws, and matching ledgers."""
     assert_ledger_matches_tables(one)
     assert_ledger_matches_tables(other)
     left, right = contents(one, flags), contents(other, flags)

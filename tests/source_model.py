@@ -1,7 +1,7 @@
-"""A model of a source database: random transactions on a table, and the messages that tell of them.
+"""A model of a source database: random transactions on a table, and the messages for them.
 
-What the model holds at its end is what a replica has to hold, and what it held at a moment is what the history has
-to say of that moment; nothing here knows how the library comes to it.
+A replica must hold what the model holds at the end, and the history must show what it held at any moment. The model
+does not depend on how the library works.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Change:
-    """One change, as the log has it."""
+    """A change in the log."""
 
     op: str
     """insert, update, delete, truncate or read (of a snapshot)."""
@@ -56,7 +56,7 @@ class Source:
     place: int = 0
 
     def live(self, keys: int, steps: int) -> None:
-        """Let things happen to the table: so many steps in each history, which has so many keys."""
+        """Apply random steps to the table, with the given number of steps and keys in each history."""
         for _ in range(steps * self.histories):
             history, everywhere = self.random.randrange(self.histories), self.random.random() * self.histories
             choice, free = self.random.random(), f"h{history}k{self.random.randrange(keys)}"
@@ -171,7 +171,7 @@ def sometimes(change: Change) -> dict[str, Any]:
 
 
 def maxwell(table: str, source: Source, random: Random) -> list[dict[str, Any]]:
-    """Messages of Maxwell, three changes a transaction; the last of each says so and has no offset."""
+    """Messages of Maxwell, three changes per transaction; the last has the commit flag and no offset."""
     made = []
     for change in source.log:
         number, rest = divmod(change.place, 3)
@@ -233,7 +233,7 @@ def flat(sequence: Callable[[Change], Any] | None) -> Writer:
 
 @dataclass(frozen=True)
 class Shape:
-    """A way in which a table's changes are told."""
+    """A message format for the changes of a table."""
 
     name: str
     write: Writer

@@ -27,7 +27,7 @@ def values(spark, texts, make):
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
-def test_times_in_every_accepted_form(spark, zone):
+def test_every_accepted_time_format_is_parsed(spark, zone):
     texts = [
         "2026-03-02T12:00:00Z", "2026-03-02 13:00:00+01:00", "2026-03-02T13:00:00+0100",
         "2026-03-02T12:00:00.000000Z", "2026-03-02T12:00:00,000Z", "1772452800", "1772452800000",
@@ -37,7 +37,7 @@ def test_times_in_every_accepted_form(spark, zone):
     assert [(v and v.replace(tzinfo=v.tzinfo or UTC), bad) for v, bad in found] == [(NOON, False)] * len(texts)
 
 
-def test_times_without_offset_are_of_the_feeds_zone(spark):
+def test_times_without_offset_are_in_the_zone_of_the_feed(spark):
     found = values(spark, ["2026-03-02T13:00:00", "2026-07-02 14:00"], lambda t: bronze.timestamp(t, "Europe/Berlin"))
     assert [v.replace(tzinfo=UTC) for v, _ in found] == [NOON, datetime(2026, 7, 2, 12, tzinfo=UTC)]
     ((day, _),) = values(spark, ["2026-03-02"], lambda t: bronze.timestamp(t))
@@ -45,13 +45,13 @@ def test_times_without_offset_are_of_the_feeds_zone(spark):
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "2026-02-30", "12:00", "NaN", "1e99", "{}", "2026"])
-def test_what_is_no_time_is_bad_or_implausible(spark, text):
+def test_invalid_times_are_flagged_as_invalid_or_implausible(spark, text):
     """A bare 2026 is epoch second 2026: a time, but one that the range rule rejects."""
     ((value, bad),) = values(spark, [text], bronze.timestamp)
     assert bad or value.year == 1970
 
 
-def test_numbers_are_finite(spark):
+def test_numbers_must_be_finite(spark):
     texts = [
         "1.5",
         "-2",
@@ -88,7 +88,7 @@ def flags(spark, feed, lines, settings=None, bounds=None):
     return [row.asDict() for row in made.orderBy(F.col("_source_file").cast("int")).collect()]
 
 
-def test_each_defect_has_its_flag(spark):
+def test_each_defect_sets_its_flag(spark):
     import json
 
     good = event(1, properties={"value": 3, "duration_ms": 10})
@@ -121,7 +121,7 @@ def test_each_defect_has_its_flag(spark):
     assert "event_id is missing" in text and "properties.value holds a value of the wrong type" in text
 
 
-def test_clicks_take_their_aliases_and_defaults(spark):
+def test_clicks_accept_aliases_and_get_defaults(spark):
     import json
 
     one = {
@@ -137,7 +137,7 @@ def test_clicks_take_their_aliases_and_defaults(spark):
     assert lone["_quality_flags"] == ["missing_user_id"]
 
 
-def test_a_mapping_reads_any_shape_and_a_wrong_one_is_refused(spark):
+def test_mapping_reads_any_shape_and_an_invalid_mapping_is_rejected(spark):
     shape = FeedSettings(
         select={"event_id": "concat(user, '-', n)", "event_type": "what", "event_timestamp": "at", "user_id": "user"},
         timezone="Europe/Berlin",

@@ -1,4 +1,4 @@
-"""Change data from public bug reports: in one load, in several runs, in the other order of files, and rebuilt."""
+"""Change data from public bug reports: in one load, in several runs, in reverse order of files, and rebuilt."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def live(lake: Settings, name: str, *columns: str) -> list[tuple[Any, ...]]:
     return [tuple(row[column] for column in columns) for row in rows(lake, name) if not row["is_deleted"]]
 
 
-def test_decimals_are_decoded_by_the_schema_and_stay_text_without_one(lake):
+def test_decimals_are_decoded_with_a_schema_and_stay_text_without(lake):
     found = {row[0]: row[1:] for row in live(lake, "orders_silver", "id", "amount", "rate", "anyscale", "blob")}
     assert found == {
         1: (Decimal("12.34"), Decimal("0.0001"), Decimal("1.234"), "AQID"),
@@ -62,7 +62,7 @@ def test_decimals_are_decoded_by_the_schema_and_stay_text_without_one(lake):
     assert live(lake, "orders_plain_silver", "amount") == [("BNI=",)]
 
 
-def test_placeholders_mean_the_value_before(lake):
+def test_placeholders_mean_the_previous_value(lake):
     assert live(lake, "articles_silver", "id", "title", "body", "tags", "img") == [
         (1, "A4", "second long body", '["x","y"]', "AQID"),
         (2, "Z1", None, '["q"]', None),
@@ -78,12 +78,12 @@ def test_placeholders_mean_the_value_before(lake):
         assert "__debezium" not in str(rows(lake, name)) and "X19kZWJl" not in str(rows(lake, name))
 
 
-def test_a_snapshot_that_is_read_late_sets_no_row_back(lake):
+def test_late_snapshot_does_not_overwrite_newer_rows(lake):
     assert live(lake, "stock_silver", "id", "qty") == [(1, 510), (3, 510), (4, 2), (5, 9), (6, 6)]
     assert [row["id"] for row in rows(lake, "stock_silver") if row["is_deleted"]] == [2]
 
 
-def test_canal_truncates_and_each_of_its_rows_is_a_change(lake):
+def test_canal_truncates_and_each_row_of_a_message_is_a_change(lake):
     assert sorted(live(lake, "inv_silver", "sku", "wh", "qty", "note")) == [("a", 1, 11, ""), ("b", 1, 31, "NULL")]
     assert {(row["sku"], row["wh"]) for row in rows(lake, "inv_silver") if row["is_deleted"]} == {("a", 2), ("old", 1)}
     counts = reader.query(
@@ -96,7 +96,7 @@ def test_canal_truncates_and_each_of_its_rows_is_a_change(lake):
     assert dict(zip(aside.r, aside.n, strict=True)) == {"schema_change": 2, "empty_message": 2}
 
 
-def test_several_runs_the_other_order_and_a_rebuild_give_the_same_tables(lake, engine, shared, tmp_path):
+def test_several_runs_reverse_order_and_rebuild_give_the_same_tables(lake, engine, shared, tmp_path):
     other = lake_of(engine, shared, tmp_path / "lake", tmp_path / "landing")
     for part in ("landing_run2", "landing"):
         deliver(shared, tmp_path / "landing", part)

@@ -1,4 +1,4 @@
-"""Which days a run computes again: `--from`, `--to`, and what an open end means."""
+"""Days that a run computes again: `--from`, `--to`, and open ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TODAY = datetime.now(UTC).date()
 
 
 def silver_events(settings: Settings, *days: int) -> tables.Table:
-    """An event on each of some days of March, in silver; the other sources of gold are there and empty."""
+    """Events on some days of March in silver; the other sources of gold exist and are empty."""
     table = tables.get(settings, "app_events_silver")
     for name in GOLD:
         for source in tables.get(settings, name).sources:
@@ -46,15 +46,15 @@ def run_gold(settings: Settings, **asked: str) -> None:
 
 
 def wrong_days(settings: Settings, clean: dict[str, list[dict]]) -> list[list[int]]:
-    """For each table the days of March whose figures are not those of the clean one."""
+    """For each table, the days of March whose figures differ from those of the clean one."""
     return [
         [row[tables.get(settings, name).partition_by].day for row in rows(settings, name) if row not in clean[name]]
         for name in GOLD
     ]
 
 
-def test_an_open_end_reaches_to_the_last_or_the_first_day_there_is(lakehouse):
-    """Also to days that are in the archive; running figures are computed from the first day on."""
+def test_open_end_extends_to_the_first_or_last_existing_day(lakehouse):
+    """Including archived days; running figures are computed from the first day onwards."""
     lake = lakehouse()
     silver = silver_events(lake, 1, 2, 4, 5)
     run_gold(lake)
@@ -69,7 +69,7 @@ def test_an_open_end_reaches_to_the_last_or_the_first_day_there_is(lakehouse):
     assert wrong_days(lake, clean) == [[4], []]
 
 
-def test_days_to_compute_again_are_those_there_are(lakehouse):
+def test_days_to_compute_again_are_existing_days(lakehouse):
     """Of the source and of the table, in files or in the archive; a rebuild computes all."""
     lake = lakehouse()
     silver, gold = silver_events(lake, 1, 2, 5), tables.get(lake, "event_metrics_gold")
@@ -89,7 +89,7 @@ def test_days_to_compute_again_are_those_there_are(lakehouse):
     assert days(date_from=date(2026, 3, 2)) == [2, 5] and days(date_from=date(2026, 3, 6)) == []
 
 
-def test_which_days_are_asked_for():
+def test_days_are_selected_by_from_and_to():
     both = config.load({"date_from": "2026-03-02", "date_to": "2026-03-04"})
     since, until = config.load({"date_from": "yesterday"}), config.load({"date_to": "-7d"})
     asked = [day for day in range(1, 7) if both.asks_for(date(2026, 3, day))]
@@ -99,8 +99,8 @@ def test_which_days_are_asked_for():
 
 
 @pytest.mark.parametrize("words", [["--from", "-7d", "--to", "today"], ["--from=-7d", "--to=TODAY"]])
-def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkeypatch):
-    """On the command line they win over the environment, and stay the same days until the run ends."""
+def test_relative_days_are_not_parsed_as_options(words, lakehouse, monkeypatch):
+    """Options override the environment, and stay the same days until the run ends."""
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lakehouse().path())
     for name in ("LAKEHOUSE_DATE_FROM", "LAKEHOUSE_DATE_TO"):
         monkeypatch.setenv(name, "2020-01-01")
@@ -114,7 +114,7 @@ def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkey
     assert seen == [(TODAY - timedelta(7), TODAY, str(TODAY - timedelta(7)))]
 
 
-def test_days_that_no_table_of_the_run_has_are_refused(lakehouse):
+def test_days_outside_of_every_table_are_rejected(lakehouse):
     lake = lakehouse(tables="app_events_silver", date_from="2026-03-01")
     with pytest.raises(ConfigError, match=r"days of gold tables .* app_events_silver is none. Name a gold table"):
         selection.check_days(lake)

@@ -1,4 +1,4 @@
-"""The health report: planted troubles are named, and no command that it gives costs a row."""
+"""The health report: injected problems are named, and no suggested command loses a row."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def made(engine, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def lake(made, lakehouse, tmp_path, monkeypatch) -> Settings:
-    """A lakehouse of the test's own; commands find it."""
+    """A lakehouse for one test; commands find it."""
     shutil.copytree(made / "lake", tmp_path / "lake")
     shutil.copytree(made / "landing", tmp_path / "landing")
     settings = lakehouse()
@@ -72,7 +72,7 @@ def lake(made, lakehouse, tmp_path, monkeypatch) -> Settings:
 
 
 def follow(settings: Settings, command: str) -> None:
-    """Do what the report says; the layers of `lakehouse run` without their notebooks."""
+    """Run the suggested commands; `lakehouse run` without its notebooks."""
     for part in filter(None, command.split(" && ")):
         if part == "lakehouse run":
             run(settings)
@@ -83,7 +83,7 @@ def follow(settings: Settings, command: str) -> None:
 
 
 def only(settings: Settings, kind: str, table: str, words: str = "") -> health.Finding:
-    """The one trouble that the report names so."""
+    """Return the only finding of this kind."""
     made = health.report(settings)
     found = [one for one in made.findings if (one.kind, one.table) == (kind, table) and words in one.text]
     assert len(found) == 1 and made.verdict != "Healthy", made.text()
@@ -117,7 +117,7 @@ def stale_feed(settings, deliver, monkeypatch):
 
 
 class _Clock:
-    """A clock that shows another time."""
+    """A clock that is set to another time."""
 
     def __init__(self, shown: datetime):
         self.shown = shown
@@ -209,7 +209,7 @@ def waiting_files(settings, deliver, monkeypatch):
 
 
 def robots(settings, deliver, monkeypatch):
-    """Ten of a hundred records are set aside: the other ninety are good."""
+    """Ten of a hundred records are quarantined; the other ninety are valid."""
     checks = [
         {"name": "no_robots", "check": "expression", "condition": "user_id NOT LIKE 'bot%'", "severity": "quarantine"}
     ]
@@ -256,7 +256,7 @@ def lost_for_good(settings, deliver, monkeypatch):
 
 
 def lost_after_it_was_taken_back(settings, deliver, monkeypatch):
-    """Made again from landing, it would hold the load that a person took back."""
+    """Rebuilt from landing, it would contain the load that a user has undone."""
     deliver("app_events/2.json", [event(50, at())])
     run(settings)
     restore.restore(settings, tables.get(settings, "app_events_bronze"), 1)
@@ -273,7 +273,7 @@ def lost_after_its_file_changed(settings, deliver, monkeypatch):
 
 @pytest.fixture(scope="module")
 def with_second_file(engine, made, tmp_path_factory) -> dict[str, list[dict]]:
-    """What a clean load of the landing folder with a second file holds."""
+    """Contents after a clean load of the landing folder with a second file."""
     home = tmp_path_factory.mktemp("second")
     shutil.copytree(made / "landing", home / "landing")
     (home / "landing/app_events/2.json").write_text(json.dumps(event(50, at())) + "\n")
@@ -284,7 +284,7 @@ def with_second_file(engine, made, tmp_path_factory) -> dict[str, list[dict]]:
 
 
 def by_content(settings: Settings) -> dict[str, list[dict]]:
-    """All tables without the times at which files landed, which differ between two deliveries."""
+    """All tables without the landing times of files, which differ between two deliveries."""
     found = contents(settings)
     return {name: sorted(({k: v for k, v in row.items() if k not in ("load_timestamp", "landed_date")} for row in rows),
                          key=repr) for name, rows in found.items()}  # fmt: skip
@@ -293,7 +293,7 @@ def by_content(settings: Settings) -> dict[str, list[dict]]:
 @pytest.mark.parametrize("plant", [
     broken_log, lost_file, file_set_aside, cut_off_ledger, failed_run, waiting_files,
 ], ids=lambda plant: plant.__name__)  # fmt: skip
-def test_a_planted_trouble_is_fixed_by_its_command_and_the_tables_are_right(lake, deliver, monkeypatch, request, plant):
+def test_suggested_command_fixes_the_problem_and_the_tables_are_right(lake, deliver, monkeypatch, request, plant):
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
     right = by_content(lake)
     kind, table, words, verdict = plant(lake, deliver, monkeypatch)
@@ -308,7 +308,7 @@ def test_a_planted_trouble_is_fixed_by_its_command_and_the_tables_are_right(lake
 
 
 @pytest.mark.parametrize("plant", [small_files, long_log, late_archive], ids=lambda plant: plant.__name__)
-def test_upkeep_is_proposed_without_yes_and_loses_no_row(lake, deliver, monkeypatch, plant):
+def test_maintenance_is_suggested_without_yes_and_loses_no_row(lake, deliver, monkeypatch, plant):
     kind, table, words, verdict = plant(lake, deliver, monkeypatch)
     found = only(lake, kind, table)
     assert words in found.text and found.verdict == verdict and "--yes" not in found.command, found
@@ -333,8 +333,8 @@ def test_upkeep_is_proposed_without_yes_and_loses_no_row(lake, deliver, monkeypa
     (lost_after_it_was_taken_back, ""),
     (lost_after_its_file_changed, ""),
 ], ids=lambda plant: getattr(plant, "__name__", ""))  # fmt: skip
-def test_where_nothing_here_is_a_fix_a_closer_look_is_all_that_is_proposed(lake, deliver, monkeypatch, plant, words):
-    """Following the proposal changes no table: one that took back a whole load once lost good rows."""
+def test_only_an_inspection_is_suggested_if_no_command_fixes_the_problem(lake, deliver, monkeypatch, plant, words):
+    """Following the suggestion changes no table: one that undid a whole load once lost valid rows."""
     kind, table, said, verdict = plant(lake, deliver, monkeypatch)
     found = only(lake, kind, table, said)
     assert found.verdict == verdict, found
@@ -344,7 +344,7 @@ def test_where_nothing_here_is_a_fix_a_closer_look_is_all_that_is_proposed(lake,
     assert not words or versions(lake) == before
 
 
-def test_commands_carry_the_parameters_file_of_the_run(lake, deliver, monkeypatch, tmp_path):
+def test_suggested_commands_include_the_parameters_file_of_the_run(lake, deliver, monkeypatch, tmp_path):
     waiting_files(lake, deliver, monkeypatch)
     (tmp_path / "my shop.yml").write_text("session_gap_minutes: 20\n")
     monkeypatch.setenv(config.FILE_VARIABLE, str(tmp_path / "my shop.yml"))
@@ -353,7 +353,7 @@ def test_commands_carry_the_parameters_file_of_the_run(lake, deliver, monkeypatc
     assert cli.parser().parse_args(shlex.split(found.command)[1:]).params == str(tmp_path / "my shop.yml")
 
 
-def test_a_stale_feed_is_reported_by_event_and_by_load(lake, deliver, monkeypatch):
+def test_stale_feed_is_reported_by_event_age_and_by_load_age(lake, deliver, monkeypatch):
     stale_feed(lake, deliver, monkeypatch)
     deliver("cdc_changes/old.json", [change("u", 50, None, {"user_id": "u1"})])
     run(lake)  # of March: fresh by load, not by event
@@ -363,7 +363,7 @@ def test_a_stale_feed_is_reported_by_event_and_by_load(lake, deliver, monkeypatc
     assert found.kind == "stale feed" and "a backfill" in found.text and "last load" not in found.text.split("(")[0]
 
 
-def test_a_stale_feed_is_fixed_by_loading_the_waiting_files(lakehouse, deliver):
+def test_stale_feed_is_fixed_by_loading_pending_files(lakehouse, deliver):
     deliver("app_events/1.json", [event(n, at(hours=80 + n), user_id=f"u{n}") for n in range(9)])
     settings = lakehouse()
     run(settings)
@@ -379,7 +379,7 @@ def test_a_stale_feed_is_fixed_by_loading_the_waiting_files(lakehouse, deliver):
     assert health.report(settings).verdict == "Healthy", health.report(settings).text()
 
 
-def test_a_day_with_too_few_rows_is_reported_until_the_rest_arrives(lake, deliver):
+def test_day_with_too_few_rows_is_reported_until_the_rest_arrives(lake, deliver):
     picks = random.Random(3)
     rest = []
     for day in range(57, 0, -1):
@@ -402,7 +402,7 @@ def test_verdict_is_unknown_without_tables(lakehouse):
     assert made.verdict == "Unknown" and set(made.states.values()) == {health.NOT_IN_USE} and not made.findings
 
 
-def test_the_worst_finding_comes_first_and_changes_are_reported(lake, deliver, monkeypatch, capsys):
+def test_worst_finding_comes_first_and_changes_are_reported(lake, deliver, monkeypatch, capsys):
     health.remember(lake, health.report(lake))
     small_files(lake, deliver, monkeypatch)
     failed_quality(lake, deliver, monkeypatch)
@@ -422,7 +422,7 @@ def _remembered(settings: Settings, made: health.Report) -> Settings:
     return settings
 
 
-def test_notify_reports_a_failure_and_a_changed_verdict(lake, deliver, monkeypatch, tmp_path, capsys):
+def test_notification_reports_failures_and_changed_verdicts(lake, deliver, monkeypatch, tmp_path, capsys):
     told = tmp_path / "told.json"
     settings = lake.model_copy(update={"notify": f"cat > {told}"})
     health.tell(settings, "r1", "Healthy", None)
@@ -442,8 +442,8 @@ def test_notify_reports_a_failure_and_a_changed_verdict(lake, deliver, monkeypat
 
 
 @pytest.mark.parametrize("width", [1300, 390])
-def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, deliver, monkeypatch, width):
-    """No engine is started for it; first the verdict and three troubles, then the figures."""
+def test_report_page_works_offline_and_shows_no_code(lake, browser, deliver, monkeypatch, width):
+    """No engine is started; the verdict and three findings come first, then the figures."""
     failed_quality(lake, deliver, monkeypatch)
     monkeypatch.setenv("SPARK_MASTER", "sc://localhost:1")  # nobody answers there
     monkeypatch.setattr(session, "connect", lambda *_: pytest.fail("Spark was started"))
@@ -477,8 +477,8 @@ def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, de
     context.close()
 
 
-def test_the_run_ends_with_the_report(lake, deliver, tmp_path):
-    """Through the command itself, with maintenance on the way."""
+def test_run_ends_with_the_report(lake, deliver, tmp_path):
+    """Run the command itself, including maintenance."""
     for n in range(9):
         append(lake, "event_metrics_gold", [metric(n, days=3)])
     deliver("app_events/2.json", [event(50, at())])
@@ -500,7 +500,7 @@ def test_the_run_ends_with_the_report(lake, deliver, tmp_path):
 
 
 def scheduled() -> list[str]:
-    """The commands of the examples for cron and systemd."""
+    """Commands in the examples for cron and systemd."""
     lines = Path("deploy/crontab").read_text().splitlines()
     found = [line.split(".venv/bin/lakehouse ")[1].split(" >>")[0] for line in lines if ".venv/bin/lakehouse" in line]
     for unit in Path("deploy/systemd").glob("*.service"):
@@ -511,14 +511,14 @@ def scheduled() -> list[str]:
 
 
 @pytest.mark.parametrize("command", scheduled())
-def test_each_scheduled_command_is_understood(command):
+def test_scheduled_commands_are_valid(command):
     options = cli.parser().parse_args(shlex.split(command))
     assert options.does and Path(options.params or "parameters/default.yml").exists()
     if notify := getattr(options, "notify", ""):
         assert os.access(notify, os.X_OK)
 
 
-def test_the_notification_is_one_line_that_names_the_worst(lake, deliver, monkeypatch, tmp_path):
+def test_notification_is_one_line_with_the_worst_finding(lake, deliver, monkeypatch, tmp_path):
     failed_quality(lake, deliver, monkeypatch)
     out = tmp_path / "said.txt"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -531,7 +531,7 @@ def test_the_notification_is_one_line_that_names_the_worst(lake, deliver, monkey
     assert line.endswith("lakehouse trace app_events_silver event_id=e99")
 
 
-def test_the_notebook_for_a_scheduler_runs_the_same_command(lake, tmp_path):
+def test_scheduler_notebook_runs_the_same_command(lake, tmp_path):
     import papermill
 
     given = {"lakehouse_home": os.getcwd(), "notify": f"cat > {tmp_path}/told.json"}

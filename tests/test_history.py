@@ -1,4 +1,4 @@
-"""Versions: what each changed, what differs between two, and going back without losing count."""
+"""Versions: what each changed, the difference between two, and restores with correct counts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load(deliver, number: int) -> None:
     deliver(f"cdc_changes/{number}.json", [change("u", number, None, {"user_id": "ann", "plan": f"plan {number}"})])
 
 
-def test_a_bad_load_is_undone_as_if_it_had_never_come(lakehouse, deliver, tmp_path):
+def test_restore_undoes_a_bad_load_completely(lakehouse, deliver, tmp_path):
     lake, clean = lakehouse(), lakehouse("clean")
     load(deliver, 1)
     run(lake)
@@ -76,7 +76,7 @@ def test_a_bad_load_is_undone_as_if_it_had_never_come(lakehouse, deliver, tmp_pa
     assert steps["restore"] == 3
 
 
-def test_a_table_that_is_taken_back_is_made_again_by_the_next_run(lakehouse, deliver):
+def test_next_run_rebuilds_a_restored_table(lakehouse, deliver):
     lake = lakehouse()
     load(deliver, 1)
     run(lake)
@@ -94,7 +94,7 @@ def test_a_table_that_is_taken_back_is_made_again_by_the_next_run(lakehouse, del
     ledger(lake)
 
 
-def test_versions_tell_operation_run_and_change(lakehouse, deliver):
+def test_versions_show_operation_run_and_change(lakehouse, deliver):
     lake = lakehouse(tables="app_events_bronze,app_events_silver")
     table = tables.get(lake, "app_events_silver")
     for number in (1, 2):
@@ -114,7 +114,7 @@ ROW = st.fixed_dictionaries({"user": st.sampled_from(["ann", "bob", None]), "hou
 
 @hypothesis_settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(one=st.dictionaries(st.integers(1, 6), ROW), other=st.dictionaries(st.integers(1, 6), ROW))
-def test_a_difference_is_what_python_says_it_is(tmp_path_factory, one, other):
+def test_difference_matches_a_comparison_in_python(tmp_path_factory, one, other):
     lake = Settings(lakehouse_base_path=str(tmp_path_factory.mktemp("diff")))
     table = tables.get(lake, "app_events_silver")
     delta.ensure(lake, table)
@@ -143,7 +143,7 @@ def test_a_difference_is_what_python_says_it_is(tmp_path_factory, one, other):
         assert row.event_id.removeprefix("e") in {str(key) for key in {*one, *other}}
 
 
-def test_rows_without_a_key_are_compared_whole(lakehouse, deliver):
+def test_rows_without_a_key_are_compared_as_a_whole(lakehouse, deliver):
     lake = lakehouse(tables="app_events_bronze")
     deliver("app_events/1.json", [event(1), event(1)])
     run(lake)
@@ -153,7 +153,7 @@ def test_rows_without_a_key_are_compared_whole(lakehouse, deliver):
     assert (found.added, found.removed, found.changed, len(found.examples)) == (2, 0, 0, 2)
 
 
-def test_the_terminal_asks_before_it_restores(lakehouse, deliver):
+def test_restore_command_needs_confirmation(lakehouse, deliver):
     lake = lakehouse(tables="app_events_bronze")
     deliver("app_events/1.json", [event(1)])
     run(lake)

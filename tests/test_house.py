@@ -1,4 +1,4 @@
-"""The library's own rules: the picture of its packages, the length of its functions, one version."""
+"""Rules of the code base: the package diagram, the length of functions, and a single version number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST_FUNCTION = 50
 
 
 def imports() -> set[tuple[str, str]]:
-    """Which package, or module at the top, imports which other."""
+    """Return which package or top-level module imports which other."""
     graph = grimp.build_graph("lakehouse_lib", exclude_type_checking_imports=True, cache_dir=None)
     found = set()
     for module in graph.modules - {"lakehouse_lib"}:
@@ -36,8 +36,8 @@ def reached(edges: set[tuple[str, str]], start: str) -> set[str]:
     return found
 
 
-def test_the_picture_of_the_packages_is_what_they_import():
-    """An arrow for each import that no other arrows lead to, and none besides."""
+def test_package_diagram_matches_the_imports():
+    """The diagram has an arrow for each import that does not follow from other arrows, and no others."""
     drawn = set(re.findall(r"^    (\w+).*--> (\w+)", Path("lakehouse_lib/README.md").read_text(), re.M))
     edges = imports()
     needed = {(one, other) for one, other in edges if other not in reached(edges - {(one, other)}, one)}
@@ -45,18 +45,18 @@ def test_the_picture_of_the_packages_is_what_they_import():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_a_function_is_read_at_once(path):
+def test_functions_are_short(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__init__.py"], ids=str)
-def test_each_package_says_what_lives_there(path):
+def test_each_package_has_a_docstring(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_the_version_stands_in_one_place():
+def test_version_is_defined_in_one_place():
     said = re.search(r'^version = "(.+)"', Path("pyproject.toml").read_text(), re.M)
     assert said and metadata.version("lakehouse-workbook") == said[1]
     assert not [path for path in SOURCES if re.search(r'__version__ =|VERSION = "', path.read_text())]

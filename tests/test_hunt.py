@@ -1,4 +1,4 @@
-"""Files from public bug reports, with what is right for them: in one load, in two runs, and rebuilt."""
+"""Files from public bug reports with their expected results: in one load, in two runs, and rebuilt."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TABLES = (
 
 @pytest.fixture(scope="module")
 def landing(tmp_path_factory) -> Path:
-    """The files of all cases, each case in a folder of its own in its feed."""
+    """The files of all cases, each case in a separate folder of its feed."""
     from conftest import SHARED
 
     if not SHARED.is_dir():
@@ -98,7 +98,7 @@ def settings_of(engine: str, base: Path, folder: Path) -> Settings:
 
 
 def run(settings: Settings) -> set[str]:
-    """Run, and return the files that were set aside; nothing else may be wrong."""
+    """Run, and return the files that were set aside; nothing else may fail."""
     result = run_tables(settings)
     return {problem.split(" cannot be read")[0] for problem in result.problems}
 
@@ -129,7 +129,7 @@ def ids(text: str, numbers: range | list[int]) -> set[str]:
     return {f"{text}{n:02d}" for n in numbers}
 
 
-def test_two_runs_and_a_rebuild_give_the_same_tables(lake, engine, landing, tmp_path):
+def test_two_runs_and_a_rebuild_give_equal_tables(lake, engine, landing, tmp_path):
     files = sorted(path for path in landing.rglob("*") if path.is_file())
     twice = settings_of(engine, tmp_path / "lake", tmp_path / "landing")
     for half in (files[1::2], files[::2]):
@@ -322,7 +322,7 @@ def test_23_compressed(lake):
 
 
 @pytest.mark.parametrize("case", ["16-csv-excel", "26-empty-and-null"])
-def test_sessions_and_metrics_of_a_case_alone(lakehouse, landing, tmp_path, case):
+def test_sessions_and_metrics_of_a_single_case(lakehouse, landing, tmp_path, case):
     for feed in ("clickstream", "app_events"):
         if (landing / feed / case).is_dir():
             shutil.copytree(landing / feed / case, tmp_path / "landing" / feed)

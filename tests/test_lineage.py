@@ -1,4 +1,4 @@
-"""Lineage of columns, its events, and the way from any row down to its record, on sample input in two halves."""
+"""Column lineage, OpenLineage events, and traces from any row to its record, on sample input in two halves."""
 
 from __future__ import annotations
 
@@ -217,8 +217,8 @@ def lake(engine, tmp_path_factory) -> Settings:
 
 
 @pytest.mark.parametrize("half", [0, 1])
-def test_each_column_is_made_from_what_the_map_by_hand_says(lake, half):
-    """After a first load, and after one in which tables were merged into."""
+def test_column_lineage_matches_the_expected_map(lake, half):
+    """After a first load, and after one that merges into the tables."""
     merged = {
         t.name
         for t in tables.declared(lake).values()
@@ -237,7 +237,7 @@ def test_each_column_is_made_from_what_the_map_by_hand_says(lake, half):
         assert set(found[column][1]) == refs, column
 
 
-def test_columns_are_followed_up_to_the_fields_of_the_feed_and_down_to_gold(lake):
+def test_column_lineage_reaches_feed_fields_and_gold(lake):
     up = lineage.column_upstream(lake, "daily_summary_gold.bounce_rate")
     assert "clickstream_bronze.*" in up and "landing/clickstream.click_id" not in up
     up = lineage.column_upstream(lake, "users_silver.last_seen_date")
@@ -256,7 +256,7 @@ def test_columns_are_followed_up_to_the_fields_of_the_feed_and_down_to_gold(lake
         lineage.column_upstream(lake, "users_silver.nothing")
 
 
-def test_the_terminal_shows_columns(lake, capsys, monkeypatch):
+def test_lineage_command_shows_columns(lake, capsys, monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     assert cli.main(["lineage", "users_silver.email", "--up"]) == 0
     said = capsys.readouterr().out
@@ -266,7 +266,7 @@ def test_the_terminal_shows_columns(lake, capsys, monkeypatch):
     assert "event_metrics_gold.sum_event_value" in capsys.readouterr().out
 
 
-def test_a_table_made_by_sql_has_lineage_of_its_columns(lake, extra_table):
+def test_table_defined_in_sql_has_column_lineage(lake, extra_table):
     extra_table(Table(
         name="busy_days_gold", layer="gold", description="Days with many users", grain="day", key=("day",),
         sources=("daily_summary_gold", "users_silver"), transform="test_lineage.busy_days",
@@ -300,8 +300,8 @@ def busy_days(inputs: Inputs):
 
 
 def fits(value: typing.Any, kind: typing.Any, names: dict[str, typing.Any], where: str) -> None:
-    """Hold JSON against the classes that OpenLineage makes from its JSON schemas: no field more, none
-    that is required less, each of its type."""
+    """Check JSON against the classes that OpenLineage generates from its JSON schemas: no additional field, no required
+    field missing, and each of its type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         assert value is None or any(
@@ -341,7 +341,7 @@ def _does_fit(value, kind, names, where) -> bool:
 
 
 def _facet(value: dict) -> type:
-    """The class of a facet, by the schema that it names."""
+    """Return the class of a facet, by the schema that it names."""
     name = value["_schemaURL"].rpartition("/")[2]
     modules = [
         getattr(facet_v2, module) for module in dir(facet_v2) if isinstance(getattr(facet_v2, module), types.ModuleType)
@@ -360,7 +360,7 @@ def events_of(settings: Settings, run_id: str) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def test_events_fit_the_schemas_and_tell_the_whole_story(lake):
+def test_events_conform_to_the_schemas_and_are_complete(lake):
     events = events_of(lake, "run1")
     names = vars(base)
     for one in events:
@@ -408,7 +408,7 @@ def test_events_fit_the_schemas_and_tell_the_whole_story(lake):
         assert told["size"] > 0 and told["fileCount"] > 0
 
 
-def test_events_reach_a_service_and_a_dead_one_stops_no_run(lakehouse, deliver, monkeypatch):
+def test_events_reach_a_service_and_an_unreachable_one_fails_no_run(lakehouse, deliver, monkeypatch):
     got = []
 
     class Service(http.server.BaseHTTPRequestHandler):
@@ -419,7 +419,7 @@ def test_events_reach_a_service_and_a_dead_one_stops_no_run(lakehouse, deliver, 
             self.end_headers()
 
         def log_message(self, *_):
-            """Nothing on the terminal."""
+            """Print nothing on the terminal."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -436,7 +436,7 @@ def test_events_reach_a_service_and_a_dead_one_stops_no_run(lakehouse, deliver, 
     assert reader.count(settings, "app_events_bronze") == 2
 
 
-def test_a_failed_table_is_reported_as_failed(lakehouse, deliver, monkeypatch):
+def test_failed_table_is_reported_as_failed(lakehouse, deliver, monkeypatch):
     deliver("app_events/1.json", [event(1)])
     settings = lakehouse(tables="app_events_bronze,app_events_silver", run_id="bad")
 
@@ -460,7 +460,7 @@ FOLLOWED = 200
 PER_ROW = 3
 
 
-def test_rows_are_followed_down_to_their_records(lake):
+def test_rows_are_traced_to_their_records(lake):
     """200 random rows of each silver and gold table: every row found on the way, and every record at
     the end, is checked against the files themselves."""
     lines, heads = {}, {}
@@ -509,7 +509,7 @@ def test_rows_are_followed_down_to_their_records(lake):
 
 
 def counted(table: Table, found: pa.Table, source: str, made: pa.Table) -> None:
-    """Where the row says how many rows it is made from, as many are found."""
+    """Assert that as many source rows are found as the row counts."""
     figure = {
         ("event_metrics_gold", "app_events_silver"): "total_events",
         ("hourly_metrics_gold", "app_events_silver"): "total_events",
@@ -529,7 +529,7 @@ def counted(table: Table, found: pa.Table, source: str, made: pa.Table) -> None:
 
 
 def same_record(table: Table, row: dict, text: str, head: list[str] | None) -> None:
-    """The line holds what the row holds, read here without the library."""
+    """Return whether the line has the values of the row, read here without the library."""
     if row["_raw"] is not None:
         assert text == row["_raw"]
         return
@@ -550,7 +550,7 @@ def same_record(table: Table, row: dict, text: str, head: list[str] | None) -> N
     assert abs((moment.replace(tzinfo=None) - row[at]).total_seconds()) < 0.002
 
 
-def test_the_terminal_traces_and_says_what_is_missing(lake, capsys, monkeypatch):
+def test_trace_command_reports_what_is_missing(lake, capsys, monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     (known,) = reader.query(
         lake, "SELECT user_id FROM users_silver WHERE is_known AND total_events > 3 LIMIT 1"
@@ -570,7 +570,7 @@ def test_the_terminal_traces_and_says_what_is_missing(lake, capsys, monkeypatch)
     assert step.sources[0].records[0].text == reason
 
 
-def test_the_trace_ends_with_a_word_where_the_file_is_gone(lakehouse, deliver):
+def test_trace_reports_a_missing_file(lakehouse, deliver):
     path = deliver("app_events/1.json", [event(1), event(2)])
     settings = lakehouse(tables="app_events_bronze,app_events_silver")
     pipeline.run(settings, progress=lambda line: None).check()
@@ -585,7 +585,7 @@ def test_the_trace_ends_with_a_word_where_the_file_is_gone(lakehouse, deliver):
 
 
 @pytest.mark.parametrize("name", [table.name for table in tables.declared(Settings()).values()])
-def test_the_reader_reads_what_spark_reads(lake, engine_session, name):
+def test_reader_returns_the_same_as_spark(lake, engine_session, name):
     """Every value of every column."""
     table = tables.get(lake, name)
     theirs = delta.read(engine_session, lake, table).toArrow()

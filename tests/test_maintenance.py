@@ -1,4 +1,4 @@
-"""Compaction, vacuum, retention: no row changes, no row is lost, and what is foretold happens."""
+"""Compaction, vacuum, retention: no row changes, no row is lost, and dry runs are accurate."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def many_files(settings: Settings, name: str, count: int = 10) -> tables.Table:
 
 
 def many_hours(settings: Settings, count: int) -> tables.Table:
-    """A gold table with so many rows of March; nothing is made from it."""
+    """A gold table with the given number of rows in March; no table is built from it."""
     days = [date(2026, 3, 1 + n % 4) for n in range(count)]
     return hours_of(settings, days, written=datetime(2026, 3, 9, tzinfo=UTC))
 
 
 def hours_of(settings: Settings, days: list[date], written: datetime, run_id: str = "r") -> tables.Table:
-    """The same with a row of each of some days, all written by one run at one time."""
+    """The same with a row for each of some days, all written by one run at the same time."""
     table = tables.get(settings, "event_metrics_gold")
     delta.ensure(settings, table)
     made = [{c.name: None for c in table.columns} | {
@@ -92,7 +92,7 @@ def hours_of(settings: Settings, days: list[date], written: datetime, run_id: st
 
 
 def archives(settings: Settings, today: date | None = None) -> list[maintenance.Work]:
-    """What is to be archived, by a run or by a person."""
+    """What a run or a user would archive."""
     return [work for work in maintenance.due(settings, today) if work.kind == "archive"]
 
 
@@ -108,7 +108,7 @@ def data_files(settings: Settings, table: tables.Table) -> dict[str, int]:
     }
 
 
-def test_many_small_files_become_one_and_no_row_changes(lakehouse):
+def test_small_files_are_compacted_without_changing_rows(lakehouse):
     lake = lakehouse()
     table = many_files(lake, "app_events_silver")
     before = all_rows(lake, table.name)
@@ -120,7 +120,7 @@ def test_many_small_files_become_one_and_no_row_changes(lakehouse):
     assert not delta.changes(delta.table_path(lake, table), 10, 11).any
 
 
-def test_what_each_run_adds_to_is_compacted_as_well(lakehouse):
+def test_day_that_each_run_adds_to_is_compacted(lakehouse):
     lake = lakehouse()
     for _ in range(maintenance.MANY_RUNS):
         catalog.edit(lake, "users_silver", add=["gdpr"])
@@ -130,7 +130,7 @@ def test_what_each_run_adds_to_is_compacted_as_well(lakehouse):
     assert "gdpr" in catalog.describe(lake, "users_silver").tags and not maintenance.due(lake)
 
 
-def test_vacuum_frees_what_its_dry_run_says_and_keeps_time_travel(lakehouse, capsys, monkeypatch):
+def test_vacuum_frees_what_its_dry_run_reports_and_keeps_time_travel(lakehouse, capsys, monkeypatch):
     lake = lakehouse()
     table = many_files(lake, "app_events_silver")
     maintenance.optimize(lake, table)
@@ -153,7 +153,7 @@ def test_vacuum_frees_what_its_dry_run_says_and_keeps_time_travel(lakehouse, cap
     assert len(all_rows(lake, table.name)) == 10
 
 
-def test_a_long_log_gets_a_checkpoint(lakehouse, monkeypatch):
+def test_long_log_gets_a_checkpoint(lakehouse, monkeypatch):
     lake = lakehouse()
     monkeypatch.setattr(maintenance, "LONG_LOG", 5)
     many_files(lake, "app_events_silver", 6)
@@ -163,9 +163,8 @@ def test_a_long_log_gets_a_checkpoint(lakehouse, monkeypatch):
     assert not [one for one in maintenance.due(lake) if one.kind == "checkpoint"]
 
 
-def test_archived_rows_are_gone_still_count_and_come_back(lakehouse, deliver):
-    """Bronze and silver go to the archive: rebuilt from there, everything is as before; and the rows
-    come back as they were."""
+def test_archived_rows_leave_the_table_still_count_and_can_be_restored(lakehouse, deliver):
+    """Bronze and silver are archived: a rebuild gives the same tables, and the rows are restored unchanged."""
     three_days(deliver)
     lake = lakehouse()
     run(lake)
@@ -196,7 +195,7 @@ def test_archived_rows_are_gone_still_count_and_come_back(lakehouse, deliver):
     quality.check_all(lake)
 
 
-def test_what_comes_late_for_archived_days_gives_the_same_tables(lakehouse, deliver, caplog):
+def test_late_data_for_archived_days_gives_the_same_tables(lakehouse, deliver, caplog):
     """A late event, a duplicate of an archived one, a click that joins two archived sessions."""
     three_days(deliver)
     lake = lakehouse()
@@ -226,7 +225,7 @@ def test_what_comes_late_for_archived_days_gives_the_same_tables(lakehouse, deli
     assert "OpenLineage event could not" not in caplog.text
 
 
-def test_what_silver_has_not_read_stays(lakehouse, deliver, capsys, monkeypatch):
+def test_rows_that_silver_has_not_read_are_not_archived(lakehouse, deliver, capsys, monkeypatch):
     three_days(deliver)
     lake = lakehouse()
     run(lake, tables="app_events_bronze")
@@ -246,7 +245,7 @@ def test_what_silver_has_not_read_stays(lakehouse, deliver, capsys, monkeypatch)
     assert len(all_rows(lake, table.name)) == 21
 
 
-def test_a_run_archives_what_aged_in_the_table_and_leaves_a_first_load_to_a_person(lakehouse, capsys, monkeypatch):
+def test_run_archives_rows_that_expired_in_the_table_but_not_a_first_load(lakehouse, capsys, monkeypatch):
     lake = lakehouse(retention={"event_metrics_gold": 5})
     now = datetime.now(UTC)
     history_days = [now.date() - timedelta(n) for n in (*range(6), *range(30, 1100, 90))]
@@ -269,8 +268,8 @@ def test_a_run_archives_what_aged_in_the_table_and_leaves_a_first_load_to_a_pers
     assert sum(batch.rows for batch in archive.batches(lake, table)) == 15
 
 
-def test_what_comes_after_its_day_has_passed_stays_until_a_person_decides(lakehouse):
-    """And what comes back from the archive, even where its files are written again."""
+def test_rows_loaded_after_they_expired_stay_until_a_user_decides(lakehouse):
+    """So do rows restored from the archive, even if their files are rewritten."""
     lake = lakehouse(retention={"event_metrics_gold": 5})
     now = datetime.now(UTC)
     days = [now.date() - timedelta(n) for n in (10, 20, 30)]
@@ -290,7 +289,7 @@ def test_what_comes_after_its_day_has_passed_stays_until_a_person_decides(lakeho
     assert not days_there(lake, table) and not archives(lake)
 
 
-def test_what_a_run_has_loaded_itself_is_not_archived_by_it(lakehouse):
+def test_run_does_not_archive_what_it_has_loaded_itself(lakehouse):
     """A run that began before midnight."""
     lake = lakehouse(retention={"event_metrics_gold": 5})
     now = datetime.now(UTC)
@@ -300,7 +299,7 @@ def test_what_a_run_has_loaded_itself_is_not_archived_by_it(lakehouse):
     assert not maintenance.automatic(lake.model_copy(update={"run_id": "r1"}), passed)
 
 
-def test_automatic_archiving_can_be_off_and_never_takes_what_is_yet_to_be_read(lakehouse):
+def test_automatic_archiving_can_be_off_and_never_takes_unread_rows(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 5, "app_events_silver": 5})
     days = [datetime.now(UTC).date() - timedelta(10)]
     written = datetime.combine(days[0], datetime.min.time(), UTC)
@@ -324,7 +323,7 @@ def test_automatic_archiving_can_be_off_and_never_takes_what_is_yet_to_be_read(l
     assert not maintenance.automatic(lake)
 
 
-def test_a_run_that_finds_nothing_new_archives_as_well(lakehouse, monkeypatch, capsys):
+def test_run_with_nothing_new_archives_as_well(lakehouse, monkeypatch, capsys):
     lake = lakehouse()
     day = datetime.now(UTC).date() - timedelta(366)
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
@@ -339,7 +338,7 @@ def test_a_run_that_finds_nothing_new_archives_as_well(lakehouse, monkeypatch, c
     assert "Nothing new" in capsys.readouterr().out
 
 
-def test_the_maintenance_notebook_archives_as_the_parameters_file_says(lakehouse, tmp_path, monkeypatch):
+def test_maintenance_notebook_follows_the_parameters_file(lakehouse, tmp_path, monkeypatch):
     day = datetime.now(UTC).date() - timedelta(10)
     file = tmp_path / "own.yml"
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lakehouse().path())
@@ -354,7 +353,7 @@ def test_the_maintenance_notebook_archives_as_the_parameters_file_says(lakehouse
         assert days_there(lake, table) == left
 
 
-def test_a_backfill_of_old_days_stays_its_time(lakehouse, deliver):
+def test_backfill_is_kept_for_its_retention(lakehouse, deliver):
     deliver("app_events/1.json", [event(1, "2020-01-01T10:00:00Z")])  # landed today
     lake = lakehouse(tables="app_events_bronze,app_events_silver,app_events_bronze_quarantine")
     run(lake)
@@ -366,7 +365,7 @@ def test_a_backfill_of_old_days_stays_its_time(lakehouse, deliver):
     assert archive.due(kept, tables.get(lake, "app_events_silver")) is None
 
 
-def test_time_travel_over_an_archive_neither_doubles_nor_loses_rows(lakehouse):
+def test_time_travel_across_an_archive_neither_duplicates_nor_loses_rows(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 12)
     whole = rows(lake, table.name)
@@ -388,7 +387,7 @@ def test_time_travel_over_an_archive_neither_doubles_nor_loses_rows(lakehouse):
     assert rows(lake, table.name) == whole and everything() == 12
 
 
-def test_a_damaged_or_lost_archive_is_reported_and_changes_nothing(lakehouse):
+def test_damaged_or_missing_archive_is_reported_and_changes_nothing(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 3)
     maintenance.retention(lake, table)
@@ -407,8 +406,8 @@ def test_a_damaged_or_lost_archive_is_reported_and_changes_nothing(lakehouse):
     assert len(all_rows(lake, table.name)) == 3
 
 
-def test_killed_at_any_moment_no_row_is_lost_or_doubled(lakehouse):
-    """20 SIGKILLs while rows go to the archive and come back."""
+def test_archiving_killed_at_any_moment_loses_and_duplicates_nothing(lakehouse):
+    """20 SIGKILLs while rows are archived and restored."""
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 40)
     expected = Counter(f"e{n}" for n in range(40))

@@ -1,4 +1,4 @@
-"""Replicas and the history of users against a model of their source, over every shape of message."""
+"""Replicas and the history of users, compared with a model of their source, for every message format."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def deliver(folder: Path, name: str, messages: list[dict]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(EXAMPLES))
-def test_replicas_and_history_are_what_the_source_held(engine, tmp_path, seed):
+def test_replicas_and_history_match_the_source(engine, tmp_path, seed):
     random = Random(seed)
     sources = {shape.name: Source(random, "id", HISTORIES, shape.clock, shape.positions) for shape in SHAPES}
     told = SHAPES[seed % len(SHAPES)]
@@ -68,7 +68,7 @@ def test_replicas_and_history_are_what_the_source_held(engine, tmp_path, seed):
 
 
 def assert_same_silver(one: Settings, other: Settings) -> None:
-    """Bronze holds what was delivered twice."""
+    """Bronze contains redelivered records twice."""
     for name in TABLES[1:]:
         assert rows(one, name) == rows(other, name), name
 
@@ -83,7 +83,7 @@ def repr_of(row: dict) -> str:
 
 
 def users_at(lake: Settings, at: int) -> dict[str, dict]:
-    """The users that the history says there were at a moment."""
+    """The users at a moment, according to the history."""
     moment = datetime.fromtimestamp(at / 1000, UTC)
     found = {}
     for row in rows(lake, "users_history_silver"):

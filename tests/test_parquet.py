@@ -18,7 +18,7 @@ def run(settings):
     pipeline.run(settings, progress=lambda line: None).check()
 
 
-def test_parquet_holds_what_delta_holds_and_follows_new_files(lakehouse, tmp_path):
+def test_parquet_tables_equal_delta_tables_and_include_new_files(lakehouse, tmp_path):
     sample.write(SampleSettings(days=2, end=date(2026, 3, 10)), tmp_path / "landing", 300)
     for day in sorted((tmp_path / "landing/app_events").iterdir())[:1]:
         day.rename(tmp_path / "later")

@@ -1,4 +1,4 @@
-"""Quality in the pipeline: results, holding back, setting aside, putting through again."""
+"""Quality in the pipeline: results, holding tables back, quarantine, and replay."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ledger(settings: Settings, target: str) -> dict:
 NO_TEST_USERS = {"name": "no_test_users", "check": "expression", "condition": "user_id <> 'test'"}
 
 
-def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
+def test_error_check_holds_back_dependent_tables(lakehouse, deliver):
     """Held tables keep their last good state; once the check passes, they catch up exactly."""
     wanted = "app_events_bronze,app_events_silver,event_metrics_gold"
     lake = lakehouse(tables=wanted, quality={"app_events_silver": [NO_TEST_USERS]})
@@ -78,7 +78,7 @@ def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
     assert selection.pending(relaxed) == []
 
 
-def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deliver):
+def test_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deliver):
     lake = lakehouse(
         tables="app_events_bronze,app_events_silver",
         quality_samples=False,
@@ -99,8 +99,8 @@ def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deli
 
 @hypothesis_settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_results_that_are_added_up_are_those_of_a_full_scan(lakehouse, tmp_path, data):
-    """Appends, deletions and replaced days in any order; each time both ways of checking agree."""
+def test_incremental_results_equal_a_full_scan(lakehouse, tmp_path, data):
+    """Appends, deletions and replaced days in any order; both ways of checking always agree."""
     lake = lakehouse(f"sums{time.monotonic_ns()}", quality={"app_events_silver": [
         NO_TEST_USERS, {"name": "app", "check": "null_share", "column": "app_type", "max": 0.3, "severity": "warn"},
         {"name": "apps", "check": "drift", "column": "app_type", "baseline": {"web": 0.5, "ios": 0.5}},
@@ -144,8 +144,8 @@ def put(path: str, made: list[dict], predicate: str | None = None) -> None:
     write_deltalake(path, pa.Table.from_pylist(made, schema), **more)
 
 
-def test_a_check_that_could_not_be_run_says_so_and_starts_anew(lakehouse):
-    """Its column is gone, then there again."""
+def test_check_that_cannot_run_is_reported_and_recovers(lakehouse):
+    """Its column is removed, then added again."""
     lake = lakehouse(quality={"app_events_silver": [NO_TEST_USERS]})
     table = tables.get(lake, "app_events_silver")
     delta.ensure(lake, table)
@@ -164,8 +164,8 @@ def test_a_check_that_could_not_be_run_says_so_and_starts_anew(lakehouse):
     assert fixed["no_test_users"].passed and fixed["no_test_users"].rows == 1
 
 
-def test_checks_of_new_rows_read_new_files_only(lakehouse):
-    """The old file is taken away from the disk: nobody misses it."""
+def test_checks_of_new_rows_read_only_new_files(lakehouse):
+    """The old file is removed from the disk; nothing needs it."""
     lake = lakehouse()
     table = tables.get(lake, "app_events_bronze_quarantine")  # its checks can all be added up
     delta.ensure(lake, table)
@@ -187,7 +187,7 @@ def test_checks_of_new_rows_read_new_files_only(lakehouse):
     assert by_name["required_values"].passed and by_name["required_values"].rows == 7
 
 
-def test_checks_of_a_run_look_at_its_rows_alone(lakehouse, deliver):
+def test_checks_of_a_run_read_only_its_rows(lakehouse, deliver):
     lake = lakehouse(
         tables="app_events_bronze,app_events_silver",
         quality={"app_events_silver": [NO_TEST_USERS | {"scope": "run", "severity": "warn"}]},
@@ -233,7 +233,7 @@ def replay_all(settings: Settings) -> list[dict[str, int]]:
     ]
 
 
-def test_replay_gives_the_tables_of_a_load_with_the_cause_fixed(lakehouse, deliver):
+def test_replay_gives_the_same_tables_as_a_load_with_the_cause_fixed(lakehouse, deliver):
     deliver_rejects(deliver)
     lake = lakehouse(quality=SET_ASIDE)
     run(lake)
@@ -266,8 +266,8 @@ def test_replay_gives_the_tables_of_a_load_with_the_cause_fixed(lakehouse, deliv
     assert_same(fixed, clean)
 
 
-def test_replay_of_one_reason_and_of_a_part_of_a_message(lakehouse, deliver):
-    """A Canal message of two rows, one of them without its key: the other is not taken twice."""
+def test_replay_of_one_reason_and_part_of_a_message(lakehouse, deliver):
+    """A Canal message of two rows, one of them without its key: the other is not loaded twice."""
     deliver_rejects(deliver)
     lake = lakehouse()
     run(lake)
@@ -283,7 +283,7 @@ def test_replay_of_one_reason_and_of_a_part_of_a_message(lakehouse, deliver):
         quarantine.replay(lake, "app_events_silver")
 
 
-def test_a_record_that_fails_otherwise_stays_with_its_new_reason(lakehouse, deliver):
+def test_replayed_record_that_fails_again_keeps_its_new_reason(lakehouse, deliver):
     deliver("app_events/1.json", [event(1, "soon"), event(2)])
     wanted = {"tables": "app_events_bronze,app_events_bronze_quarantine,app_events_silver"}
     lake = lakehouse(**wanted)
@@ -308,7 +308,7 @@ def rejected_record(settings: Settings) -> None:
 
 @pytest.fixture
 def said(tmp_path, monkeypatch, capsys):
-    """Run a command on a lakehouse of the test's own, where no engine can be reached."""
+    """Run a command on a separate lakehouse, where no engine can be reached."""
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", str(tmp_path))
     monkeypatch.setenv("SPARK_MASTER", "sc://localhost:1")
 
@@ -320,7 +320,7 @@ def said(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_an_empty_quarantine_says_that_nothing_waits(said):
+def test_empty_quarantine_is_reported(said):
     for made in (False, True):
         if made:
             for table in tables.declared(config.load()).values():
@@ -347,7 +347,7 @@ COMMANDS = {
 """Exit status where the quarantine table is not made yet, and where it is; None where that needs an engine."""
 
 
-def test_every_command_takes_a_quarantine_table_or_refuses_in_a_sentence(said):
+def test_every_command_accepts_a_quarantine_table_or_rejects_it_clearly(said):
     for made in (0, 1):
         if made:
             rejected_record(config.load())
@@ -361,7 +361,7 @@ def test_every_command_takes_a_quarantine_table_or_refuses_in_a_sentence(said):
             assert text.startswith("lakehouse: ") == bool(found) or command.startswith("vacuum"), text
 
 
-def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
+def test_killed_replay_loses_and_duplicates_nothing(lakehouse, deliver, engine):
     deliver_rejects(deliver)
     lake = lakehouse(quality=SET_ASIDE)
     run(lake)

@@ -1,7 +1,7 @@
-"""Lakehouses of every shape: all notebooks, commands, endpoints and figures hold on each of them.
+"""Lakehouses of every shape: all notebooks, commands, endpoints and figures work on each of them.
 
-A shape says which files come, how the run is limited, and what happened to the tables since. The notebooks load
-it; commands and endpoints then look at what they made.
+A shape defines which files arrive, how the run is limited, and what happens to the tables afterwards. The notebooks
+load it; commands and endpoints then read the result.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ YEARS = [event(n, at(24 * 30 * n), user_id=f"u{n % 5}") for n in range(36)]
 
 @dataclass
 class Shape:
-    """What comes, how the run is limited, what happens after it, and how it ends."""
+    """Which files arrive, how the run is limited, what happens afterwards, and how it ends."""
 
     feeds: dict[str, list[dict]] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Shape:
 
 
 def take_back(lake: Settings) -> None:
-    """The last load of each bronze table is restored away; the next run follows."""
+    """Undo the last load of each bronze table, then run again."""
     for name in ("app_events_bronze", "clickstream_bronze"):
         restore.restore(lake, tables.get(lake, name), 0)
 
@@ -69,7 +69,7 @@ def empty_by_retention(lake: Settings) -> None:
 
 
 def clean_logs(lake: Settings) -> None:
-    """Only a checkpoint is left of what the tables remember in their logs."""
+    """Remove the log entries, so that only a checkpoint is left."""
     for table in tables.declared(lake).values():
         opened = DeltaTable(path(lake, table.name))
         opened.create_checkpoint()
@@ -104,7 +104,7 @@ def path(lake: Settings, name: str) -> str:
 
 
 class Shaped:
-    """A lakehouse of a shape: made once, then looked at by several tests."""
+    """A lakehouse of a shape: built once, then read by several tests."""
 
     def __init__(self, shape: Shape, home: Path, engine: str):
         self.shape = shape
@@ -134,7 +134,7 @@ class Shaped:
 
 
 def show(name: str) -> tuple[str, BaseException | None]:
-    """Run a notebook's cells in this process: what it shows, and the error that it ends with."""
+    """Run a notebook's cells in this process; return its output, and the error that it ends with."""
     notebooks._known = None
     shell, shown = InteractiveShell(), ""
     for cell in nbformat.read(f"notebooks/{name}.ipynb", 4).cells:
@@ -171,13 +171,13 @@ def this(request, shaped) -> Shaped:
 
 
 def no_nonsense(text: str) -> None:
-    """Nothing that a person would stumble over: no NaN, no trace, no figure of nothing."""
+    """Assert that output has nothing confusing: no NaN, no stack trace, no empty figure."""
     words = re.sub(r'src="data:[^"]*"', "", text)
     for word in ("NaN", "nan%", "nan ", "NaT", "inf%", "Traceback", "JVM stacktrace"):
         assert word not in words, words[max(0, words.index(word) - 300) :][:600]
 
 
-def test_every_notebook_runs_and_shows_no_nonsense(this):
+def test_every_notebook_runs_and_shows_no_invalid_values(this):
     for name, (shown, error) in this.outputs.items():
         kind = {1: "LakehouseError", 3: "QualityError"}.get(this.shape.status)
         steps = name.startswith(("10", "20", "30", "40"))
@@ -215,11 +215,11 @@ MAY_REFUSE = (
 """Commands that need a table, row or version which some shapes do not have."""
 
 
-def test_every_command_answers_or_says_in_a_sentence_why_not(this, capsys):
+def test_every_command_succeeds_or_explains_why_not(this, capsys):
     wrong = []
     for words in COMMANDS:
         if words == "run" and this.shape.status:
-            continue  # does the notebooks again; `test_the_run_ends_as_promised` has it
+            continue  # runs the notebooks again; `test_run_ends_with_the_documented_exit_status` covers it
         status = cli.main(words.split())
         told = capsys.readouterr()
         no_nonsense(told.out + told.err)
@@ -231,9 +231,9 @@ def test_every_command_answers_or_says_in_a_sentence_why_not(this, capsys):
 
 
 @pytest.mark.parametrize("name", ["gold held by an error check", "silver alone by --tables"])
-def test_the_run_ends_as_promised(shaped, name, capfd):
-    """3 where an `error` check fails, and 1 where a table cannot be made; both say why, and no assertion of a
-    notebook stands beside it."""
+def test_run_ends_with_the_documented_exit_status(shaped, name, capfd):
+    """3 if an `error` check fails, and 1 if a table cannot be built; both say why, and no notebook fails an assertion in
+    addition."""
     this = shaped(name)
     with this.environment():
         status = cli.main(["run"])
@@ -244,7 +244,7 @@ def test_the_run_ends_as_promised(shaped, name, capfd):
     no_nonsense(told.err + told.out)
 
 
-def test_every_endpoint_answers(this):
+def test_every_endpoint_responds(this):
     app = api.build(this.lake.model_copy(update={"spark_master": "sc://localhost:1"}))
     client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
     names = [name for name in tables.declared(this.lake) if name.startswith(("app_events", "users_silver", "daily"))]
@@ -261,7 +261,7 @@ def test_every_endpoint_answers(this):
             no_nonsense(answer.text)
 
 
-def test_a_feed_without_files_is_not_in_use_and_one_that_stopped_is_stale(shaped):
+def test_feed_without_files_is_not_in_use_and_a_stopped_feed_is_stale(shaped):
     lake = shaped("clickstream alone").lake
     from lakehouse_lib.care import health
 
@@ -277,7 +277,7 @@ def test_a_feed_without_files_is_not_in_use_and_one_that_stopped_is_stale(shaped
     assert stale.table == "app_events_bronze" and "nothing waits in landing" in stale.text and not stale.command
 
 
-def test_a_check_on_no_rows_is_no_rows(shaped):
+def test_check_without_rows_reports_no_rows(shaped):
     lake = shaped("everything quarantined").lake
     found = {row["check_name"]: row for row in delta.read_ops(lake, "quality_results", table_name="app_events_silver")}
     assert found["key_is_unique"]["passed"] is None and "no rows to look at" in found["key_is_unique"]["message"]

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - cases stand in one line
-"""Spark SQL here means what it means in Spark: every signature over a grid of values, and an analyst's queries."""
+"""Spark SQL here means what it means in Spark: every signature on a grid of values, and queries of an analyst."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def made(connection: duckdb.DuckDBPyConnection, sql: str, tables: dict) -> pa.Ta
 
 @pytest.fixture(scope="module")
 def there(real_spark):
-    """Spark with the same tables."""
+    """A Spark session with the same tables."""
     for name, text in TABLES.items():
         real_spark.sql(text).createOrReplaceTempView(name)
     return real_spark
 
 
 @pytest.mark.parametrize("sql", QUERIES)
-def test_an_analysts_query_gives_what_spark_gives(here, there, sql):
+def test_analyst_queries_return_the_same_as_spark(here, there, sql):
     """Values, order and the names of the columns."""
     theirs = there.sql(sql).toArrow()
     ours = made(here, sql, {name: dialects.schema(here, name) for name in TABLES})
@@ -80,7 +80,7 @@ def cases() -> list[tuple[str, list[list[str]], bool]]:
     return found if ROUNDS else found[::6]
 
 
-def test_no_signature_gives_another_answer_than_spark(here, real_spark):
+def test_every_signature_returns_the_same_as_spark(here, real_spark):
     wrong, count = [], 0
     for text, rows, aggregate in cases():
         ours = grid.by_us(here, text, rows, aggregate)
@@ -101,6 +101,6 @@ def test_no_signature_gives_another_answer_than_spark(here, real_spark):
 @pytest.mark.parametrize("sql", ["SELECT a0 FROM VALUES (1) AS t(a0) ORDER BY nosuch", "SELECT ST_Point(1, 2)", "SELECT version()",
                                  "SELECT MAX(x) KEEP FROM t", "SELECT a:b FROM VALUES ('{}') AS t(a)", "SELECT X'1' DIV 2", "SELECT uuid()",
                                  "SELECT sum(a) AS a FROM VALUES (1) AS t(a) ORDER BY max(a)"])  # fmt: skip
-def test_what_is_not_known_is_refused(here, sql):
+def test_unknown_sql_is_rejected(here, sql):
     with pytest.raises((ConfigError, sqlglot.errors.SqlglotError)):
         made(here, sql, {})

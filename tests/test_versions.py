@@ -1,4 +1,4 @@
-"""The order of changes: what a row is depends on it alone, whatever else differs."""
+"""The order of changes: the resulting row depends on nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHANGES = st.lists(
 
 
 def expected(changes: list[dict[str, Any]], key: int) -> dict[str, str] | None:
-    """The row of a key by the order as it is documented, and nothing else."""
+    """The row of a key by the documented order, and nothing else."""
     own: dict[Any, dict[str, Any]] = {}
     for line, change in enumerate(changes):
         if change["key"] in (key, None):
@@ -83,7 +83,7 @@ def as_bronze(change: dict[str, Any], line: int) -> tuple:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=CHANGES, random=st.randoms(use_true_random=False))
-def test_the_outcome_depends_on_the_documented_order_alone(spark, changes, random):
+def test_result_depends_only_on_the_documented_order(spark, changes, random):
     rows = [as_bronze(change, line) for line, change in enumerate(changes)]
     random.shuffle(rows)
     frame = spark.createDataFrame(rows, SCHEMA)

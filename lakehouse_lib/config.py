@@ -250,8 +250,8 @@ class Settings(BaseSettings):
 
     def layer_path(self, layer: str) -> str:
         """Return the folder of a layer: ``bronze``, ``silver``, ``gold``, ``quarantine``, ``ops``, …"""
-        own = getattr(self, f"{layer}_path", "")
-        return _absolute(own) if own else self.path(layer)
+        override = getattr(self, f"{layer}_path", "")
+        return _absolute(override) if override else self.path(layer)
 
     def feed(self, name: str) -> FeedSettings:
         """Return the settings of a feed, or the defaults."""
@@ -259,8 +259,8 @@ class Settings(BaseSettings):
 
     def feed_path(self, name: str) -> str:
         """Return the folder of a feed's landing files."""
-        own = self.feed(name).path
-        return _absolute(own) if own else _join(self.layer_path("landing"), name)
+        override = self.feed(name).path
+        return _absolute(override) if override else _join(self.layer_path("landing"), name)
 
     def local_dir(self, *parts: str) -> Path:
         """Return a folder for notebooks and logs, created if missing; local even if the base path is a URL."""

@@ -232,8 +232,7 @@ def test_every_command_succeeds_or_explains_why_not(this, capsys):
 
 @pytest.mark.parametrize("name", ["gold held by an error check", "silver alone by --tables"])
 def test_run_ends_with_the_documented_exit_status(shaped, name, capfd):
-    """3 if an `error` check fails, and 1 if a table cannot be built; both say why, and no notebook fails an assertion in
-    addition."""
+    """3 if an `error` check fails, 1 if a table cannot be built; both say why, and no notebook fails an assertion."""
     this = shaped(name)
     with this.environment():
         status = cli.main(["run"])

@@ -399,9 +399,9 @@ def _files_that_fail(
     from pyspark.sql import functions as F
 
     def error_of(paths: list[str], first: int = 1, last: int = 2**62) -> str:
-        own = records.where(F.col("_source_file").isin(paths) & F.col("_source_line").between(first, last))
+        selected = records.where(F.col("_source_file").isin(paths) & F.col("_source_line").between(first, last))
         try:
-            rows = bronze_rows(settings, table, own, run_id).select(*table.names)
+            rows = bronze_rows(settings, table, selected, run_id).select(*table.names)
             rows.write.format("noop").mode("overwrite").save()
         except Exception as error:
             return str(error).strip().splitlines()[0][:300] or repr(error)

@@ -104,11 +104,11 @@ def current_rows(rows: DataFrame, columns: Mapping[str, ReplicaColumn], keys: li
         key = next((key for key in keys if key.lower() == source), None)
         return (F.coalesce(text, F.col("_given")[key]) if key else text).try_cast(kind)
 
-    gone = F.col("_row").isNull()
+    is_deleted = F.col("_row").isNull()
     return last.select(
         *(value(source, column.kind).alias(column.name) for source, column in columns.items()),
-        gone.alias("is_deleted"),
-        F.when(gone, F.timestamp_micros("_moment")).alias("deleted_at"),
+        is_deleted.alias("is_deleted"),
+        F.when(is_deleted, F.timestamp_micros("_moment")).alias("deleted_at"),
         "_key",
         as_json(F.col("_row")).alias("_values"),
         "_source_file",

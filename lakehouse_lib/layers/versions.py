@@ -111,8 +111,8 @@ def _keys(changes: DataFrame) -> DataFrame:
 def _of_table(changes: DataFrame, source_table: str, keys: list[str], absent: str) -> DataFrame:
     """Return the valid changes of one table, with the key of the row. A change of the key becomes a delete of the old
     key and an insert of the new one; a partial one stays a single change that also carries the previous key."""
-    own = changes.where(cdc.of_table(source_table) & (F.size("_quality_flags") == 0))
-    keyed = own.withColumns({"_old": cdc.key_of(keys, "_before"), "_new": cdc.key_of(keys, "_after", "_before")})
+    valid = changes.where(cdc.of_table(source_table) & (F.size("_quality_flags") == 0))
+    keyed = valid.withColumns({"_old": cdc.key_of(keys, "_before"), "_new": cdc.key_of(keys, "_after", "_before")})
     old, new = F.col("_old"), F.col("_new")
     operation = F.col("operation_type")
     moved = (operation == "UPDATE") & (old != new)
@@ -210,15 +210,15 @@ def _in_order(changes: DataFrame, truncates: DataFrame) -> DataFrame:
     merged = changes.unionByName(truncates.drop("_group").join(groups, same).drop("_of"))
     place = [F.col("_snapshot").desc(), *map(F.col, ("change_timestamp", *_PLACE, "_step"))]
     log = Window.partitionBy("_group", "_log").orderBy("_position", *place)
-    own = F.unix_micros("change_timestamp")
-    following = F.min(F.when(~F.col("_snapshot"), own)).over(
+    change_time = F.unix_micros("change_timestamp")
+    following = F.min(F.when(~F.col("_snapshot"), change_time)).over(
         log.rowsBetween(Window.currentRow, Window.unboundedFollowing)
     )
     has_place = F.col("_log").isNotNull()
-    time = F.when(has_place & F.col("_snapshot"), F.least(own, following - 1000)).otherwise(own)
+    time = F.when(has_place & F.col("_snapshot"), F.least(change_time, following - 1000)).otherwise(change_time)
     timed = merged.withColumn("_time", time)
     latest = F.max("_time").over(log.rowsBetween(Window.unboundedPreceding, Window.currentRow))
-    timed = timed.withColumn("_moment", F.when(has_place, latest).otherwise(own))
+    timed = timed.withColumn("_moment", F.when(has_place, latest).otherwise(change_time))
     whole = Window.partitionBy("_group").orderBy("_moment", has_place, "_log", "_position", *place)
     return timed.withColumn("_n", F.row_number().over(whole).cast("bigint"))
 

@@ -127,9 +127,9 @@ def lakehouse(tmp_path: Path, engine: str) -> Callable[..., Settings]:
     """Create the settings of a lakehouse in the test's folder, attached to the engine."""
 
     def make(name: str = "lake", **values: Any) -> Settings:
-        given = {"lakehouse_base_path": str(tmp_path / name), "spark_master": engine,
+        arguments = {"lakehouse_base_path": str(tmp_path / name), "spark_master": engine,
                  "landing_path": str(tmp_path / "landing"), "sample": {"rows": 0}}  # fmt: skip
-        return config.load(given | values)
+        return config.load(arguments | values)
 
     return make
 

@@ -23,9 +23,9 @@ if __name__ == "__main__":
         """Wait before a step, so that another process may get ahead."""
         honest = getattr(module, name)
 
-        def later(*given, **named):
+        def later(*arguments, **named):
             time.sleep(chance.choice([0, 0, 0.05, 0.2, 0.6]))
-            return honest(*given, **named)
+            return honest(*arguments, **named)
 
         setattr(module, name, later)
 

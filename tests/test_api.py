@@ -64,8 +64,8 @@ def port(lake) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    given = os.environ | {"LAKEHOUSE_BASE_PATH": lake.path(), "LAKEHOUSE_SAMPLE__ROWS": "0"}
-    service = subprocess.Popen([sys.executable, "-m", "lakehouse_lib", "api", "--port", str(port)], env=given,
+    environment = os.environ | {"LAKEHOUSE_BASE_PATH": lake.path(), "LAKEHOUSE_SAMPLE__ROWS": "0"}
+    service = subprocess.Popen([sys.executable, "-m", "lakehouse_lib", "api", "--port", str(port)], env=environment,
                                stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert f"http://127.0.0.1:{port}" in service.stdout.readline()
     for _ in range(100):
@@ -95,9 +95,9 @@ def clean(answer, lake: Settings) -> None:
 
 
 def test_health_returns_the_state(client, lake):
-    told = client.get("/health").json()
-    assert told["status"] == "ok" and told["verdict"] == "Degraded"  # of March: its feeds are stale
-    assert {one["kind"] for one in told["findings"]} == {"stale feed", "late archive"} and told[
+    body = client.get("/health").json()
+    assert body["status"] == "ok" and body["verdict"] == "Degraded"  # of March: its feeds are stale
+    assert {finding["kind"] for finding in body["findings"]} == {"stale feed", "late archive"} and body[
         "tables"
     ].keys() == tables.declared(lake).keys()
     broken = lake.model_copy(update={"lakehouse_base_path": "/proc/1/nothing"})
@@ -107,10 +107,10 @@ def test_health_returns_the_state(client, lake):
 
 
 def test_catalog_is_listed_filtered_and_paged(client, lake):
-    told = client.get("/catalog").json()
-    assert [one["name"] for one in told["tables"]] == list(tables.declared(lake))
-    assert told["layers"]["gold"]["tables"] == 4 and told["layers"]["silver"]["rows"] > 0
-    names = lambda **q: [one["name"] for one in client.get("/tables", params=q).json()["tables"]]  # noqa: E731
+    body = client.get("/catalog").json()
+    assert [table["name"] for table in body["tables"]] == list(tables.declared(lake))
+    assert body["layers"]["gold"]["tables"] == 4 and body["layers"]["silver"]["rows"] > 0
+    names = lambda **q: [table["name"] for table in client.get("/tables", params=q).json()["tables"]]  # noqa: E731
     assert names(layer="gold") == [t.name for t in tables.declared(lake).values() if t.layer == "gold"]
     assert names(tag="pii") == ["users_history_silver", "users_silver"] and names(q="bounce_rate") == [
         "daily_summary_gold"
@@ -121,52 +121,52 @@ def test_catalog_is_listed_filtered_and_paged(client, lake):
 
 
 def test_table_description_omits_the_path(client, lake):
-    told = client.get("/tables/users_silver").json()
-    assert told["grain"] == "a user" and told["columns"][0] == {
+    body = client.get("/tables/users_silver").json()
+    assert body["grain"] == "a user" and body["columns"][0] == {
         "name": "user_id", "type": "string", "required": True, "comment": "user"}  # fmt: skip
-    assert told["rows"] == catalog.describe(lake, "users_silver").rows and "path" not in told
+    assert body["rows"] == catalog.describe(lake, "users_silver").rows and "path" not in body
     versions = client.get("/tables/users_silver/history").json()["versions"]
-    assert versions[0]["version"] == told["version"] and versions[-1]["operation"] == "CREATE TABLE"
+    assert versions[0]["version"] == body["version"] and versions[-1]["operation"] == "CREATE TABLE"
     checks = client.get("/tables/users_silver/quality").json()["checks"]
-    assert all(one["passed"] for one in checks) and {"key_is_unique", "required_values"} <= {
+    assert all(check["passed"] for check in checks) and {"key_is_unique", "required_values"} <= {
         c["check_name"] for c in checks
     }
-    told = client.get("/catalog/lineage/users_silver").json()
-    assert told["upstream"]["users_silver"] == list(tables.get(lake, "users_silver").sources)
-    assert told["columns"]["email"]["direct"] == ["users_history_silver.email"]
+    body = client.get("/catalog/lineage/users_silver").json()
+    assert body["upstream"]["users_silver"] == list(tables.get(lake, "users_silver").sources)
+    assert body["columns"]["email"]["direct"] == ["users_history_silver.email"]
 
 
 def test_lineage_is_returned_as_openlineage(client, lake):
     events = client.get("/catalog/lineage/user_segments_gold?format=openlineage").json()
-    made = {one["outputs"][0]["name"]: one for one in events}
-    assert made.keys() == {
+    by_table = {job["outputs"][0]["name"]: job for job in events}
+    assert by_table.keys() == {
         f"{tables.get(lake, name).layer}.{name}"
         for name in lineage.upstream(lake, "user_segments_gold")
         if not name.startswith("landing/")
     }
-    for one in events:
-        fits(one, event_v2.JobEvent, vars(base), one["job"]["name"])
-        assert lake.path() not in json.dumps(one)
-    fields = made["silver.users_silver"]["outputs"][0]["facets"]["columnLineage"]["fields"]
+    for job in events:
+        fits(job, event_v2.JobEvent, vars(base), job["job"]["name"])
+        assert lake.path() not in json.dumps(job)
+    fields = by_table["silver.users_silver"]["outputs"][0]["facets"]["columnLineage"]["fields"]
     assert [
         (f["name"], f["field"]) for f in fields["email"]["inputFields"] if f["transformations"][0]["type"] == "DIRECT"
     ] == [("silver.users_history_silver", "email")]
-    assert made["bronze.app_events_bronze"]["inputs"][0]["name"] == "landing/app_events"
+    assert by_table["bronze.app_events_bronze"]["inputs"][0]["name"] == "landing/app_events"
 
 
 def test_preview_is_returned_as_json_csv_and_arrow(client, lake):
     path = "/tables/event_metrics_gold/preview?limit=3&columns=metric_date,total_events&order_by=total_events&descending=true"
-    told = client.get(path).json()
-    assert told["columns"] == [{"name": "metric_date", "type": "date"}, {"name": "total_events", "type": "bigint"}]
-    assert told["truncated"] and len(told["rows"]) == 3 and told["rows"][0][1] >= told["rows"][1][1]
+    body = client.get(path).json()
+    assert body["columns"] == [{"name": "metric_date", "type": "date"}, {"name": "total_events", "type": "bigint"}]
+    assert body["truncated"] and len(body["rows"]) == 3 and body["rows"][0][1] >= body["rows"][1][1]
     version = DeltaTable(delta.table_path(lake, tables.get(lake, "event_metrics_gold"))).version()
-    assert told["versions"] == {"event_metrics_gold": version}
+    assert body["versions"] == {"event_metrics_gold": version}
     csv = client.get(path, headers={"Accept": "text/csv"})
     assert csv.text.splitlines()[0] == '"metric_date","total_events"' and csv.headers["x-truncated"] == "true"
-    assert csv.text.splitlines()[1] == f'"{told["rows"][0][0]}","{told["rows"][0][1]}"'
+    assert csv.text.splitlines()[1] == f'"{body["rows"][0][0]}","{body["rows"][0][1]}"'
     arrow = client.get(path, headers={"Accept": answers.ARROW})
     rows = pa.ipc.open_stream(arrow.content).read_all()
-    assert [[d.isoformat(), n] for d, n in zip(*rows.to_pydict().values(), strict=True)] == told["rows"]
+    assert [[d.isoformat(), n] for d, n in zip(*rows.to_pydict().values(), strict=True)] == body["rows"]
     assert client.get("/tables/users_silver/preview").json()["versions"]["users_silver"] >= 1
     assert client.get("/tables/users_silver/preview?version=0").json()["rows"] == []
     nested = client.get("/tables/clickstream_silver/preview?limit=1&columns=_clicks").json()["rows"][0][0]
@@ -198,11 +198,11 @@ def test_missing_resources_return_a_uniform_error(client, lake, path, status, co
 def test_limits_can_be_lowered_but_not_raised(lake):
     app = api.build(lake.model_copy(update={"api_max_rows": 5, "api_at_once": 1}))
     client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
-    for told in (
+    for body in (
         client.get("/tables/app_events_silver/preview?limit=100000").json(),
         ask(client, "SELECT event_id FROM app_events_silver", limit=10**6).json(),
     ):
-        assert len(told["rows"]) == 5 and told["truncated"]
+        assert len(body["rows"]) == 5 and body["truncated"]
     slow = threading.Thread(target=ask, args=(client, HEAVY), kwargs={"timeout_ms": 2500})
     slow.start()
     time.sleep(0.7)
@@ -273,9 +273,9 @@ def test_responses_conform_to_the_openapi_document(port, tmp_path):
     (tmp_path / "rules.toml").write_text(rules)
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", "rules.toml", "run", "--seed", "1",
                "--max-examples", "20", "--no-color", f"http://127.0.0.1:{port}/openapi.json"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    assert "10 selected / 10 total" in done.stdout
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert "10 selected / 10 total" in result.stdout
 
 
 # Queries ---------------------------------------------------------------------
@@ -446,27 +446,27 @@ def test_query_returns_the_same_as_spark(client, lake, jvm, real_spark, sql):
     if "ORDER BY" not in sql.split("OVER")[-1].split(")")[-1]:
         ours, theirs = sorted(ours, key=repr_of), sorted(theirs, key=repr_of)
     assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert all(same(a, b) for a, b in zip(one, other, strict=True)), (one, other)
+    for our_row, their_row in zip(ours, theirs, strict=True):
+        assert all(same(a, b) for a, b in zip(our_row, their_row, strict=True)), (our_row, their_row)
 
 
 def repr_of(row: list) -> str:
     return repr(
-        [f"{float(v):.6g}" if isinstance(v, (int, float)) and not isinstance(v, bool) else told(v) for v in row]
+        [f"{float(v):.6g}" if isinstance(v, (int, float)) and not isinstance(v, bool) else as_returned(v) for v in row]
     )
 
 
-def told(value):
+def as_returned(value):
     """A value of Spark in the form that the API returns."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
         return value.isoformat()
-    return [told(one) for one in value] if isinstance(value, list) else value
+    return [as_returned(element) for element in value] if isinstance(value, list) else value
 
 
 def same(ours, theirs) -> bool:
-    theirs = told(theirs)
+    theirs = as_returned(theirs)
     if isinstance(ours, str) and isinstance(theirs, str) and re.match(r"\d{4}-\d\d-\d\dT", ours + theirs):
         return ours[:19] == theirs[:19]
     if hasattr(theirs, "quantize") or (
@@ -489,26 +489,28 @@ NAMES = {
 @pytest.mark.parametrize("sql", NAMES)
 def test_columns_have_the_names_that_spark_gives_them(client, lake, jvm, real_spark, sql):
     catalog.views(real_spark, lake.model_copy(update={"spark_master": jvm}))
-    assert [one["name"] for one in ask(client, sql).json()["columns"]] == real_spark.sql(sql).columns == NAMES[sql]
+    assert (
+        [column["name"] for column in ask(client, sql).json()["columns"]] == real_spark.sql(sql).columns == NAMES[sql]
+    )
 
 
 @pytest.mark.parametrize("dialect", ["spark", "duckdb"])
 def test_catalog_can_be_queried_by_layer_views(client, lake, tmp_path, dialect):
-    told = ask(client, "SELECT * FROM gold_tables LIMIT 10", dialect).json()
-    names = [column["name"] for column in told["columns"]]
-    rows = [dict(zip(names, row, strict=True)) for row in told["rows"]]
+    body = ask(client, "SELECT * FROM gold_tables LIMIT 10", dialect).json()
+    names = [column["name"] for column in body["columns"]]
+    rows = [dict(zip(names, row, strict=True)) for row in body["rows"]]
     listed = client.get("/tables", params={"layer": "gold"}).json()["tables"]
     assert [row | {"updated_at": None} for row in rows] == [line | {"updated_at": None} for line in listed]
-    assert [row["updated_at"] for row in rows] == [line["updated_at"] for line in listed] and told["versions"] == {}
+    assert [row["updated_at"] for row in rows] == [line["updated_at"] for line in listed] and body["versions"] == {}
     both = "SELECT count(*) FROM bronze_tables b JOIN silver_tables s ON s.owner = b.owner WHERE b.version >= 0"
     assert ask(client, both, dialect).json()["rows"][0][0] > 0
     assert len(reader.query(lake, "SELECT * FROM gold_tables", catalog.lines(lake))) == len(listed)
     assert ask(client, "SELECT * FROM gold.gold_tables", dialect).json()["code"] == "no_such_table"
     empty = config.load({"lakehouse_base_path": str(tmp_path)})
     app = api.build(empty)
-    told = ask(TestClient(app, "http://127.0.0.1"), "SELECT name, version, updated_at FROM gold_tables", dialect).json()
+    body = ask(TestClient(app, "http://127.0.0.1"), "SELECT name, version, updated_at FROM gold_tables", dialect).json()
     app.state.close()
-    assert [row[1:] for row in told["rows"]] == [[-1, None]] * len(listed)
+    assert [row[1:] for row in body["rows"]] == [[-1, None]] * len(listed)
 
 
 ATTACKS = [
@@ -552,8 +554,8 @@ def test_published_attacks_are_rejected_and_benign_queries_succeed(client, lake)
                "ts": "event_timestamp"}  # fmt: skip
 
     def ours(sql: str) -> str:
-        sql = re.sub("|".join(names), lambda found: names[found[0]], sql)
-        return re.sub(rf"\b({'|'.join(columns)})\b", lambda found: columns[found[0]], sql)
+        sql = re.sub("|".join(names), lambda actual: names[actual[0]], sql)
+        return re.sub(rf"\b({'|'.join(columns)})\b", lambda actual: columns[actual[0]], sql)
 
     for line in (SHARED / "sql/attacks.jsonl").read_text().splitlines():
         sql = json.loads(line)["sql"]
@@ -598,22 +600,22 @@ def test_version_applies_to_a_query_of_a_single_table(client, lake):
 def test_as_of_in_a_query_selects_the_version(client, lake, dialect):
     opened = DeltaTable(delta.table_path(lake, tables.get(lake, "users_silver")))
     now, rows = opened.version(), opened.count()
-    told = ask(client, "SELECT count(*) FROM silver.users_silver VERSION AS OF 0", dialect).json()
-    assert told["rows"] == [[0]] and told["versions"] == {"users_silver@0": 0}
-    told = ask(
+    body = ask(client, "SELECT count(*) FROM silver.users_silver VERSION AS OF 0", dialect).json()
+    assert body["rows"] == [[0]] and body["versions"] == {"users_silver@0": 0}
+    body = ask(
         client,
         "SELECT count(*) FROM users_silver TIMESTAMP AS OF current_timestamp() WHERE users_silver.user_id != ''",
         dialect,
     ).json()
-    assert told["rows"] == [[rows]] and told["versions"] == {f"users_silver@{now}": now}
+    assert body["rows"] == [[rows]] and body["versions"] == {f"users_silver@{now}": now}
     first, *_, last = sorted(opened.history(), key=lambda entry: entry["version"])
     moment = datetime.fromtimestamp(last["timestamp"] / 1000 - 0.05, UTC).replace(tzinfo=None)
     opened.load_as_version(moment.replace(tzinfo=UTC))
     assert opened.version() < now
-    told = ask(client, f"""SELECT (SELECT count(*) FROM users_silver TIMESTAMP AS OF '{moment}' before),
+    body = ask(client, f"""SELECT (SELECT count(*) FROM users_silver TIMESTAMP AS OF '{moment}' before),
                                   (SELECT count(*) FROM users_silver)""", dialect).json()  # fmt: skip
-    assert told["rows"] == [[opened.count(), rows]]
-    assert told["versions"] == {f"users_silver@{opened.version()}": opened.version(), "users_silver": now}
+    assert body["rows"] == [[opened.count(), rows]]
+    assert body["versions"] == {f"users_silver@{opened.version()}": opened.version(), "users_silver": now}
     early = ask(client, "SELECT 1 FROM users_silver TIMESTAMP AS OF current_timestamp() - INTERVAL 1 DAY", dialect)
     born = datetime.fromtimestamp(first["timestamp"] / 1000, UTC)
     assert early.json()["code"] == "no_such_version" and str(born) in early.json()["message"]
@@ -637,17 +639,17 @@ ODD = {
 
 @pytest.mark.parametrize("columns", ODD)
 def test_every_type_is_returned_in_every_format(client, lake, columns):
-    told = ask(client, f"SELECT {columns}", "duckdb")
-    clean(told, lake)
-    assert told.status_code == 200, told.text
+    response = ask(client, f"SELECT {columns}", "duckdb")
+    clean(response, lake)
+    assert response.status_code == 200, response.text
     body = {"sql": f"SELECT {columns}", "dialect": "duckdb"}
     csv, arrow = (client.post("/query", json=body, headers={"Accept": kind}) for kind in (answers.CSV, answers.ARROW))
     assert csv.status_code == arrow.status_code == 200, csv.text
     rows = pa.ipc.open_stream(arrow.content).read_all()
-    assert rows.num_columns == len(told.json()["columns"]) == len(told.json()["rows"][0])
+    assert rows.num_columns == len(response.json()["columns"]) == len(response.json()["rows"][0])
     if ODD[columns]:
         line, values = ODD[columns]
-        assert csv.text.splitlines()[1] == line and told.json()["rows"] == [values]
+        assert csv.text.splitlines()[1] == line and response.json()["rows"] == [values]
 
 
 def mangled(picks: random.Random, trees: list[exp.Query], parts: list[exp.Expression]) -> str:
@@ -754,10 +756,10 @@ def test_examples_in_the_readme_work(port):
     text = Path("lakehouse_lib/serve/README.md").read_text().replace("8888", str(port))
     shell, python = re.findall(r"```(?:sh|python)\n(.*?)```", text, re.S)
     for command in re.sub(r"\\\n\s*", "", shell).splitlines():
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-        assert '"code"' not in done.stdout and done.stdout
-    done = subprocess.run(["python3", "-c", python], capture_output=True, text=True)
-    assert done.returncode == 0 and "screen_view" in done.stdout, done.stderr
+        result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+        assert '"code"' not in result.stdout and result.stdout
+    result = subprocess.run(["python3", "-c", python], capture_output=True, text=True)
+    assert result.returncode == 0 and "screen_view" in result.stdout, result.stderr
 
 
 def test_documentation_page_works_offline(port, browser, tmp_path):

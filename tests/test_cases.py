@@ -19,12 +19,19 @@ CASES = ("01-decimal-base64", "03-toast-placeholder", "07-late-snapshot", "12-ca
 
 
 def lake_of(engine: str, shared: Path, base: Path, landing: Path) -> Settings:
-    told = [yaml.safe_load((shared / f"hunt/{case}/params.yml").read_text()) for case in CASES]
-    replicas = [one for params in told for one in params["cdc"]["replicas"]]
+    parameter_files = [yaml.safe_load((shared / f"hunt/{case}/params.yml").read_text()) for case in CASES]
+    replicas = [replica for params in parameter_files for replica in params["cdc"]["replicas"]]
     names = ["cdc_changes_bronze", "cdc_changes_bronze_quarantine", "users_history_silver"]
-    return config.load({
-        "lakehouse_base_path": str(base), "landing_path": str(landing), "spark_master": engine, "sample": {"rows": 0},
-        "tables": ",".join([*names, *(one["target"] for one in replicas)]), "cdc": {"replicas": replicas}})  # fmt: skip
+    return config.load(
+        {
+            "lakehouse_base_path": str(base),
+            "landing_path": str(landing),
+            "spark_master": engine,
+            "sample": {"rows": 0},
+            "tables": ",".join([*names, *(replica["target"] for replica in replicas)]),
+            "cdc": {"replicas": replicas},
+        }
+    )
 
 
 def deliver(shared: Path, landing: Path, part: str) -> None:
@@ -40,11 +47,11 @@ def lake(engine, tmp_path_factory) -> Settings:
     if not SHARED.is_dir():
         pytest.skip(f"the published cases are not here ({SHARED})")
     base = tmp_path_factory.mktemp("cases")
-    made = lake_of(engine, SHARED, base / "lake", base / "landing")
+    settings = lake_of(engine, SHARED, base / "lake", base / "landing")
     deliver(SHARED, base / "landing", "landing")
     deliver(SHARED, base / "landing", "landing_run2")
-    run_tables(made)
-    return made
+    run_tables(settings)
+    return settings
 
 
 def live(lake: Settings, name: str, *columns: str) -> list[tuple[Any, ...]]:
@@ -52,8 +59,8 @@ def live(lake: Settings, name: str, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def test_decimals_are_decoded_with_a_schema_and_stay_text_without(lake):
-    found = {row[0]: row[1:] for row in live(lake, "orders_silver", "id", "amount", "rate", "anyscale", "blob")}
-    assert found == {
+    actual = {row[0]: row[1:] for row in live(lake, "orders_silver", "id", "amount", "rate", "anyscale", "blob")}
+    assert actual == {
         1: (Decimal("12.34"), Decimal("0.0001"), Decimal("1.234"), "AQID"),
         2: (Decimal("-1.50"), None, None, None),
         3: (Decimal("0.05"), Decimal("-0.0001"), None, None),

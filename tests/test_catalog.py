@@ -66,11 +66,15 @@ def test_catalog_matches_the_tables_after_a_run(lake):
     stored = reader.query(lake, "SELECT * FROM ops_catalog").set_index("name")
     assert set(stored.index) == set(tables.declared(lake))
     for name, entry in catalog.entries(lake).items():
-        made = DeltaTable(delta.table_path(lake, tables.get(lake, name)))
-        assert (entry.version, entry.rows, entry.files) == (made.version(), made.count(), len(made.file_uris()))
-        assert stored.loc[name, "version"] == made.version() and stored.loc[name, "rows"] == made.count()
+        delta_table = DeltaTable(delta.table_path(lake, tables.get(lake, name)))
+        assert (entry.version, entry.rows, entry.files) == (
+            delta_table.version(),
+            delta_table.count(),
+            len(delta_table.file_uris()),
+        )
+        assert stored.loc[name, "version"] == delta_table.version() and stored.loc[name, "rows"] == delta_table.count()
         assert entry.columns == stored.loc[name, "columns"] and entry.verdict in ("ok", "warn")
-        assert [column["name"] for column in json.loads(entry.columns)] == [f.name for f in made.schema().fields]
+        assert [column["name"] for column in json.loads(entry.columns)] == [f.name for f in delta_table.schema().fields]
         assert reader.query(lake, entry.sample_query) is not None
     assert catalog.describe(lake, "users_silver").consumers == ["user_segments_gold"]
     assert catalog.describe(lake, "app_events_bronze").sources == ["landing/app_events"]
@@ -195,12 +199,12 @@ def lab(lake, tmp_path_factory):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
                "--IdentityProvider.token=t", f"--ServerApp.root_dir={folder / 'notebooks'}"]  # fmt: skip
-    here = os.environ | {
+    environment = os.environ | {
         "LAKEHOUSE_BASE_PATH": lake.path(),
         "PYTHONPATH": os.getcwd(),
         "SPARK_MASTER": "sc://localhost:1",
     }
-    process = subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(300):
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=t"):
             break
@@ -272,4 +276,4 @@ def test_threads_can_read_concurrently(lake):
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(reader.page, lake, name) for name in tables.declared(lake) for _ in range(6)]
         asked += [pool.submit(quality.latest, lake) for _ in range(60)]
-        assert all(one.result() is not None for one in asked)
+        assert all(future.result() is not None for future in asked)

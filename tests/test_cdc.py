@@ -47,10 +47,10 @@ def test_published_changelogs_produce_their_published_table(lakehouse, shared, t
     expected = json.loads((folder / "expected.json").read_text())[case]
     rejected = reader.query(lake, "SELECT DISTINCT reasons[1] r FROM cdc_changes_bronze_quarantine").r
     assert set(rejected) <= {"schema_change", "bootstrap_marker", "tombstone"}
-    found = [r for r in rows(lake, "copy_silver") if not r["is_deleted"]]
-    assert len(found) == expected["final_rows"]
+    actual = [r for r in rows(lake, "copy_silver") if not r["is_deleted"]]
+    assert len(actual) == expected["final_rows"]
     table = expected["table"]
-    by_id = {int(r["id"]): r for r in found}
+    by_id = {int(r["id"]): r for r in actual}
     for want in table:
         row = by_id[int(want["id"])]
         assert (row["name"], row["description"]) == (want["name"], want["description"])
@@ -98,16 +98,16 @@ def test_envelopes_are_recognised_per_record(lakehouse, deliver):
 
 def test_replicas_evolve_and_are_independent_of_arrival_order(lakehouse, deliver, tmp_path):
     """A new column, a column that needs a wider type, a changed key, a delete that arrives first."""
-    own = {"table": "t"}
-    first = [change("c", 1, None, {"id": 1, "n": 1}, **own), change("c", 2, None, {"id": 2, "n": 2}, **own)]
+    source = {"table": "t"}
+    first = [change("c", 1, None, {"id": 1, "n": 1}, **source), change("c", 2, None, {"id": 2, "n": 2}, **source)]
     second = [
-        change("u", 3, {"id": 1, "n": 1}, {"id": 1, "n": 1.5, "city": "Ulm"}, **own),
-        change("u", 4, {"id": 2, "n": 2}, {"id": 7, "n": 2}, **own),
-        change("d", 9, {"id": 8}, None, **own),
+        change("u", 3, {"id": 1, "n": 1}, {"id": 1, "n": 1.5, "city": "Ulm"}, **source),
+        change("u", 4, {"id": 2, "n": 2}, {"id": 7, "n": 2}, **source),
+        change("d", 9, {"id": 8}, None, **source),
     ]
     third = [
-        change("c", 5, None, {"id": 8, "n": "many"}, **own),
-        change("c", 6, None, {"id": None, "n": 1}, **own),
+        change("c", 5, None, {"id": 8, "n": "many"}, **source),
+        change("c", 6, None, {"id": None, "n": 1}, **source),
     ]
     lakes = []
     for name, parts in {"once": [first + second + third], "steps": [third, first, second, second]}.items():
@@ -179,8 +179,8 @@ def test_columns_absent_from_a_flat_update_follow_the_parameters(lakehouse, deli
         cdc={"absent": absent, "replicas": [{"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]}
     )
     load(lake, LAYERS)
-    found = {r["id"]: (r["a"], r["b"], r["c"]) for r in rows(lake, "copy_silver")}
-    assert found == {1: ("new", expected, "z"), 2: ("new", "m", None)}
+    actual = {r["id"]: (r["a"], r["b"], r["c"]) for r in rows(lake, "copy_silver")}
+    assert actual == {1: ("new", expected, "z"), 2: ("new", "m", None)}
     assert "cdc_changes_bronze._after" in lineage.columns(lake)["copy_silver.b"].direct
 
 
@@ -215,13 +215,13 @@ def test_catalog_shows_names_and_types_of_the_source(lakehouse, deliver):
          "payload": change("c", 1, None, {"id": 1, "Net Amount": "BNI="}, table="t")}])  # fmt: skip
     lake = replica_of(lakehouse, "t")
     load(lake, LAYERS)
-    columns = {one["name"]: one for one in json.loads(catalog.describe(lake, "copy_silver").columns)}
-    said = columns["net_amount"]
-    assert (said["type"], said["comment"]) == ("decimal(10,2)", 'source column "Net Amount"')
+    columns = {column["name"]: column for column in json.loads(catalog.describe(lake, "copy_silver").columns)}
+    net_amount = columns["net_amount"]
+    assert (net_amount["type"], net_amount["comment"]) == ("decimal(10,2)", 'source column "Net Amount"')
     deliver("cdc_changes/b.json", [change("c", 2, None, {"id": 2, "größe?": "L"}, table="t")])
     load(lake, LAYERS)
     assert [entry.name for entry in catalog.search(lake, "column:größe?")] == ["copy_silver"]
-    columns = {one["name"]: one for one in json.loads(catalog.describe(lake, "copy_silver").columns)}
+    columns = {column["name"]: column for column in json.loads(catalog.describe(lake, "copy_silver").columns)}
     assert columns["größe_"]["comment"] == 'source column "größe?", as it came: no schema says its type'
 
 
@@ -304,12 +304,12 @@ def test_changes_from_public_reports_produce_the_right_rows(lakehouse, deliver):
         deliver(f"cdc_changes/{name}.json", [of_table(name, message) for message in messages])
     replicated = [{"source_table": name, "target": f"{name}_silver", "keys": ["id"]} for name in REPORTED]
     lake = lakehouse(cdc={"replicas": replicated})
-    load(lake, [*LAYERS[:2], *(one["target"] for one in replicated)])
-    found = {
+    load(lake, [*LAYERS[:2], *(replica["target"] for replica in replicated)])
+    actual = {
         name: sorted((int(r["id"]), r["v"]) for r in rows(lake, f"{name}_silver") if not r["is_deleted"])
         for name in REPORTED
     }
-    assert found == {name: expected for name, (_, expected) in REPORTED.items()}
+    assert actual == {name: expected for name, (_, expected) in REPORTED.items()}
 
 
 def test_mapped_feed_accepts_changes_of_any_format(lakehouse, deliver):

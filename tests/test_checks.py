@@ -200,8 +200,8 @@ def test_all_checks_of_a_table_run_in_one_scan(clean):
         rules = {check.name: tables.rule(table, check, tables.declared(clean)) for check in table.all_checks}
         connection = reader.connect()
         for name in {table.name, *(need for rule in rules.values() for need in rule.needs)}:
-            made = DeltaTable(delta.table_path(clean, tables.get(clean, name)))
-            reader.register(connection, name, made.to_pyarrow_dataset())
+            delta_table = DeltaTable(delta.table_path(clean, tables.get(clean, name)))
+            reader.register(connection, name, delta_table.to_pyarrow_dataset())
         text = quality.query(table, table.name, list(table.all_checks), rules)
         plan = connection.execute(f"EXPLAIN {text}").fetchall()[0][1]
         assert plan.count("ARROW_SCAN") == 1 + sum(len(rule.needs) for rule in rules.values()), table.name
@@ -210,13 +210,13 @@ def test_all_checks_of_a_table_run_in_one_scan(clean):
 @pytest.mark.parametrize("name", [t.name for t in tables.declared(Settings()).values()])
 def test_suggested_checks_pass_on_their_table(clean, name):
     table = tables.get(clean, name)
-    found = profiles.profile(clean, table)
-    text = profiles.as_yaml(table, profiles.suggest(table, found))
+    actual = profiles.profile(clean, table)
+    text = profiles.as_yaml(table, profiles.suggest(table, actual))
     suggested = yaml.safe_load(text)["quality"][name] or []
     again = clean.model_copy(update={"quality": {name: OWN.get(name, []) + suggested}})
     assert failing(again, name) == {}
     rows = DeltaTable(delta.table_path(clean, table)).to_pyarrow_table().to_pylist()
-    for column in found:
+    for column in actual:
         values = [row[column.column] for row in rows]
         assert (column.rows, column.nulls) == (len(rows), values.count(None))
         if not column.type.startswith("array"):
@@ -312,10 +312,10 @@ def test_injected_defect_is_found_by_its_check(clean, name, plant, check):
     bad = pa.Table.from_pylist(rows, pa.schema(fields))
     write_deltalake(path, bad, mode="overwrite", schema_mode="overwrite")
     try:
-        found = failing(clean, name)
+        actual = failing(clean, name)
     finally:
         DeltaTable(path).restore(version)
-    assert check in found
-    result = found[check]
+    assert check in actual
+    result = actual[check]
     assert name in result.message and check in result.message and result.expected
     assert failing(clean, name) == {}

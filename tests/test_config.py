@@ -30,10 +30,10 @@ SEED_VARIABLES = {
 def test_environment_variables_override_given_values(variable, monkeypatch):
     field, text, value = SEED_VARIABLES[variable]
     monkeypatch.setenv(variable, text)
-    given = {"spark_master": "local[1]", "log_level": "ERROR", "enable_delta": True,
+    values = {"spark_master": "local[1]", "log_level": "ERROR", "enable_delta": True,
              "time_travel_retention_days": 1, "vacuum_retention_days": 1, "auto_optimize": True,
              "auto_archive": True}  # fmt: skip
-    assert getattr(config.load({field: given.get(field, "/elsewhere")}), field) == value
+    assert getattr(config.load({field: values.get(field, "/elsewhere")}), field) == value
 
 
 def test_given_values_override_the_file_and_the_file_overrides_defaults(tmp_path):

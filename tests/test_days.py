@@ -29,20 +29,22 @@ def silver_events(settings: Settings, *days: int) -> tables.Table:
     for name in GOLD:
         for source in tables.get(settings, name).sources:
             delta.ensure(settings, tables.get(settings, source))
-    made = []
+    events = []
     for day in days:
         at = datetime(2026, 3, day, 10, tzinfo=UTC)
-        made.append({c.name: None for c in table.columns} | {
+        events.append({c.name: None for c in table.columns} | {
             "event_id": f"e{day}", "event_type": "tap", "event_timestamp": at, "event_date": at.date(),
             "event_hour": 10, "is_error": False, "user_id": f"u{day % 3}", "_run_id": "r", "_processed_at": at,
         })  # fmt: skip
-    write_deltalake(delta.table_path(settings, table), pa.Table.from_pylist(made, table.arrow_schema()), mode="append")
+    write_deltalake(
+        delta.table_path(settings, table), pa.Table.from_pylist(events, table.arrow_schema()), mode="append"
+    )
     return table
 
 
 def run_gold(settings: Settings, **asked: str) -> None:
-    given = config.load(settings.model_dump(exclude_unset=True) | {"tables": ",".join(GOLD)} | asked)
-    pipeline.run(given, progress=lambda line: None).check()
+    gold_settings = config.load(settings.model_dump(exclude_unset=True) | {"tables": ",".join(GOLD)} | asked)
+    pipeline.run(gold_settings, progress=lambda line: None).check()
 
 
 def wrong_days(settings: Settings, clean: dict[str, list[dict]]) -> list[list[int]]:
@@ -79,8 +81,8 @@ def test_days_to_compute_again_are_existing_days(lakehouse):
         settings = lake.model_copy(update=asked)
         states = inputs.source_states(settings, gold)
         states = {name: replace(state, changes=None) for name, state in states.items()}
-        found = inputs.Inputs(None, settings, gold, "r", states, full).days("app_events_silver")
-        return None if found is None else sorted(day.day for day in found)
+        actual = inputs.Inputs(None, settings, gold, "r", states, full).days("app_events_silver")
+        return None if actual is None else sorted(day.day for day in actual)
 
     assert days() == [] and days(full=True, date_from=date(2026, 3, 2)) is None
     assert days(date_from=date(2026, 3, 2)) == [2, 5] and days(date_to=date(2026, 3, 2)) == [1, 2]

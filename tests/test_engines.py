@@ -78,10 +78,12 @@ def both(native: str, jvm: str, lakehouse: Callable[..., Settings]) -> Callable[
     """Run the same input on both engines; the lakehouses, native first."""
 
     def run(**values: object) -> list[Settings]:
-        made = [lakehouse(name, spark_master=address, **values) for name, address in (("native", native), ("jvm", jvm))]
-        for settings in made:
+        lakes = [
+            lakehouse(name, spark_master=address, **values) for name, address in (("native", native), ("jvm", jvm))
+        ]
+        for settings in lakes:
             run_tables(settings)
-        return made
+        return lakes
 
     return run
 
@@ -91,12 +93,12 @@ def test_numbers_and_times_agree_on_both_engines(both, deliver):
     lines += [click(click_id=f"time {name}", click_timestamp=text) for name, (text, _) in TIMES.items()]
     deliver("clickstream/1.json", lines)
     for settings in both(tables="clickstream_bronze"):
-        found = {row["click_id"]: row for row in contents(settings, flags=True)["clickstream_bronze"]}
+        actual = {row["click_id"]: row for row in contents(settings, flags=True)["clickstream_bronze"]}
         for name, (_, wanted) in NUMBERS.items():
-            row = found[f"number {name}"]
+            row = actual[f"number {name}"]
             assert (row["_quality_flags"] or row["response_time_ms"]) == wanted, (settings.spark_master, name)
         for name, (_, wanted) in TIMES.items():
-            row = found[f"time {name}"]
+            row = actual[f"time {name}"]
             at = row["click_timestamp"].isoformat() if row["click_timestamp"] else None
             assert (row["_quality_flags"] or at) == wanted, (settings.spark_master, name)
 

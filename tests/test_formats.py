@@ -28,12 +28,12 @@ from lakehouse_lib.intake.streams import Unreadable
 def read(data: bytes, kind: str = "json", name: str = "") -> list[dict]:
     """The records of a file's bytes; ``record`` as a dict."""
     reading = formats.Reading()
-    found = [row for batch in formats.read(io.BytesIO(data), kind, reading, name) for row in batch.to_pylist()]
-    assert reading.records == len(found)
-    for row in found:
+    rows = [row for batch in formats.read(io.BytesIO(data), kind, reading, name) for row in batch.to_pylist()]
+    assert reading.records == len(rows)
+    for row in rows:
         assert row["record"] is not None or row["problem"] in records.PROBLEMS
         row["record"] = None if row["record"] is None else dict(row["record"])
-    return found
+    return rows
 
 
 def fields(data: bytes, kind: str = "json", name: str = "") -> list[dict | None]:
@@ -96,8 +96,8 @@ def test_numbers_keep_digits_and_text_keeps_code_points():
     ],
 )
 def test_invalid_line_is_kept_whole_with_its_reason(line, problem):
-    one, two, three = read(b'{"a":"before"}\n' + line + b'\n{"a":"after"}')
-    assert (one["record"], three["record"]) == ({"a": "before"}, {"a": "after"})
+    single, two, three = read(b'{"a":"before"}\n' + line + b'\n{"a":"after"}')
+    assert (single["record"], three["record"]) == ({"a": "before"}, {"a": "after"})
     assert two["problem"] == problem and problem in records.PROBLEMS
     assert two["raw"] == (line.decode() if problem != "invalid_utf8" else "base64:" + base64.b64encode(line).decode())
 
@@ -127,9 +127,9 @@ def test_text_that_looks_like_json_is_validated_by_field():
     ],
 )
 def test_document_is_read_by_element(text, count):
-    found = read(text.encode())
-    assert [row["problem"] for row in found] == [None] * count
-    assert [row["record"]["a"] for row in found] == ["1.50", "2"][:count]
+    actual = read(text.encode())
+    assert [row["problem"] for row in actual] == [None] * count
+    assert [row["record"]["a"] for row in actual] == ["1.50", "2"][:count]
 
 
 def test_invalid_element_is_set_aside_alone():
@@ -189,16 +189,16 @@ def test_unicode_encodings_are_recognised(encoding, kind):
 
 def test_compression_is_recognised_by_content():
     data = LINES.encode()
-    one, two = data.splitlines(keepends=True)
+    packed, two = data.splitlines(keepends=True)
     skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
     whole = [
         gzip.compress(data),
-        gzip.compress(one) + gzip.compress(two),
+        gzip.compress(packed) + gzip.compress(two),
         gzip.compress(b"") + gzip.compress(data),
         gzip.compress(data) + b"\0" * 40,
         gzip.compress(data[:5]) + gzip.compress(data[5:]),
         zstandard.compress(data),
-        zstandard.compress(one) + skippable + zstandard.compress(two),
+        zstandard.compress(packed) + skippable + zstandard.compress(two),
         skippable + zstandard.compress(data),
     ]
     for content in whole:
@@ -238,8 +238,8 @@ def test_csv_follows_rfc_4180():
 
 
 def test_rows_that_do_not_match_the_header_are_set_aside_with_their_text():
-    found = read(b'a,b\n1\n1,2\n1,2,3\n"x"y,2\n1,"open\n3,4\n', "csv")
-    assert [(row["raw"], row["problem"]) for row in found] == [
+    actual = read(b'a,b\n1\n1,2\n1,2,3\n"x"y,2\n1,"open\n3,4\n', "csv")
+    assert [(row["raw"], row["problem"]) for row in actual] == [
         ("1", "ragged_row"),
         ("1,2", None),
         ("1,2,3", "ragged_row"),
@@ -281,11 +281,11 @@ def test_csv_file_without_header_or_in_unknown_encoding_is_unreadable(data):
 
 def test_misplaced_quote_sets_aside_its_line_or_possible_cell():
     far = b"".join(b"%d,z\n" % n for n in range(300))
-    found = read(b'a,b\n1,"x"y"\n' + far, "csv")
-    assert [row["problem"] for row in found] == ["malformed_record", *[None] * 300]
+    actual = read(b'a,b\n1,"x"y"\n' + far, "csv")
+    assert [row["problem"] for row in actual] == ["malformed_record", *[None] * 300]
     for text in (b'"a"x,u1,"\nb,u2,hello\n"', b'a, "x\nb,fake\nend"'):
-        found = read(b"one,two,three\n" + text + b"\nc,u3,z\n", "csv")
-        assert [(row["raw"], row["problem"]) for row in found] == [
+        actual = read(b"one,two,three\n" + text + b"\nc,u3,z\n", "csv")
+        assert [(row["raw"], row["problem"]) for row in actual] == [
             (text.decode(), "malformed_record"),
             ("c,u3,z", None),
         ]
@@ -293,8 +293,8 @@ def test_misplaced_quote_sets_aside_its_line_or_possible_cell():
 
 
 def test_sep_line_of_excel_sets_the_delimiter():
-    found = read(b'sep=;\r\na;b\r\n"1;2";3\r\n', "csv")
-    assert [row["record"] for row in found] == [{"a": "1;2", "b": "3"}]
+    actual = read(b'sep=;\r\na;b\r\n"1;2";3\r\n', "csv")
+    assert [row["record"] for row in actual] == [{"a": "1;2", "b": "3"}]
     assert records_of(formats.parse_kept(['"1;2";3'], "sep=;\na;b")) == [({"a": "1;2", "b": "3"}, None)]
     assert fields(b"\xef\xbb\xbf\xef\xbb\xbfa\tb\n\t\n1\t2\n", "csv") == [{"a": "", "b": ""}, {"a": "1", "b": "2"}]
 
@@ -311,7 +311,7 @@ def parquet(columns: dict, **options) -> bytes:
 def test_parquet_values_are_converted_to_the_same_text_as_in_json_and_csv():
     moment = datetime.datetime(2026, 11, 20, 10, 0, 0, 123456, tzinfo=datetime.UTC)
     nanos = pa.array([1795168800123456789], pa.timestamp("ns", "Europe/Berlin"))
-    given = {
+    columns = {
         "us": pa.array([moment], pa.timestamp("us", "UTC")),
         "ns": nanos,
         "naive": nanos.cast(pa.timestamp("ns")),
@@ -331,19 +331,20 @@ def test_parquet_values_are_converted_to_the_same_text_as_in_json_and_csv():
         "map": pa.array([[("value", 3.5)]], pa.map_(pa.string(), pa.float64())),
         "we`ird (name)": ["{"],
     }
-    (row,) = read(parquet(given), "parquet")
-    found = row["record"]
+    (row,) = read(parquet(columns), "parquet")
+    actual = row["record"]
     assert (
-        found["us"] == found["ns"] == "2026-11-20 10:00:00.123456Z" and found["naive"] == "2026-11-20 10:00:00.123456"
+        actual["us"] == actual["ns"] == "2026-11-20 10:00:00.123456Z"
+        and actual["naive"] == "2026-11-20 10:00:00.123456"
     )
-    assert found["old"] == "1969-12-31 23:59:59.999999Z"
-    assert (found["u64"], found["dec"], found["f16"], found["nan"]) == (
+    assert actual["old"] == "1969-12-31 23:59:59.999999Z"
+    assert (actual["u64"], actual["dec"], actual["f16"], actual["nan"]) == (
         "18446744073709551615",
         "1234567890123456789.10",
         "1.5",
         "nan",
     )
-    assert (found["t"], found["d"], found["null"], found["b"], found["flag"], found["dict"]) == (
+    assert (actual["t"], actual["d"], actual["null"], actual["b"], actual["flag"], actual["dict"]) == (
         "00:00:01.000000",
         "2026-11-20",
         None,
@@ -351,8 +352,8 @@ def test_parquet_values_are_converted_to_the_same_text_as_in_json_and_csv():
         "true",
         "x",
     )
-    assert found["list"] == "[1,null]" and found["map"] == '{"value":3.5}'
-    assert found["struct"] == '{"value":2.5,"at":"2026-11-20T10:00:00.123456+00:00","dec":1.50}'
+    assert actual["list"] == "[1,null]" and actual["map"] == '{"value":3.5}'
+    assert actual["struct"] == '{"value":2.5,"at":"2026-11-20T10:00:00.123456+00:00","dec":1.50}'
     assert row["not_json"] == ["we`ird (name)"] and row["raw"] is None
 
 
@@ -453,17 +454,17 @@ BAD_LINES = st.one_of(
 def test_each_json_line_is_a_record_with_its_full_text(lines, end, pack):
     # In front stands a record, so that no text is one document.
     lines = [(b'{"first":1}', {"first": "1"}), *lines]
-    found = read(pack(end.join(line for line, _ in lines)))
+    actual = read(pack(end.join(line for line, _ in lines)))
     kept = [(line, wanted) for line, wanted in lines if line.strip(b" \t\r\n\x0b\x0c") not in (b"", b"\xef\xbb\xbf")]
     kept = [(line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r"), wanted) for line, wanted in kept]
-    assert len(found) == len(kept)
-    for row, (line, wanted) in zip(found, kept, strict=True):
+    assert len(actual) == len(kept)
+    for row, (line, wanted) in zip(actual, kept, strict=True):
         encoded = row["problem"] == "invalid_utf8"
         assert row["raw"] == ("base64:" + base64.b64encode(line).decode() if encoded else line.decode())
         if wanted is not None:
             assert row["record"] == wanted
-    again = records_of(formats.parse_kept([row["raw"] for row in found], ""))
-    assert again == [(row["record"], row["problem"]) for row in found]
+    again = records_of(formats.parse_kept([row["raw"] for row in actual], ""))
+    assert again == [(row["record"], row["problem"]) for row in actual]
 
 
 def records_of(batch: pa.RecordBatch) -> list[tuple]:
@@ -489,17 +490,17 @@ def test_csv_cells_survive_a_round_trip(cells, delimiter, end, quoted, encoding)
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting)
     names = ["one", "two", "three"]
     writer.writerows([names, *cells])
-    found = read(text.getvalue().encode(encoding), "csv")
+    actual = read(text.getvalue().encode(encoding), "csv")
     # A byte order mark in front of a row is one that `cat` left, unless it stands in quotes.
     wanted = [row for row in cells if row != names]
     if not quoted:
         wanted = [
             [row[0].removeprefix("\ufeff"), *row[1:]] if not needs_quotes(row[0], delimiter) else row for row in wanted
         ]
-    assert [list((row["record"] or {}).values()) for row in found] == [row for row in wanted if row != names]
+    assert [list((row["record"] or {}).values()) for row in actual] == [row for row in wanted if row != names]
     head = next(iter(text.getvalue().splitlines()))
-    assert records_of(formats.parse_kept([row["raw"] for row in found], head)) == [
-        (row["record"], row["problem"]) for row in found
+    assert records_of(formats.parse_kept([row["raw"] for row in actual], head)) == [
+        (row["record"], row["problem"]) for row in actual
     ]
 
 

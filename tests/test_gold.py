@@ -101,26 +101,26 @@ def test_segment_thresholds(spark, recency, events, value, segment):
         [("ann", False, seen), ("other", False, newest), ("gone", True, newest), ("never", False, None)],
         "user_id string, is_deleted boolean, last_seen_date date",
     )
-    made = [("ann", seen, value / events)] * events
-    frame = spark.createDataFrame(made, "user_id string, event_date date, event_value double")
-    found = {r["user_id"]: r for r in gold.segments(users, frame, SegmentSettings()).collect()}
-    assert set(found) == {"ann", "other", "never"}
-    ann = found["ann"]
+    rows = [("ann", seen, value / events)] * events
+    frame = spark.createDataFrame(rows, "user_id string, event_date date, event_value double")
+    actual = {r["user_id"]: r for r in gold.segments(users, frame, SegmentSettings()).collect()}
+    assert set(actual) == {"ann", "other", "never"}
+    ann = actual["ann"]
     assert (ann["segment_name"], ann["recency_days"]) == (segment, recency)
     assert ann["frequency"] == events and ann["monetary_value"] == pytest.approx(value, abs=1e-3)
     assert 0 <= ann["engagement_score"] <= 100 and 0 <= ann["risk_of_churn"] <= 1
-    assert (found["never"]["segment_name"], found["never"]["risk_of_churn"]) == ("Inactive", 1.0)
+    assert (actual["never"]["segment_name"], actual["never"]["risk_of_churn"]) == ("Inactive", 1.0)
 
 
 def test_wau_and_mau_cover_exactly_seven_and_thirty_days(spark):
     days = [date.fromordinal(date(2026, 3, 1).toordinal() + n) for n in (0, 6, 7, 29, 30)]
-    made = [(f"u{n}", day, None) for n, day in enumerate(days)]
-    events = spark.createDataFrame(made, "user_id string, event_date date, event_value double")
+    rows = [(f"u{n}", day, None) for n, day in enumerate(days)]
+    events = spark.createDataFrame(rows, "user_id string, event_date date, event_value double")
     none = spark.createDataFrame(
         [], "user_id string, session_date date, session_duration_seconds double, is_bounce boolean"
     )
-    found = {r["summary_date"]: (r["wau"], r["mau"]) for r in gold.daily(events, none).collect()}
-    assert [found[day] for day in days] == [(1, 1), (2, 2), (2, 3), (1, 4), (2, 4)]
+    actual = {r["summary_date"]: (r["wau"], r["mau"]) for r in gold.daily(events, none).collect()}
+    assert [actual[day] for day in days] == [(1, 1), (2, 2), (2, 3), (1, 4), (2, 4)]
 
 
 def test_sums_are_independent_of_row_order(spark):

@@ -42,7 +42,7 @@ def run(settings: Settings) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(engine, tmp_path_factory) -> Path:
+def template(engine, tmp_path_factory) -> Path:
     """A small lakehouse that is up to date, and its landing folder; each test has a copy."""
     home = tmp_path_factory.mktemp("health")
     recent = int((NOW - timedelta(hours=1)).timestamp() * 1000)
@@ -60,10 +60,10 @@ def made(engine, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def lake(made, lakehouse, tmp_path, monkeypatch) -> Settings:
+def lake(template, lakehouse, tmp_path, monkeypatch) -> Settings:
     """A lakehouse for one test; commands find it."""
-    shutil.copytree(made / "lake", tmp_path / "lake")
-    shutil.copytree(made / "landing", tmp_path / "landing")
+    shutil.copytree(template / "lake", tmp_path / "lake")
+    shutil.copytree(template / "landing", tmp_path / "landing")
     settings = lakehouse()
     for name, value in (("LAKEHOUSE_BASE_PATH", settings.path()), ("SPARK_MASTER", settings.spark_master),
                         ("LANDING_PATH", settings.layer_path("landing")), ("LAKEHOUSE_SAMPLE__ROWS", "0")):  # fmt: skip
@@ -84,11 +84,15 @@ def follow(settings: Settings, command: str) -> None:
 
 def only(settings: Settings, kind: str, table: str, words: str = "") -> health.Finding:
     """Return the only finding of this kind."""
-    made = health.report(settings)
-    found = [one for one in made.findings if (one.kind, one.table) == (kind, table) and words in one.text]
-    assert len(found) == 1 and made.verdict != "Healthy", made.text()
-    assert made.states[table] == found[0].verdict
-    return found[0]
+    report = health.report(settings)
+    findings = [
+        finding
+        for finding in report.findings
+        if (finding.kind, finding.table) == (kind, table) and words in finding.text
+    ]
+    assert len(findings) == 1 and report.verdict != "Healthy", report.text()
+    assert report.states[table] == findings[0].verdict
+    return findings[0]
 
 
 def append(settings: Settings, name: str, rows: list[dict]) -> None:
@@ -109,9 +113,14 @@ def stale_feed(settings, deliver, monkeypatch):
     late = NOW + timedelta(hours=80)
     monkeypatch.setattr(health, "datetime", _Clock(late))
     deliver("app_events/2.json", [event(50, (late - timedelta(hours=1)).isoformat())])
-    made = health.report(settings)
-    assert any("1 files wait in landing" in one.text and "newest event is 81.0 hours old and last load" in one.text
-               and one.verdict == "Degraded" for one in made.findings if one.table == "app_events_bronze")  # fmt: skip
+    report = health.report(settings)
+    assert any(
+        "1 files wait in landing" in finding.text
+        and "newest event is 81.0 hours old and last load" in finding.text
+        and finding.verdict == "Degraded"
+        for finding in report.findings
+        if finding.table == "app_events_bronze"
+    )
     monkeypatch.setattr(health, "datetime", datetime)
     return None
 
@@ -272,10 +281,10 @@ def lost_after_its_file_changed(settings, deliver, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def with_second_file(engine, made, tmp_path_factory) -> dict[str, list[dict]]:
+def with_second_file(engine, template, tmp_path_factory) -> dict[str, list[dict]]:
     """Contents after a clean load of the landing folder with a second file."""
     home = tmp_path_factory.mktemp("second")
-    shutil.copytree(made / "landing", home / "landing")
+    shutil.copytree(template / "landing", home / "landing")
     (home / "landing/app_events/2.json").write_text(json.dumps(event(50, at())) + "\n")
     values = {"lakehouse_base_path": str(home / "lake"), "landing_path": str(home / "landing"), "spark_master": engine}
     settings = config.load(values | {"sample": {"rows": 0}})
@@ -285,9 +294,9 @@ def with_second_file(engine, made, tmp_path_factory) -> dict[str, list[dict]]:
 
 def by_content(settings: Settings) -> dict[str, list[dict]]:
     """All tables without the landing times of files, which differ between two deliveries."""
-    found = contents(settings)
+    contents_by_table = contents(settings)
     return {name: sorted(({k: v for k, v in row.items() if k not in ("load_timestamp", "landed_date")} for row in rows),
-                         key=repr) for name, rows in found.items()}  # fmt: skip
+                         key=repr) for name, rows in contents_by_table.items()}  # fmt: skip
 
 
 @pytest.mark.parametrize("plant", [
@@ -297,9 +306,9 @@ def test_suggested_command_fixes_the_problem_and_the_tables_are_right(lake, deli
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
     right = by_content(lake)
     kind, table, words, verdict = plant(lake, deliver, monkeypatch)
-    found = only(lake, kind, table)
-    assert words in found.text and found.verdict == verdict, found
-    follow(lake, found.command)
+    finding = only(lake, kind, table)
+    assert words in finding.text and finding.verdict == verdict, finding
+    follow(lake, finding.command)
     after = health.report(lake)
     assert after.verdict == "Healthy", after.text()
     second = (Path(lake.feed_path("app_events")) / "2.json").exists()
@@ -310,13 +319,13 @@ def test_suggested_command_fixes_the_problem_and_the_tables_are_right(lake, deli
 @pytest.mark.parametrize("plant", [small_files, long_log, late_archive], ids=lambda plant: plant.__name__)
 def test_maintenance_is_suggested_without_yes_and_loses_no_row(lake, deliver, monkeypatch, plant):
     kind, table, words, verdict = plant(lake, deliver, monkeypatch)
-    found = only(lake, kind, table)
-    assert words in found.text and found.verdict == verdict and "--yes" not in found.command, found
+    actual = only(lake, kind, table)
+    assert words in actual.text and actual.verdict == verdict and "--yes" not in actual.command, actual
     before = contents(lake)
-    follow(lake, found.command)
+    follow(lake, actual.command)
     assert contents(lake) == before
     if kind == "late archive":  # it says what would be done: a person decides
-        follow(lake, f"{found.command} --yes")
+        follow(lake, f"{actual.command} --yes")
         (batch,) = archive.batches(lake, tables.get(lake, table))
         assert batch.rows == 5 and len(contents(lake)[table]) == len(before[table]) - 5
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
@@ -335,12 +344,12 @@ def test_maintenance_is_suggested_without_yes_and_loses_no_row(lake, deliver, mo
 ], ids=lambda plant: getattr(plant, "__name__", ""))  # fmt: skip
 def test_only_an_inspection_is_suggested_if_no_command_fixes_the_problem(lake, deliver, monkeypatch, plant, words):
     """Following the suggestion changes no table: one that undid a whole load once lost valid rows."""
-    kind, table, said, verdict = plant(lake, deliver, monkeypatch)
-    found = only(lake, kind, table, said)
-    assert found.verdict == verdict, found
-    assert found.command.startswith(words) and bool(found.command) == bool(words), found
+    kind, table, text, verdict = plant(lake, deliver, monkeypatch)
+    finding = only(lake, kind, table, text)
+    assert finding.verdict == verdict, finding
+    assert finding.command.startswith(words) and bool(finding.command) == bool(words), finding
     before = versions(lake) if words else {}
-    follow(lake, found.command)
+    follow(lake, finding.command)
     assert not words or versions(lake) == before
 
 
@@ -348,34 +357,36 @@ def test_suggested_commands_include_the_parameters_file_of_the_run(lake, deliver
     waiting_files(lake, deliver, monkeypatch)
     (tmp_path / "my shop.yml").write_text("session_gap_minutes: 20\n")
     monkeypatch.setenv(config.FILE_VARIABLE, str(tmp_path / "my shop.yml"))
-    found = only(lake, "behind", "app_events_bronze")
-    assert found.command == f"lakehouse run --params '{tmp_path}/my shop.yml'"
-    assert cli.parser().parse_args(shlex.split(found.command)[1:]).params == str(tmp_path / "my shop.yml")
+    actual = only(lake, "behind", "app_events_bronze")
+    assert actual.command == f"lakehouse run --params '{tmp_path}/my shop.yml'"
+    assert cli.parser().parse_args(shlex.split(actual.command)[1:]).params == str(tmp_path / "my shop.yml")
 
 
 def test_stale_feed_is_reported_by_event_age_and_by_load_age(lake, deliver, monkeypatch):
     stale_feed(lake, deliver, monkeypatch)
     deliver("cdc_changes/old.json", [change("u", 50, None, {"user_id": "u1"})])
     run(lake)  # of March: fresh by load, not by event
-    made = health.report(lake, NOW + timedelta(hours=23.5))
-    assert made.verdict == "Warning"
-    (found,) = [one for one in made.findings if one.table == "cdc_changes_bronze"]
-    assert found.kind == "stale feed" and "a backfill" in found.text and "last load" not in found.text.split("(")[0]
+    report = health.report(lake, NOW + timedelta(hours=23.5))
+    assert report.verdict == "Warning"
+    (finding,) = [finding for finding in report.findings if finding.table == "cdc_changes_bronze"]
+    assert (
+        finding.kind == "stale feed" and "a backfill" in finding.text and "last load" not in finding.text.split("(")[0]
+    )
 
 
 def test_stale_feed_is_fixed_by_loading_pending_files(lakehouse, deliver):
     deliver("app_events/1.json", [event(n, at(hours=80 + n), user_id=f"u{n}") for n in range(9)])
     settings = lakehouse()
     run(settings)
-    found = only(settings, "stale feed", "app_events_bronze")
-    assert found.verdict == "Degraded" and re.search(r"newest event is 8\d\.\d hours old, at most 24", found.text), (
-        found
+    actual = only(settings, "stale feed", "app_events_bronze")
+    assert actual.verdict == "Degraded" and re.search(r"newest event is 8\d\.\d hours old, at most 24", actual.text), (
+        actual
     )
-    assert "nothing waits in landing: ask who delivers app_events" in found.text
+    assert "nothing waits in landing: ask who delivers app_events" in actual.text
     deliver("app_events/2.json", [event(50, at())])
-    found = only(settings, "stale feed", "app_events_bronze")
-    assert "1 files wait in landing" in found.text
-    follow(settings, found.command)
+    actual = only(settings, "stale feed", "app_events_bronze")
+    assert "1 files wait in landing" in actual.text
+    follow(settings, actual.command)
     assert health.report(settings).verdict == "Healthy", health.report(settings).text()
 
 
@@ -389,49 +400,49 @@ def test_day_with_too_few_rows_is_reported_until_the_rest_arrives(lake, deliver)
             records, rest = records[:20], records[20:]
         deliver(f"app_events/day{day}.json", records)
     run(lake)
-    found = only(lake, "volume", "app_events_bronze")
-    assert "drop of rows by day" in found.text and ": 20, expected about" in found.text
-    assert "ask who delivers app_events" in found.text
+    actual = only(lake, "volume", "app_events_bronze")
+    assert "drop of rows by day" in actual.text and ": 20, expected about" in actual.text
+    assert "ask who delivers app_events" in actual.text
     deliver("app_events/rest.json", rest)
     follow(lake, only(lake, "volume", "app_events_bronze").command)
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
 
 
 def test_verdict_is_unknown_without_tables(lakehouse):
-    made = health.report(lakehouse())
-    assert made.verdict == "Unknown" and set(made.states.values()) == {health.NOT_IN_USE} and not made.findings
+    report = health.report(lakehouse())
+    assert report.verdict == "Unknown" and set(report.states.values()) == {health.NOT_IN_USE} and not report.findings
 
 
 def test_worst_finding_comes_first_and_changes_are_reported(lake, deliver, monkeypatch, capsys):
     health.remember(lake, health.report(lake))
     small_files(lake, deliver, monkeypatch)
     failed_quality(lake, deliver, monkeypatch)
-    made = health.report(lake)
-    assert made.verdict == "Degraded" and made.findings[0].verdict == "Degraded"
-    told = figures.changes(made).set_index("what")
-    assert tuple(told.loc["verdict"]) == ("Healthy", "Degraded")
-    assert told.loc["app_events_silver: failed check", "now"] == "new"
-    assert tuple(told.loc["rows of app_events_bronze"]) == ("20", "21")
+    report = health.report(lake)
+    assert report.verdict == "Degraded" and report.findings[0].verdict == "Degraded"
+    changes = figures.changes(report).set_index("what")
+    assert tuple(changes.loc["verdict"]) == ("Healthy", "Degraded")
+    assert changes.loc["app_events_silver: failed check", "now"] == "new"
+    assert tuple(changes.loc["rows of app_events_bronze"]) == ("20", "21")
     assert cli.main(["health"]) == 3
     assert "run: lakehouse trace app_events_silver event_id=e99" in capsys.readouterr().out
-    assert health.outdated(lake) and not health.outdated(_remembered(lake, made))
+    assert health.outdated(lake) and not health.outdated(_remembered(lake, report))
 
 
-def _remembered(settings: Settings, made: health.Report) -> Settings:
-    health.remember(settings, made)
+def _remembered(settings: Settings, report: health.Report) -> Settings:
+    health.remember(settings, report)
     return settings
 
 
 def test_notification_reports_failures_and_changed_verdicts(lake, deliver, monkeypatch, tmp_path, capsys):
-    told = tmp_path / "told.json"
-    settings = lake.model_copy(update={"notify": f"cat > {told}"})
+    summary_file = tmp_path / "told.json"
+    settings = lake.model_copy(update={"notify": f"cat > {summary_file}"})
     health.tell(settings, "r1", "Healthy", None)
-    assert not told.exists()
+    assert not summary_file.exists()
     health.tell(settings, "r2", "Warning", None)
-    assert json.loads(told.read_text())["verdict"] == "Healthy"
+    assert json.loads(summary_file.read_text())["verdict"] == "Healthy"
     health.tell(settings, "r3", "Healthy", RuntimeError("the disk is full"))
-    said = json.loads(told.read_text())
-    assert (said["run_id"], said["failure"], said["verdict"], said["findings"]) == (
+    summary = json.loads(summary_file.read_text())
+    assert (summary["run_id"], summary["failure"], summary["verdict"], summary["findings"]) == (
         "r3",
         "the disk is full",
         "Healthy",
@@ -482,15 +493,17 @@ def test_run_ends_with_the_report(lake, deliver, tmp_path):
     for n in range(9):
         append(lake, "event_metrics_gold", [metric(n, days=3)])
     deliver("app_events/2.json", [event(50, at())])
-    told = tmp_path / "told.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "lakehouse_lib", "run", "--notify", f"cat > {told}"], capture_output=True, text=True
+    summary_file = tmp_path / "told.json"
+    result = subprocess.run(
+        [sys.executable, "-m", "lakehouse_lib", "run", "--notify", f"cat > {summary_file}"],
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert "70_maintenance" in done.stdout and "event_metrics_gold: " in done.stdout
-    page = Path(done.stdout.split("Health report: ")[1].splitlines()[0])
+    assert result.returncode == 0, result.stderr
+    assert "70_maintenance" in result.stdout and "event_metrics_gold: " in result.stdout
+    page = Path(result.stdout.split("Health report: ")[1].splitlines()[0])
     assert page.name == "60_health_report.html" and page.exists() and page.parent.name in os.listdir(lake.path("runs"))
-    assert json.loads(told.read_text())["verdict"] == "Healthy"
+    assert json.loads(summary_file.read_text())["verdict"] == "Healthy"
     shutil.rmtree(page.parent)
     again = subprocess.run([sys.executable, "-m", "lakehouse_lib", "run"], capture_output=True, text=True)
     assert "Nothing new" in again.stdout and "Health report" not in again.stdout
@@ -502,12 +515,14 @@ def test_run_ends_with_the_report(lake, deliver, tmp_path):
 def scheduled() -> list[str]:
     """Commands in the examples for cron and systemd."""
     lines = Path("deploy/crontab").read_text().splitlines()
-    found = [line.split(".venv/bin/lakehouse ")[1].split(" >>")[0] for line in lines if ".venv/bin/lakehouse" in line]
+    commands = [
+        line.split(".venv/bin/lakehouse ")[1].split(" >>")[0] for line in lines if ".venv/bin/lakehouse" in line
+    ]
     for unit in Path("deploy/systemd").glob("*.service"):
         (start,) = [line for line in unit.read_text().splitlines() if line.startswith("ExecStart=")]
-        found.append(start.split("/.venv/bin/lakehouse ")[1])
+        commands.append(start.split("/.venv/bin/lakehouse ")[1])
         assert unit.with_suffix(".timer").exists()
-    return found
+    return commands
 
 
 @pytest.mark.parametrize("command", scheduled())
@@ -534,10 +549,10 @@ def test_notification_is_one_line_with_the_worst_finding(lake, deliver, monkeypa
 def test_scheduler_notebook_runs_the_same_command(lake, tmp_path):
     import papermill
 
-    given = {"lakehouse_home": os.getcwd(), "notify": f"cat > {tmp_path}/told.json"}
-    done = papermill.execute_notebook(
-        "deploy/scheduled_run.ipynb", str(tmp_path / "out.ipynb"), given, cwd=str(tmp_path), kernel_name="python3",
+    parameters = {"lakehouse_home": os.getcwd(), "notify": f"cat > {tmp_path}/told.json"}
+    result = papermill.execute_notebook(
+        "deploy/scheduled_run.ipynb", str(tmp_path / "out.ipynb"), parameters, cwd=str(tmp_path), kernel_name="python3",
         progress_bar=False,
     )  # fmt: skip
-    assert "Nothing new: all tables are up to date" in str(done.cells[-1].outputs)
+    assert "Nothing new: all tables are up to date" in str(result.cells[-1].outputs)
     assert json.loads((tmp_path / "told.json").read_text())["verdict"] == "Healthy"

@@ -18,29 +18,37 @@ LONGEST_FUNCTION = 50
 def imports() -> set[tuple[str, str]]:
     """Return which package or top-level module imports which other."""
     graph = grimp.build_graph("lakehouse_lib", exclude_type_checking_imports=True, cache_dir=None)
-    found = set()
+    edges = set()
     for module in graph.modules - {"lakehouse_lib"}:
-        for other in graph.find_modules_directly_imported_by(module) - {"lakehouse_lib"}:
-            found.add((module.split(".")[1], other.split(".")[1]))
-    return {(one, other) for one, other in found if one != other and other not in FREE and one != "__main__"}
+        for imported in graph.find_modules_directly_imported_by(module) - {"lakehouse_lib"}:
+            edges.add((module.split(".")[1], imported.split(".")[1]))
+    return {
+        (importer, imported)
+        for importer, imported in edges
+        if importer != imported and imported not in FREE and importer != "__main__"
+    }
 
 
 def reached(edges: set[tuple[str, str]], start: str) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     waiting = [start]
     while waiting:
         at = waiting.pop()
-        new = {other for one, other in edges if one == at} - found
-        found |= new
+        new = {imported for importer, imported in edges if importer == at} - names
+        names |= new
         waiting += new
-    return found
+    return names
 
 
 def test_package_diagram_matches_the_imports():
     """The diagram has an arrow for each import that does not follow from other arrows, and no others."""
     drawn = set(re.findall(r"^    (\w+).*--> (\w+)", Path("lakehouse_lib/README.md").read_text(), re.M))
     edges = imports()
-    needed = {(one, other) for one, other in edges if other not in reached(edges - {(one, other)}, one)}
+    needed = {
+        (importer, imported)
+        for importer, imported in edges
+        if imported not in reached(edges - {(importer, imported)}, importer)
+    }
     assert drawn == needed
 
 
@@ -57,6 +65,6 @@ def test_each_package_has_a_docstring(path):
 
 
 def test_version_is_defined_in_one_place():
-    said = re.search(r'^version = "(.+)"', Path("pyproject.toml").read_text(), re.M)
-    assert said and metadata.version("lakehouse-workbook") == said[1]
+    declared = re.search(r'^version = "(.+)"', Path("pyproject.toml").read_text(), re.M)
+    assert declared and metadata.version("lakehouse-workbook") == declared[1]
     assert not [path for path in SOURCES if re.search(r'__version__ =|VERSION = "', path.read_text())]

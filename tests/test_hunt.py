@@ -113,16 +113,18 @@ def lake(engine, landing, tmp_path_factory) -> Settings:
 def bronze(lake: Settings, feed: str, case: str) -> dict[str, dict]:
     """Accepted records of a case by id."""
     identity = {"app_events": "event_id", "clickstream": "click_id"}[feed]
-    found = reader.query(lake, f"SELECT * FROM {feed}_bronze WHERE len(_quality_flags) = 0").to_dict("records")
-    own = [row for row in found if row["_source_file"].split("/")[0] in (case, f"{case}-bad", f"{case}-2", f"{case}-3")]
-    assert len({row[identity] for row in own}) == len(own)
-    return {row[identity]: row for row in own}
+    all_rows = reader.query(lake, f"SELECT * FROM {feed}_bronze WHERE len(_quality_flags) = 0").to_dict("records")
+    of_case = [
+        row for row in all_rows if row["_source_file"].split("/")[0] in (case, f"{case}-bad", f"{case}-2", f"{case}-3")
+    ]
+    assert len({row[identity] for row in of_case}) == len(of_case)
+    return {row[identity]: row for row in of_case}
 
 
 def rejected(lake: Settings, feed: str, case: str) -> dict[str, list[str]]:
     """Rejected records of a case and their reasons."""
-    found = reader.query(lake, f"SELECT record, reasons, _source_file f FROM {feed}_bronze_quarantine")
-    return {row.record: list(row.reasons) for row in found.itertuples() if row.f.startswith(case)}
+    all_rows = reader.query(lake, f"SELECT record, reasons, _source_file f FROM {feed}_bronze_quarantine")
+    return {row.record: list(row.reasons) for row in all_rows.itertuples() if row.f.startswith(case)}
 
 
 def ids(text: str, numbers: range | list[int]) -> set[str]:
@@ -293,11 +295,11 @@ def test_21_parquet(lake):
 def test_22_file_names(lake):
     good = bronze(lake, "clickstream", "22-file-names")
     assert set(good) == ids("f", [*range(32), 50, 51])
-    own = [row for name, row in good.items() if name < "f32"]
-    assert {(row["user_id"], row["page_name"], str(row["click_date"])[:10]) for row in own} == {
+    valid = [row for name, row in good.items() if name < "f32"]
+    assert {(row["user_id"], row["page_name"], str(row["click_date"])[:10]) for row in valid} == {
         ("u1", "p", "2026-11-20")
     }
-    files = {row["_source_file"].removeprefix("22-file-names/") for row in own}
+    files = {row["_source_file"].removeprefix("22-file-names/") for row in valid}
     assert {
         "percent%20.json",
         "colon:10:00.json",

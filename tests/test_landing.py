@@ -53,32 +53,34 @@ def as_csv(records, names):
 
 def test_every_format_is_loaded_with_columns_by_name(lakehouse, deliver, tmp_path):
     names = ["event_id", "event_type", "event_timestamp", "user_id", "properties"]
-    made = [event(n, properties=json.dumps({"value": n})) for n in range(14)]
-    deliver("app_events/a.json", made[0:2])
-    deliver("app_events/deep/er/b.jsonl.gz", made[2:4])
+    events = [event(n, properties=json.dumps({"value": n})) for n in range(14)]
+    deliver("app_events/a.json", events[0:2])
+    deliver("app_events/deep/er/b.jsonl.gz", events[2:4])
     deliver(
         "app_events/c.ndjson.zst",
-        [zstandard.compress(b"".join(json.dumps(r).encode() + b"\n" for r in made[4:6]))],
+        [zstandard.compress(b"".join(json.dumps(r).encode() + b"\n" for r in events[4:6]))],
     )
-    deliver("app_events/d.csv", [as_csv(made[6:8], names)])
-    deliver("app_events/e e+%41[1].csv.gz", [as_csv(made[8:10], names[::-1])])
-    pq.write_table(pa.Table.from_pylist(made[10:12]), tmp_path / "landing/app_events/f.parquet")
-    typed = [r | {"event_timestamp": pa.scalar(1772445600000000, pa.timestamp("us", "UTC")).as_py()} for r in made[12:]]
+    deliver("app_events/d.csv", [as_csv(events[6:8], names)])
+    deliver("app_events/e e+%41[1].csv.gz", [as_csv(events[8:10], names[::-1])])
+    pq.write_table(pa.Table.from_pylist(events[10:12]), tmp_path / "landing/app_events/f.parquet")
+    typed = [
+        r | {"event_timestamp": pa.scalar(1772445600000000, pa.timestamp("us", "UTC")).as_py()} for r in events[12:]
+    ]
     pq.write_table(pa.Table.from_pylist(typed), tmp_path / "landing/app_events/g.parquet")
     for ignored in ("_tmp/x.json", ".hidden.json", "y.json.tmp", "notes.txt"):
         deliver(f"app_events/{ignored}", ["not for us"])
     lake = lakehouse(**BRONZE)
     load(lake).check()
-    found = rows(
+    actual = rows(
         lake,
         "app_events_bronze",
         ["event_id", "user_id", "event_timestamp", "event_properties", "_quality_flags"],
     )
-    assert [r["event_id"] for r in found] == sorted(r["event_id"] for r in made)
-    assert {r["user_id"] for r in found} == {"ann"}
-    assert [r for r in found if r["_quality_flags"]] == []
-    assert {str(r["event_timestamp"]) for r in found} == {"2026-03-02 10:00:00+00:00"}
-    assert {json.loads(r["event_properties"])["value"] for r in found} == set(range(14))
+    assert [r["event_id"] for r in actual] == sorted(r["event_id"] for r in events)
+    assert {r["user_id"] for r in actual} == {"ann"}
+    assert [r for r in actual if r["_quality_flags"]] == []
+    assert {str(r["event_timestamp"]) for r in actual} == {"2026-03-02 10:00:00+00:00"}
+    assert {json.loads(r["event_properties"])["value"] for r in actual} == set(range(14))
     assert set(reader.query(lake, "SELECT DISTINCT _source_file f FROM app_events_bronze").f) == {
         "a.json", "deep/er/b.jsonl.gz", "c.ndjson.zst", "d.csv", "e e+%41[1].csv.gz", "f.parquet", "g.parquet",
     }  # fmt: skip
@@ -158,8 +160,8 @@ def test_fields_of_new_files_are_known_without_spark(lakehouse, deliver):
     deliver("app_events/a.json.gz", [event(1), {"odd": 1}])
     deliver("app_events/b.csv", [as_csv([event(2)], list(event(2)))])
     lake = lakehouse(**BRONZE)
-    found = loading.next_load(lake, tables.get(lake, "app_events_bronze"), "run")
-    assert {file.path: (file.records, set(file.names)) for file in found.files} == {
+    actual = loading.next_load(lake, tables.get(lake, "app_events_bronze"), "run")
+    assert {file.path: (file.records, set(file.names)) for file in actual.files} == {
         "a.json.gz": (2, {*event(1), "odd"}),
         "b.csv": (1, set(event(2))),
     }
@@ -247,10 +249,10 @@ def test_bad_files_are_set_aside_and_the_others_are_loaded_in_the_same_run(with_
     assert {row.path for row in listed.itertuples() if row.state == "loaded"} == {
         "good0.json", "good1.json", "good2.json", "folder.json/good3.csv"}  # fmt: skip
     assert result.steps[0].notes == ["app_events: ignored, because their names do not end in a known format: notes.txt"]
-    said = "\n".join(result.problems)
+    problems = "\n".join(result.problems)
     for name in BAD_FILES:
-        assert f"app_events/{name} cannot be read: " in said
-    assert "Traceback" not in said and "0xf6 in line 2" in said
+        assert f"app_events/{name} cannot be read: " in problems
+    assert "Traceback" not in problems and "0xf6 in line 2" in problems
 
 
 def test_file_set_aside_is_reported_until_fixed_and_blocks_nothing(with_bad_files):
@@ -262,13 +264,15 @@ def test_file_set_aside_is_reported_until_fixed_and_blocks_nothing(with_bad_file
     with pytest.raises(LandingError, match=r"app_events/zero\.csv cannot be read"):
         load(lake).check()
     assert versions(lake) == before
-    found = {
-        one.text.split(" ")[0]: one.command for one in health.report(lake).findings if one.kind == "file set aside"
+    actual = {
+        finding.text.split(" ")[0]: finding.command
+        for finding in health.report(lake).findings
+        if finding.kind == "file set aside"
     }
-    assert set(found) == {f"app_events/{name}" for name in BAD_FILES}
+    assert set(actual) == {f"app_events/{name}" for name in BAD_FILES}
     folder = lake.feed_path("app_events")
-    assert found["app_events/zero.csv"] == f"mv {folder}/zero.csv {folder}/_zero.csv && lakehouse run"
-    for command in found.values():  # what is proposed keeps the file
+    assert actual["app_events/zero.csv"] == f"mv {folder}/zero.csv {folder}/_zero.csv && lakehouse run"
+    for command in actual.values():  # what is proposed keeps the file
         subprocess.run(command.removesuffix(" && lakehouse run"), shell=True, check=True)
     selection.stop_on_files(lake)
     (Path(folder) / "good4.json").write_text(json.dumps(event(4)) + "\n")
@@ -276,7 +280,7 @@ def test_file_set_aside_is_reported_until_fixed_and_blocks_nothing(with_bad_file
     assert len(rows(lake, "app_events_bronze")) == 5
     states = reader.query(lake, "SELECT DISTINCT state FROM ops_landing_files ORDER BY state").state.tolist()
     assert states == ["ignored", "loaded", "removed"]
-    assert [one for one in health.report(lake).findings if one.kind == "file set aside"] == []
+    assert [finding for finding in health.report(lake).findings if finding.kind == "file set aside"] == []
 
 
 def test_file_that_cannot_be_opened_is_tried_again(lakehouse, deliver, monkeypatch):
@@ -381,8 +385,8 @@ def test_load_is_planned_again_if_another_run_committed_first(lakehouse, deliver
     lake = lakehouse(**BRONZE)
     honest, overtaken = loading.next_load, []
 
-    def late(settings, *given):
-        planned = honest(settings, *given)
+    def late(settings, *arguments):
+        planned = honest(settings, *arguments)
         if not overtaken:
             overtaken.append(planned.id)
             deliver("app_events/f2.json", [event(2), event(3)])
@@ -393,7 +397,7 @@ def test_load_is_planned_again_if_another_run_committed_first(lakehouse, deliver
     monkeypatch.setattr(loading, "next_load", late)
     load(lake).check()
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2", "e3", "e4"]
-    loads = [delta.says(one).get("load") for one in commits(lake, tables.get(lake, "app_events_bronze"))]
+    loads = [delta.says(commit).get("load") for commit in commits(lake, tables.get(lake, "app_events_bronze"))]
     assert len(loads) == 3 and overtaken[0] not in loads
     ledger = reader.query(lake, "SELECT sum(records_read)::INT r FROM ops_ledger WHERE target = 'app_events_bronze'")
     assert ledger.r[0] == 4
@@ -494,10 +498,10 @@ def test_missing_landing_folder_is_reported_and_not_created(lakehouse, tmp_path)
     with pytest.raises(LakehouseError, match=rf"The landing folder {tmp_path}/mistyped does not exist"):
         load(lake).check()
     assert not (tmp_path / "mistyped").exists()
-    own = lakehouse("own", feeds={"clickstream": {"path": str(tmp_path / "nowhere")}})
+    custom = lakehouse("own", feeds={"clickstream": {"path": str(tmp_path / "nowhere")}})
     (tmp_path / "landing").mkdir()
     with pytest.raises(LakehouseError, match=r"/nowhere does not exist. Create it or correct feeds.clickstream.path"):
-        load(own).check()
+        load(custom).check()
 
 
 def test_sample_is_written_only_to_an_empty_lakehouse_with_the_default_landing_folder(tmp_path, lakehouse, deliver):
@@ -569,7 +573,7 @@ def test_concurrent_loads_lose_and_duplicate_nothing(lakehouse, deliver, tmp_pat
     assert_same(lake, clean)
     assert len(rows(lake, "app_events_bronze")) == number
     query = "SELECT sum(records_read)::INT r, sum(accepted)::INT a FROM ops_ledger WHERE target = 'app_events_bronze'"
-    sums = [reader.query(one, query).iloc[0].tolist() for one in (lake, clean)]
+    sums = [reader.query(settings, query).iloc[0].tolist() for settings in (lake, clean)]
     assert sums[0] == sums[1] == [number, number]
     files = reader.query(lake, "SELECT count(*)::INT n, count(DISTINCT path)::INT d FROM ops_landing_files")
     assert files.n[0] == files.d[0]
@@ -641,17 +645,17 @@ def test_files_in_several_runs_give_the_tables_of_one_run(engine, tmp_path_facto
     assert rows(parts, "app_events_silver") == rows(once, "app_events_silver")
     for settings in (parts, once):
         listed = {file.path for file in landing.list_files(settings, "app_events")}
-        told = reader.query(settings, "SELECT path, state, records FROM ops_landing_files")
-        assert listed == set(told.path) and set(told.state) <= {"loaded", "duplicate", "set_aside"}
+        files_table = reader.query(settings, "SELECT path, state, records FROM ops_landing_files")
+        assert listed == set(files_table.path) and set(files_table.state) <= {"loaded", "duplicate", "set_aside"}
         sums = reader.query(
             settings,
             "SELECT sum(records_read)::INT r, sum(accepted)::INT a, sum(duplicate)::INT d, "
             "sum(quarantined)::INT q FROM ops_ledger WHERE target = 'app_events_bronze'",
         ).iloc[0]
-        held = told[told.state.isin(["loaded", "duplicate"])].records.sum()
+        held = files_table[files_table.state.isin(["loaded", "duplicate"])].records.sum()
         assert sums.r == sums.a + sums.d + sums.q == held
         assert sums.a + sums.q == reader.count(settings, "app_events_bronze")
-        for path in told.path[told.state == "set_aside"]:
+        for path in files_table.path[files_table.state == "set_aside"]:
             (Path(settings.feed_path("app_events")) / path).unlink()
         selection.stop_on_files(settings)
         pipeline.run(settings, progress=lambda line: None).check()
@@ -715,16 +719,16 @@ def test_withdrawn_content_is_loaded_again_only_under_a_new_name(lakehouse, deli
 def test_ignored_file_is_read_once_the_settings_give_it_a_format(lakehouse, deliver):
     deliver("app_events/a.txt", [event(1)])
     assert load(lakehouse(**BRONZE)).steps[0].notes and load(lakehouse(**BRONZE)).steps[0].notes == []
-    told = lakehouse(**BRONZE, feeds={"app_events": {"format": "json"}})
-    load(told).check()
-    assert [row["event_id"] for row in rows(told, "app_events_bronze")] == ["e1"]
+    with_format = lakehouse(**BRONZE, feeds={"app_events": {"format": "json"}})
+    load(with_format).check()
+    assert [row["event_id"] for row in rows(with_format, "app_events_bronze")] == ["e1"]
 
 
 def test_file_whose_records_do_not_reach_the_table_is_set_aside(lakehouse, deliver, monkeypatch):
     deliver("app_events/a.json", [event(1)])
     deliver("app_events/b.json", [event(2)])
     honest = loading.bronze_rows
-    monkeypatch.setattr(loading, "bronze_rows", lambda *given: honest(*given).where("event_id <> 'e2'"))
+    monkeypatch.setattr(loading, "bronze_rows", lambda *arguments: honest(*arguments).where("event_id <> 'e2'"))
     lake = lakehouse(**BRONZE)
     with pytest.raises(LandingError, match=r"b\.json cannot be read: it holds 1 records, and 0 arrived"):
         load(lake).check()
@@ -750,8 +754,8 @@ def test_invalid_changes_keep_the_reason(lakehouse, deliver, tmp_path):
     pq.write_table(table, tmp_path / "landing/cdc_changes/b.parquet")
     lake = lakehouse(tables="cdc_changes_bronze,cdc_changes_bronze_quarantine")
     load(lake).check()
-    found = reader.query(lake, "SELECT reasons[1] r, count(*)::INT n FROM cdc_changes_bronze_quarantine GROUP BY 1")
-    assert dict(zip(found.r, found.n, strict=True)) == {
+    actual = reader.query(lake, "SELECT reasons[1] r, count(*)::INT n FROM cdc_changes_bronze_quarantine GROUP BY 1")
+    assert dict(zip(actual.r, actual.n, strict=True)) == {
         "malformed_record": 1,
         "invalid_utf8": 1,
         "ambiguous_fields": 2,

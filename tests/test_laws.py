@@ -70,14 +70,14 @@ def put(files: list[Path], source: Path, landing_folder: Path, suffix: str = "")
 def ledger_adds_up(settings: Settings) -> None:
     """Assert that every landing record is in bronze, and what bronze accepted is in silver or a duplicate."""
     assert_ledger_matches_tables(settings)
-    found = reader.query(
+    counts = reader.query(
         settings,
         """
         SELECT target, sum(records_read)::BIGINT r, sum(accepted)::BIGINT a, sum(updated)::BIGINT u,
                sum(duplicate)::BIGINT d, sum(quarantined)::BIGINT q, sum(unchanged)::BIGINT s
         FROM ops_ledger GROUP BY target""",
     )
-    by_target = {row.target: row for row in found.itertuples()}
+    by_target = {row.target: row for row in counts.itertuples()}
     assert [row.target for row in by_target.values() if row.r != row.a + row.u + row.d + row.q + row.s] == []
     for name in BASES:
         assert by_target[name].a + by_target[name].q == reader.count(settings, name), name
@@ -150,11 +150,11 @@ def test_twenty_kills_lose_and_duplicate_nothing(dirty, clean_load, tmp_path):
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
-        for name, found in contents(settings).items():
+        for name, counts in contents(settings).items():
             keys = tables.get(settings, name).key
             if keys and not keys[0].startswith("_"):
-                assert max(Counter(tuple(row[k] for k in keys) for row in found).values(), default=1) == 1, name
-            reached.update([name] if found else [])
+                assert max(Counter(tuple(row[k] for k in keys) for row in counts).values(), default=1) == 1, name
+            reached.update([name] if counts else [])
     assert reached >= {"app_events_bronze", "app_events_silver"}  # the kills came late enough to matter
     run(settings)
     assert_same(settings, clean_load)
@@ -193,8 +193,8 @@ def test_concurrent_runs_succeed_or_report_the_lock(dirty, clean_load, tmp_path)
     both = [started(settings) for _ in range(2)]
     ends = [(process.communicate(timeout=300), process.returncode) for process in both]
     assert sorted(status for _, status in ends) == [0, 1]
-    (((_, said), _),) = (end for end in ends if end[1])
-    assert "Another run holds the lakehouse" in said and "Traceback" not in said
+    (((_, outputs), _),) = (end for end in ends if end[1])
+    assert "Another run holds the lakehouse" in outputs and "Traceback" not in outputs
     assert_same(settings, clean_load)
 
 
@@ -282,7 +282,7 @@ def test_run_fails_if_the_ledger_does_not_add_up(clean_load, tmp_path, monkeypat
     run(settings)
     honest = refresh._counts
     monkeypatch.setattr(
-        refresh, "_counts", lambda **given: honest(**given | {"duplicate": given.get("duplicate", 0) + 1})
+        refresh, "_counts", lambda **arguments: honest(**arguments | {"duplicate": arguments.get("duplicate", 0) + 1})
     )
     silver = settings.model_copy(update={"tables": "app_events_silver"})
     with pytest.raises(Exception, match=r"The ledger of app_events_silver version .* does not add up"):

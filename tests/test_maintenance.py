@@ -83,11 +83,13 @@ def hours_of(settings: Settings, days: list[date], written: datetime, run_id: st
     """The same with a row for each of some days, all written by one run at the same time."""
     table = tables.get(settings, "event_metrics_gold")
     delta.ensure(settings, table)
-    made = [{c.name: None for c in table.columns} | {
+    records = [{c.name: None for c in table.columns} | {
         "metric_date": day, "metric_hour": n % 24, "event_type": f"e{n}", "app_type": "web", "total_events": n,
         "unique_users": 1, "_run_id": run_id, "_processed_at": written,
     } for n, day in enumerate(days)]  # fmt: skip
-    write_deltalake(delta.table_path(settings, table), pa.Table.from_pylist(made, table.arrow_schema()), mode="append")
+    write_deltalake(
+        delta.table_path(settings, table), pa.Table.from_pylist(records, table.arrow_schema()), mode="append"
+    )
     return table
 
 
@@ -112,11 +114,11 @@ def test_small_files_are_compacted_without_changing_rows(lakehouse):
     lake = lakehouse()
     table = many_files(lake, "app_events_silver")
     before = all_rows(lake, table.name)
-    (work,) = [one for one in maintenance.due(lake) if one.kind == "compact"]
+    (work,) = [task for task in maintenance.due(lake) if task.kind == "compact"]
     assert work.table == table.name and work.files == 10 and "10 files below 16 MB in 1 days" in work.why
     assert maintenance.do(lake, work) == "app_events_silver: 10 files rewritten, 10 before, 1 now"
     assert all_rows(lake, table.name) == before and len(DeltaTable(delta.table_path(lake, table)).file_uris()) == 1
-    assert not [one for one in maintenance.due(lake) if one.kind == "compact"]
+    assert not [task for task in maintenance.due(lake) if task.kind == "compact"]
     assert not delta.changes(delta.table_path(lake, table), 10, 11).any
 
 
@@ -147,9 +149,9 @@ def test_vacuum_frees_what_its_dry_run_reports_and_keeps_time_travel(lakehouse, 
     before = data_files(lake, table)
     files, foretold = maintenance.removable(lake, table, 0)
     assert len(files) == 11 and any("killed" in file for file in files)
-    said = maintenance.vacuum(lake, table, 0, force=True)
+    report = maintenance.vacuum(lake, table, 0, force=True)
     after = data_files(lake, table)
-    assert sum(before.values()) - sum(after.values()) == foretold and f"{foretold:,} bytes freed" in said
+    assert sum(before.values()) - sum(after.values()) == foretold and f"{foretold:,} bytes freed" in report
     assert len(all_rows(lake, table.name)) == 10
 
 
@@ -157,10 +159,10 @@ def test_long_log_gets_a_checkpoint(lakehouse, monkeypatch):
     lake = lakehouse()
     monkeypatch.setattr(maintenance, "LONG_LOG", 5)
     many_files(lake, "app_events_silver", 6)
-    (work,) = [one for one in maintenance.due(lake) if one.kind == "checkpoint"]
+    (work,) = [task for task in maintenance.due(lake) if task.kind == "checkpoint"]
     assert "7 commits since the last checkpoint, at most 5" in work.why
     maintenance.do(lake, work)
-    assert not [one for one in maintenance.due(lake) if one.kind == "checkpoint"]
+    assert not [task for task in maintenance.due(lake) if task.kind == "checkpoint"]
 
 
 def test_archived_rows_leave_the_table_still_count_and_can_be_restored(lakehouse, deliver):
@@ -174,8 +176,8 @@ def test_archived_rows_leave_the_table_still_count_and_can_be_restored(lakehouse
     )
     whole = {name: all_rows(lake, name) for name in names}
     for name in names:
-        said = maintenance.retention(lake, tables.get(lake, name))
-        assert said.startswith(f"{name}: {len(whole[name])} rows of ")
+        report = maintenance.retention(lake, tables.get(lake, name))
+        assert report.startswith(f"{name}: {len(whole[name])} rows of ")
         assert not all_rows(lake, name)
     assert not selection.pending(lake)
     assert sum(len(archive.batches(lake, tables.get(lake, name))) for name in names) == 4
@@ -232,7 +234,7 @@ def test_rows_that_silver_has_not_read_are_not_archived(lakehouse, deliver, caps
     table = tables.get(lake, "app_events_bronze")
     assert "kept, because" in maintenance.retention(lake, table)
     assert "app_events_silver" in maintenance.waiting(lake, table)
-    (work,) = [one for one in maintenance.due(lake) if one.kind == "archive"]
+    (work,) = [task for task in maintenance.due(lake) if task.kind == "archive"]
     assert work.command == "lakehouse run" and len(all_rows(lake, table.name)) == 21
     run(lake, tables="app_events_silver,app_events_bronze_quarantine")
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
@@ -254,8 +256,8 @@ def test_run_archives_rows_that_expired_in_the_table_but_not_a_first_load(lakeho
     assert work.command == "lakehouse retention event_metrics_gold" and not work.by_itself
     assert work.why.startswith("12 rows before") and "they were so when they were loaded" in work.why
     assert not maintenance.automatic(lake)
-    (told,) = [one for one in health.report(lake).findings if one.kind == "late archive"]
-    assert (told.text, told.command) == (work.why, work.command)
+    (late,) = [finding for finding in health.report(lake).findings if finding.kind == "late archive"]
+    assert (late.text, late.command) == (work.why, work.command)
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     monkeypatch.setenv("LAKEHOUSE_RETENTION", json.dumps(lake.retention))
     assert cli.main(["retention", "--yes"]) == 0 and "12 rows of 12 days are in" in capsys.readouterr().out
@@ -307,7 +309,9 @@ def test_automatic_archiving_can_be_off_and_never_takes_unread_rows(lakehouse):
     off = lake.model_copy(update={"auto_archive": False})
     (work,) = archives(off)
     assert work.why.endswith("auto_archive is off") and not maintenance.automatic(off)
-    assert [one.kind for one in maintenance.automatic(lake.model_copy(update={"auto_optimize": False}))] == ["archive"]
+    assert [task.kind for task in maintenance.automatic(lake.model_copy(update={"auto_optimize": False}))] == [
+        "archive"
+    ]
     maintenance.retention(lake, table)
     silver = tables.get(lake, "app_events_silver")
     delta.ensure(lake, silver)
@@ -331,7 +335,7 @@ def test_run_with_nothing_new_archives_as_well(lakehouse, monkeypatch, capsys):
     monkeypatch.setattr(health, "outdated", lambda settings: False)
     monkeypatch.setattr(landing, "check_there", lambda settings, feed: None)
     ran = []
-    monkeypatch.setattr(notebooks, "execute", lambda *given: ran.append((given[1], given[4])))
+    monkeypatch.setattr(notebooks, "execute", lambda *arguments: ran.append((arguments[1], arguments[4])))
     assert cli.main(["run"]) == 0 and not ran
     hours_of(lake, [day], datetime.combine(day, datetime.min.time(), UTC))
     assert cli.main(["run"]) == 0 and ran == [("70_maintenance", False)]
@@ -411,10 +415,10 @@ def test_archiving_killed_at_any_moment_loses_and_duplicates_nothing(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 40)
     expected = Counter(f"e{n}" for n in range(40))
-    given = json.dumps({"lakehouse_base_path": lake.path(), "retention": lake.retention})
+    settings_json = json.dumps({"lakehouse_base_path": lake.path(), "retention": lake.retention})
     picks, seen = random.Random(11), set()
     for _ in range(20):
-        command = [sys.executable, "tests/worker.py", given, "archive", table.name]
+        command = [sys.executable, "tests/worker.py", settings_json, "archive", table.name]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert worker.stdout.readline() == "ready\n"
         time.sleep(0.7 * picks.random())

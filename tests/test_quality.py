@@ -39,11 +39,11 @@ def run(settings: Settings) -> RunResult:
 
 def ledger(settings: Settings, target: str) -> dict:
     """Sums of a table's ledger, and its reasons."""
-    found = reader.query(settings, f"SELECT * FROM ops_ledger WHERE target = '{target}'")
-    counts = {name: int(found[name].sum()) for name in ops.COUNTS}
+    sums = reader.query(settings, f"SELECT * FROM ops_ledger WHERE target = '{target}'")
+    counts = {name: int(sums[name].sum()) for name in ops.COUNTS}
     assert counts["records_read"] == sum(counts[name] for name in ops.COUNTS[1:])
     reasons: Counter = Counter()
-    for text in found.reasons:
+    for text in sums.reasons:
         reasons.update(json.loads(text))
     return counts | {"reasons": {name: n for name, n in reasons.items() if n}}
 
@@ -85,9 +85,9 @@ def test_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, delive
         quality={"app_events_silver": [NO_TEST_USERS | {"severity": "warn"}]},
     )
     deliver("app_events/1.json", [event(1, user_id="test")])
-    said: list[str] = []
-    pipeline.run(lake, progress=said.append).check()
-    assert any("warn: app_events_silver: check no_test_users: 1 of 1 rows" in line for line in said)
+    output: list[str] = []
+    pipeline.run(lake, progress=output.append).check()
+    assert any("warn: app_events_silver: check no_test_users: 1 of 1 rows" in line for line in output)
     stored = quality.latest(lake)["app_events_silver"]["no_test_users"]
     assert (stored.severity, stored.passed, stored.failing_keys) == ("warn", False, "[]")
     before = versions(lake)
@@ -117,12 +117,12 @@ def test_incremental_results_equal_a_full_scan(lakehouse, tmp_path, data):
         if step == "delete":
             DeltaTable(path).delete(f"event_date = '2026-03-0{day}'")
         else:
-            made = []
+            records = []
             for _ in range(data.draw(st.integers(1, 5))):
                 number += 1
-                made.append(silver_row(number, day, data.draw(st.sampled_from(["ann", "test"])),
+                records.append(silver_row(number, day, data.draw(st.sampled_from(["ann", "test"])),
                                        data.draw(st.sampled_from(["web", "ios", "tv", None]))))  # fmt: skip
-            put(path, made, f"event_date = '2026-03-0{day}'" if step == "replace" else None)
+            put(path, records, f"event_date = '2026-03-0{day}'" if step == "replace" else None)
         added = quality.run_checks(lake, table, last=last)
         whole = quality.run_checks(lake, table)
         assert [
@@ -138,10 +138,10 @@ def silver_row(number: int, day: int, user: str, app: str | None) -> dict:
             "_processed_at": at}  # fmt: skip
 
 
-def put(path: str, made: list[dict], predicate: str | None = None) -> None:
+def put(path: str, records: list[dict], predicate: str | None = None) -> None:
     schema = pa.schema(DeltaTable(path).schema().to_arrow())
     more = {"mode": "overwrite", "predicate": predicate} if predicate else {"mode": "append"}
-    write_deltalake(path, pa.Table.from_pylist(made, schema), **more)
+    write_deltalake(path, pa.Table.from_pylist(records, schema), **more)
 
 
 def test_check_that_cannot_run_is_reported_and_recovers(lakehouse):
@@ -192,13 +192,13 @@ def test_checks_of_a_run_read_only_its_rows(lakehouse, deliver):
         tables="app_events_bronze,app_events_silver",
         quality={"app_events_silver": [NO_TEST_USERS | {"scope": "run", "severity": "warn"}]},
     )
-    found = []
+    actual = []
     for number, user in ((1, "test"), (2, "ann")):
         deliver(f"app_events/{number}.json", [event(number, user_id=user)])
         run(lake)
         result = quality.latest(lake)["app_events_silver"]["no_test_users"]
-        found.append((result.passed, result.rows))
-    assert found == [(False, 1), (True, 1)]
+        actual.append((result.passed, result.rows))
+    assert actual == [(False, 1), (True, 1)]
 
 
 # Quarantine -----------------------------------------------------------------
@@ -307,7 +307,7 @@ def rejected_record(settings: Settings) -> None:
 
 
 @pytest.fixture
-def said(tmp_path, monkeypatch, capsys):
+def run_command(tmp_path, monkeypatch, capsys):
     """Run a command on a separate lakehouse, where no engine can be reached."""
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", str(tmp_path))
     monkeypatch.setenv("SPARK_MASTER", "sc://localhost:1")
@@ -320,21 +320,21 @@ def said(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_empty_quarantine_is_reported(said):
-    for made in (False, True):
-        if made:
+def test_empty_quarantine_is_reported(run_command):
+    for exists in (False, True):
+        if exists:
             for table in tables.declared(config.load()).values():
                 delta.ensure(config.load(), table)
-        assert said("quarantine") == (0, "Nothing waits: no rejected record is in quarantine.\n")
-        assert said("quarantine", "show", "app_events") == (
+        assert run_command("quarantine") == (0, "Nothing waits: no rejected record is in quarantine.\n")
+        assert run_command("quarantine", "show", "app_events") == (
             0,
             "Nothing waits: no rejected record of app_events is in quarantine.\n",
         )
     rejected_record(config.load())
-    assert "app_events_bronze              1  malformed: it is no JSON" in said("quarantine")[1]
-    assert "Nothing waits" in said("quarantine", "show", "clickstream_bronze")[1]
-    assert "carries missing_key" in said("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
-    assert said("quarantine", "show", "users_silver")[0] == 2
+    assert "app_events_bronze              1  malformed: it is no JSON" in run_command("quarantine")[1]
+    assert "Nothing waits" in run_command("quarantine", "show", "clickstream_bronze")[1]
+    assert "carries missing_key" in run_command("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
+    assert run_command("quarantine", "show", "users_silver")[0] == 2
 
 
 COMMANDS = {
@@ -347,18 +347,18 @@ COMMANDS = {
 """Exit status where the quarantine table is not made yet, and where it is; None where that needs an engine."""
 
 
-def test_every_command_accepts_a_quarantine_table_or_rejects_it_clearly(said):
-    for made in (0, 1):
-        if made:
+def test_every_command_accepts_a_quarantine_table_or_rejects_it_clearly(run_command):
+    for exists in (0, 1):
+        if exists:
             rejected_record(config.load())
             delta.ensure(config.load(), tables.get(config.load(), "app_events_bronze"))
         for command, status in COMMANDS.items():
-            if status[made] is None:
+            if status[exists] is None:
                 continue
             words = [word.replace("Q", "app_events_bronze_quarantine") for word in command.split()]
-            found, text = said(*words)
-            assert (found, bool(text.strip())) == (status[made], True), f"{command}: {text}"
-            assert text.startswith("lakehouse: ") == bool(found) or command.startswith("vacuum"), text
+            exit_status, text = run_command(*words)
+            assert (exit_status, bool(text.strip())) == (status[exists], True), f"{command}: {text}"
+            assert text.startswith("lakehouse: ") == bool(exit_status) or command.startswith("vacuum"), text
 
 
 def test_killed_replay_loses_and_duplicates_nothing(lakehouse, deliver, engine):

@@ -72,14 +72,14 @@ def test_worked_example_reproduces_the_sessions_in_the_file(engine, shared, tmp_
     case, base = shared / "ecom_retentioneering", tmp_path / "data-shop"
     (base / "landing/clickstream").mkdir(parents=True)
     shutil.copy(case / "ecom.csv.gz", base / "landing/clickstream")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "lakehouse_lib", "run", "--params", str(tmp_path / "shop.yml")],
         text=True,
         env=os.environ | {"SPARK_MASTER": engine, "LAKEHOUSE_BASE_PATH": str(base)},
         capture_output=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("It adds up.") == 3 and "nan" not in done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("It adds up.") == 3 and "nan" not in result.stdout
     lake = config.load({"lakehouse_base_path": str(base)}, tmp_path / "shop.yml")
     counts = {row["target"]: row for row in delta.read_ops(lake, "ledger") if row["records_read"]}
     expected = json.loads((case / "expected.json").read_text())

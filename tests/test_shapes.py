@@ -141,33 +141,33 @@ def show(name: str) -> tuple[str, BaseException | None]:
         if cell.cell_type != "code":
             continue
         with capture_output() as captured:
-            done = shell.run_cell(cell.source)
+            result = shell.run_cell(cell.source)
         shown += captured.stdout
-        if done.result is not None:
-            html = getattr(done.result, "_repr_html_", lambda: None)()
-            shown += f"{done.result!r}\n{html or ''}\n"
-        if error := done.error_before_exec or done.error_in_exec:
+        if result.result is not None:
+            html = getattr(result.result, "_repr_html_", lambda: None)()
+            shown += f"{result.result!r}\n{html or ''}\n"
+        if error := result.error_before_exec or result.error_in_exec:
             return shown, error
     return shown, None
 
 
 @pytest.fixture(scope="module")
 def shaped(engine, tmp_path_factory) -> Callable[[str], Shaped]:
-    made: dict[str, Shaped] = {}
+    shapes: dict[str, Shaped] = {}
 
     def get(name: str) -> Shaped:
-        if name not in made:
-            made[name] = Shaped(SHAPES[name], tmp_path_factory.mktemp("shape"), engine)
-        return made[name]
+        if name not in shapes:
+            shapes[name] = Shaped(SHAPES[name], tmp_path_factory.mktemp("shape"), engine)
+        return shapes[name]
 
     return get
 
 
 @pytest.fixture(params=SHAPES)
 def this(request, shaped) -> Shaped:
-    found = shaped(request.param)
-    with found.environment():
-        yield found
+    shape = shaped(request.param)
+    with shape.environment():
+        yield shape
 
 
 def no_nonsense(text: str) -> None:
@@ -221,12 +221,12 @@ def test_every_command_succeeds_or_explains_why_not(this, capsys):
         if words == "run" and this.shape.status:
             continue  # runs the notebooks again; `test_run_ends_with_the_documented_exit_status` covers it
         status = cli.main(words.split())
-        told = capsys.readouterr()
-        no_nonsense(told.out + told.err)
+        captured = capsys.readouterr()
+        no_nonsense(captured.out + captured.err)
         judges, refuses = words in ("health", "quality", "quality check"), words.startswith(MAY_REFUSE)
         allowed = (0, 3) if judges else (0, 1, 2, 3) if refuses else (0,)
-        said = told.err.startswith("lakehouse: ") if status and not judges else told.out.strip()
-        wrong += [] if status in allowed and said else [(words, status, told)]
+        explained = captured.err.startswith("lakehouse: ") if status and not judges else captured.out.strip()
+        wrong += [] if status in allowed and explained else [(words, status, captured)]
     assert not wrong
 
 
@@ -236,11 +236,11 @@ def test_run_ends_with_the_documented_exit_status(shaped, name, capfd):
     this = shaped(name)
     with this.environment():
         status = cli.main(["run"])
-    told = capfd.readouterr()
-    assert status == this.shape.status, told.err
-    assert "AssertionError" not in told.err + told.out
-    assert {1: "its source clickstream_bronze has not been made yet", 3: "number of rows is 20"}[status] in told.err
-    no_nonsense(told.err + told.out)
+    captured = capfd.readouterr()
+    assert status == this.shape.status, captured.err
+    assert "AssertionError" not in captured.err + captured.out
+    assert {1: "its source clickstream_bronze has not been made yet", 3: "number of rows is 20"}[status] in captured.err
+    no_nonsense(captured.err + captured.out)
 
 
 def test_every_endpoint_responds(this):
@@ -250,7 +250,7 @@ def test_every_endpoint_responds(this):
     paths = ["/health", "/catalog", "/tables", "/tables?layer=gold", "/metrics", "/docs", "/openapi.json"]
     paths += [f"/tables/{name}{rest}" for name in names for rest in ("", "/preview", "/history", "/quality")]
     paths += [f"/catalog/lineage/{name}{rest}" for name in names for rest in ("", "?format=openlineage")]
-    answers = {one: client.get(one) for one in paths}
+    answers = {path: client.get(path) for path in paths}
     answers |= {f"/query {name}": client.post("/query", json={"sql": f"SELECT count(*) FROM {name}"}) for name in names}
     app.state.close()
     for asked, answer in answers.items():
@@ -264,19 +264,21 @@ def test_feed_without_files_is_not_in_use_and_a_stopped_feed_is_stale(shaped):
     lake = shaped("clickstream alone").lake
     from lakehouse_lib.care import health
 
-    made = health.report(lake)
-    assert made.verdict == "Healthy" and not made.findings, made.text()
-    unused = {name for name, state in made.states.items() if state == health.NOT_IN_USE}
+    report = health.report(lake)
+    assert report.verdict == "Healthy" and not report.findings, report.text()
+    unused = {name for name, state in report.states.items() if state == health.NOT_IN_USE}
     assert unused == {"app_events_bronze", "app_events_bronze_quarantine", "app_events_silver", "event_metrics_gold",
                       "cdc_changes_bronze", "cdc_changes_bronze_quarantine", "users_history_silver"}  # fmt: skip
     assert not {row["target"] for row in delta.read_ops(lake, "runs")} & unused, "no job was done for them"
     assert selection.pending(lake) == []
     emptied = shaped("emptied by retention").lake
-    (stale,) = [one for one in health.report(emptied, NOW + timedelta(days=3)).findings if one.kind == "stale feed"]
+    (stale,) = [
+        finding for finding in health.report(emptied, NOW + timedelta(days=3)).findings if finding.kind == "stale feed"
+    ]
     assert stale.table == "app_events_bronze" and "nothing waits in landing" in stale.text and not stale.command
 
 
 def test_check_without_rows_reports_no_rows(shaped):
     lake = shaped("everything quarantined").lake
-    found = {row["check_name"]: row for row in delta.read_ops(lake, "quality_results", table_name="app_events_silver")}
-    assert found["key_is_unique"]["passed"] is None and "no rows to look at" in found["key_is_unique"]["message"]
+    actual = {row["check_name"]: row for row in delta.read_ops(lake, "quality_results", table_name="app_events_silver")}
+    assert actual["key_is_unique"]["passed"] is None and "no rows to look at" in actual["key_is_unique"]["message"]

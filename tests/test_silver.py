@@ -24,12 +24,12 @@ def run(settings):
 
 def sessions_of(spark, seconds, visitor="u:ann"):
     """Sizes of the sessions from clicks at the given seconds."""
-    made = [
+    clicks = [
         (visitor, f"k{n}", datetime.fromtimestamp(START.timestamp() + s, UTC), "p", None, None, None)
         for n, s in enumerate(seconds)
     ]
     frame = spark.createDataFrame(
-        made,
+        clicks,
         "_visitor string, click_id string, click_timestamp timestamp, page_name string, "
         "client_session_id string, response_time_ms double, status_code int",
     )
@@ -104,8 +104,8 @@ def test_earliest_of_events_with_the_same_id_wins(lakehouse, deliver):
     )
     counts = run(lake)["app_events_silver"]
     assert (counts["records_read"], counts["updated"], counts["duplicate"]) == (2, 1, 1)
-    one, _two = rows(lake, "app_events_silver")
-    assert (one["app_type"], str(one["event_date"]), one["event_hour"]) == ("early", "2026-03-01", 9)
+    row, _two = rows(lake, "app_events_silver")
+    assert (row["app_type"], str(row["event_date"]), row["event_hour"]) == ("early", "2026-03-01", 9)
     assert [(r["summary_date"].day, r["total_events"]) for r in rows(lake, "daily_summary_gold")] == [
         (1, 1),
         (2, 1),
@@ -126,9 +126,9 @@ def test_error_events_are_recognised(spark, fields, error):
     import json
 
     record = event(1) | fields
-    given = [(record["event_type"], json.dumps(record.get("properties") or {}))]
+    records = [(record["event_type"], json.dumps(record.get("properties") or {}))]
     absent = ("event_id", "user_id", "session_id", "app_type", "device_info")
-    frame = spark.createDataFrame(given, "event_type string, event_properties string").selectExpr(
+    frame = spark.createDataFrame(records, "event_type string, event_properties string").selectExpr(
         "*",
         *(f"CAST(NULL AS string) AS {name}" for name in absent),
         "timestamp'2026-03-02' AS event_timestamp",
@@ -162,9 +162,9 @@ def test_users_keep_every_version_in_the_order_of_the_source(lakehouse, deliver)
         ("ann", "INSERT", "basic", True), ("bob", "INSERT", "free", False), ("bob", "UPDATE", "pro", True),
         ("eve", "INSERT", "free", False), ("eve", "DELETE", None, True),
     ]  # fmt: skip
-    for one, following in itertools.pairwise(history):
-        if one["user_id"] == following["user_id"]:
-            assert one["valid_to"] == following["valid_from"]
+    for version, following in itertools.pairwise(history):
+        if version["user_id"] == following["user_id"]:
+            assert version["valid_to"] == following["valid_from"]
     ann, bob, eve = rows(lake, "users_silver")
     assert (ann["plan"], ann["attributes"], ann["is_deleted"]) == ("basic", '{"city":"Ulm"}', False)
     assert ann["signup_date"] == date(2024, 10, 4)

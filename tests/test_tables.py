@@ -57,16 +57,16 @@ def test_declaration_is_written_to_delta_metadata(lakehouse):
     lake = lakehouse()
     for table in tables.declared(lake).values():
         delta.ensure(lake, table)
-        made = DeltaTable(delta.table_path(lake, table))
-        assert (made.metadata().name, made.metadata().description) == (table.name, table.description)
-        fields = {field.name: field for field in made.schema().fields}
+        delta_table = DeltaTable(delta.table_path(lake, table))
+        assert (delta_table.metadata().name, delta_table.metadata().description) == (table.name, table.description)
+        fields = {field.name: field for field in delta_table.schema().fields}
         assert list(fields) == table.names
         for column in table.columns:
             assert fields[column.name].metadata["comment"] == column.comment
             assert fields[column.name].nullable is not column.required
-        assert made.metadata().partition_columns == list(filter(None, [table.partition_by]))
+        assert delta_table.metadata().partition_columns == list(filter(None, [table.partition_by]))
         checksum = json.loads(Path(delta.table_path(lake, table), "_delta_log", f"{0:020d}.crc").read_text())
-        assert (checksum["metadata"]["id"], checksum["numFiles"]) == (made.metadata().id, 0)
+        assert (checksum["metadata"]["id"], checksum["numFiles"]) == (delta_table.metadata().id, 0)
 
 
 def countries(inputs):
@@ -105,10 +105,10 @@ def test_table_is_added_by_one_declaration_and_one_function(lakehouse, deliver, 
     ],
 )
 def test_invalid_declaration_is_rejected(changes, words):
-    given = {"name": "x_gold", "layer": "gold", "description": "x", "grain": "x", "key": ("country",),
+    values = {"name": "x_gold", "layer": "gold", "description": "x", "grain": "x", "key": ("country",),
              "sources": ("app_events_silver",), "transform": "x.y", "declared": "country string -- c"}  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        tables.register(tables.Table(**given | changes))
+        tables.register(tables.Table(**values | changes))
     assert words in str(caught.value)
     with pytest.raises(ConfigError, match="there is no table 'user_silver'; did you mean users_silver"):
         tables.get(config.Settings(), "user_silver")

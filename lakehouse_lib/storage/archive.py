@@ -74,8 +74,8 @@ class Batch:
 def due(settings: Settings, table: Table, today: date | None = None) -> Due | None:
     """Find the rows of a table whose retention has expired, from the log alone; None if there are none.
 
-    A bronze row expires by both the day of its event and the day its file landed, so that a backfill is kept as long
-    as any other load.
+    A bronze row has expired only if both its event and its file's landing are that old, so that a backfill is kept as
+    long as any other load.
     """
     past = _past(settings, table, today)
     return None if past is None else _due(table, past, {_day(table, file) for file in past.old})

@@ -417,7 +417,8 @@ def command(words: str) -> str:
 def _absolute(path: str) -> str:
     if "://" in path:
         return path.rstrip("/")
-    return str((project_root() / os.path.expanduser(path)).resolve())
+    path = os.path.expanduser(path)
+    return os.path.realpath(path if os.path.isabs(path) else project_root() / path)
 
 
 def _join(base: str, *parts: str) -> str:

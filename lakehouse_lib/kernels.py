@@ -10,14 +10,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from multiprocessing import forkserver
+from queue import Empty
 from typing import Any, cast
 
+import zmq
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 _IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "ipykernel.debugger", "pyspark.sql.connect.session"]
-_IMPORTED += [f"lakehouse_lib.{name}" for name in ("serve.figures", "flow.pipeline", "serve.plots", "trust.profiles")]
+_IMPORTED += [f"lakehouse_lib.{name}" for name in (
+    "serve.figures", "flow.pipeline", "serve.plots", "trust.profiles", "care.maintenance", "care.health"
+)]  # fmt: skip
 _IMPORTED += ["lakehouse_lib.cli", "lakehouse_lib.kernels"]  # what a child needs to find its main module and `_kernel`
 
 _FORKS = sys.platform == "linux"
@@ -43,6 +49,30 @@ class Manager(AsyncKernelManager):
         super().__init__(**kwargs)
         if _FORKS:
             self.provisioner = _Forked(kernel_spec=self.kernel_spec, parent=self)
+            self.client_factory = _Client
+
+
+class _Client(AsyncKernelClient):
+    """A client that starts as soon as the kernel answers; its base class waits another 0.2 s."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.context.setsockopt(zmq.RECONNECT_IVL, 5)  # milliseconds between attempts; default: 100
+
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        deadline = time.monotonic() + (timeout or float("inf"))
+        while time.monotonic() < deadline:
+            self.kernel_info()
+            if not await self.is_alive():
+                raise RuntimeError("The kernel ended before it was ready.")
+            try:
+                reply = await self.get_shell_msg(timeout=1)
+                await self.get_iopub_msg(timeout=0.2)  # shows that outputs reach this client
+            except Empty:
+                continue
+            self._handle_kernel_info_reply(reply)
+            return
+        raise RuntimeError(f"The kernel did not answer within {timeout} seconds.")
 
 
 class _Forked(LocalProvisioner):
@@ -51,6 +81,11 @@ class _Forked(LocalProvisioner):
         self.process: Any = _Process(cmd[cmd.index("-f") :], kwargs["env"], self.cwd)
         self.pid = self.pgid = self.process.pid
         return self.connection_info
+
+    async def kill(self, restart: bool = False) -> None:
+        await super().kill(restart)
+        if self.process:
+            self.process.wait(timeout=5)  # its manager would check only ten times a second
 
 
 class _Process:
@@ -67,8 +102,8 @@ class _Process:
     def poll(self) -> int | None:
         return self._process.exitcode
 
-    def wait(self) -> int | None:
-        self._process.join()
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
         return self._process.exitcode
 
     def send_signal(self, signum: int) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import re
-import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,7 +59,7 @@ class Exports:
 
     def add(self, notebook: Path) -> None:
         """Write the copy of a notebook after the previous copies."""
-        self._copies.append(self._pool.submit(_export, notebook))
+        self._copies.append(self._pool.submit(_copy, notebook))
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
@@ -89,7 +86,7 @@ def execute(
     LakehouseError
         A cell failed; the message is the cell's own error.
     """
-    from papermill.exceptions import PapermillExecutionError
+    from lakehouse_lib import execution  # not at the top: notebooks need no Papermill
 
     root = config.project_root() / "notebooks"
     source = root / f"{name.removesuffix('.ipynb')}.ipynb"
@@ -101,15 +98,15 @@ def execute(
     failure = None
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
-        _papermill(source, target, {"run_id": run_id} | (parameters or {}))
-    except PapermillExecutionError as error:
+        execution.execute(source, target, {"run_id": run_id} | (parameters or {}))
+    except execution.PapermillExecutionError as error:
         kind = getattr(errors, error.ename, None)
         text = error.evalue if kind else f"{error.ename}: {error.evalue}"
         failure = (kind or LakehouseError)(f"{source.name}, cell {error.exec_count}: {text}")
     if exports:
         exports.add(target)
     else:
-        _export(target)
+        _copy(target)
     if latest:
         link = settings.local_dir("runs") / "latest"
         link.unlink(missing_ok=True)
@@ -119,45 +116,8 @@ def execute(
     return target
 
 
-def _papermill(source: Path, target: Path, parameters: dict[str, Any]) -> None:
-    import papermill
-    from traitlets.config import Config
-
-    from lakehouse_lib import kernels
-
-    with tempfile.TemporaryDirectory(prefix="lakehouse-") as sockets:
-        papermill.execute_notebook(
-            str(source), str(target), parameters=parameters,
-            cwd=str(source.parent), kernel_name="python3", progress_bar=False, log_output=False,
-            store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
-            kernel_manager_class=kernels.Manager,
-            # File sockets in a separate folder: no race for ports, and no open port.
-            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-            # All results of a kernel have been written or returned by its cells: do not wait for its shutdown.
-            shutdown_kernel="immediate", extra_arguments=["--log-level=CRITICAL"],
-        )  # fmt: skip
-
-
-class _Indented(io.TextIOBase):
-    """Shows a notebook's printed output in the terminal while it runs."""
-
-    def write(self, text: str) -> int:
-        for line in filter(str.strip, text.splitlines()):
-            print(f"    {line}", flush=True)
-        return len(text)
-
-
-def _export(notebook: Path) -> None:
+def _copy(notebook: Path) -> None:
     """Write an HTML copy; the report's copy hides the code."""
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
+    from lakehouse_lib import execution
 
-    plain = Config(
-        HTMLExporter={"exclude_input": True, "exclude_input_prompt": True, "exclude_output_prompt": True},
-        TagRemovePreprocessor={"enabled": True, "remove_cell_tags": ["remove-cell"]},
-    )
-    reads = Config() if notebook.stem != REPORT else plain
-    body, _ = HTMLExporter(template_name="lab", config=reads).from_filename(str(notebook))
-    # The template loads MathJax and RequireJS from the network, but a copy must work offline.
-    body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
-    notebook.with_suffix(".html").write_text(body)
+    execution.to_html(notebook, code=notebook.stem != REPORT)

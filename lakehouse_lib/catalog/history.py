@@ -110,7 +110,7 @@ def diff(settings: Settings, table: Table, from_version: int, to_version: int) -
     """
     old, new = (delta.dataset(at(settings, table, version)) for version in (from_version, to_version))
     shared = {f.path for f in old.get_fragments()} & {f.path for f in new.get_fragments()}
-    connection = reader.plain()
+    connection = reader.cursor()
     for name, dataset in (("old", old), ("new", new)):
         # Files in both versions cannot differ.
         fragments = [fragment for fragment in dataset.get_fragments() if fragment.path not in shared]

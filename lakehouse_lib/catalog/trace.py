@@ -75,7 +75,7 @@ def trace(settings: Settings, name: str, key: list[str], limit: int = EXAMPLES) 
     """
     table = tables.get(settings, name)
     key_values = _values_by_column(table, key)
-    connection = reader.connect()
+    connection = reader.cursor()
     _open(connection, settings, table)
     types = {row[0]: row[1] for row in connection.execute(f'DESCRIBE "{name}"').fetchall()}
     for column in key_values:
@@ -108,7 +108,7 @@ def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dic
         if rule is None:
             source_rows[name] = None
             continue
-        connection = reader.connect()
+        connection = reader.cursor()
         connection.register("_row", numbered)
         _open(connection, settings, source)
         where = "WHERE len(_quality_flags) = 0" if source.layer == "bronze" and table.layer != "quarantine" else ""

@@ -50,11 +50,12 @@ def run(
     """
     result = RunResult(settings.run_id or new_run_id())
     with locked(settings):
-        wanted, unused = selected(settings, layer), landing.not_in_use(settings)
+        with delta.look():
+            wanted, unused = selected(settings, layer), landing.not_in_use(settings)
+            settled, checked = ledger.last_accounted(settings), quality.latest(settings)
         created = _create_unused(settings, wanted, unused)
         chosen = {table.name: table for table in wanted if table.name not in unused}
-        work = partial(_step, settings, run_id=result.run_id, settled=ledger.last_accounted(settings),
-                       checked=quality.latest(settings))  # fmt: skip
+        work = partial(_step, settings, run_id=result.run_id, settled=settled, checked=checked)
         finished = {}
         for step in _side_by_side(chosen, work):
             finished[step.table] = step

@@ -81,6 +81,17 @@ def first_of(df: DataFrame, keys: list[str], order: list[str], prefer: str | Non
     return ranked.withColumn("_replaces", replaces)
 
 
+def held(rows: DataFrame, wanted: DataFrame, key: list[str], part: str) -> DataFrame:
+    """Return the rows of a table with the keys of ``wanted``, which also has the partition column, so that only those
+    partitions are read. Without a partition column (``""``) the whole table is read."""
+    if not part:
+        return rows.join(wanted, key, "left_semi")
+    wanted = settle(wanted)
+    parts = [row[part] for row in wanted.select(part).distinct().collect() if row[part] is not None]
+    near = rows.where(F.col(part).isin(parts) | F.col(part).isNull())
+    return near.join(wanted.select(*key), key, "left_semi")
+
+
 def content_hash(df: DataFrame, names: Iterable[str]) -> Column:
     """Return a 64-bit hash of some columns, which also depends on which of them are null."""
     names = sorted(names)
@@ -204,9 +215,10 @@ def _ranked(inputs: Inputs, outcome: Upsert) -> DataFrame:
     new = outcome.rows.withColumns({"_old": F.lit(False), "_part": F.lit(None).cast("string")})
     if not inputs.full:
         new = settle(new)
-        old = inputs.current().join(new.select(*key).distinct(), key, "left_semi").select(*names)
-        part = F.col(inputs.table.partition_by or key[0]).cast("string")
-        new = old.withColumns({"_old": F.lit(True), "_part": part}).unionByName(new)
+        current, part = inputs.current(), inputs.table.partition_by or key[0]
+        same = current.select(*dict.fromkeys([*key, part])).join(new.select(*key).distinct(), key, "left_semi")
+        old = held(current, same, key, inputs.table.partition_by).select(*names)
+        new = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")}).unionByName(new)
     ranked = first_of(new, key, outcome.order, prefer="_old")
     ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
     return settle(ranked.where("NOT _old"))

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from lakehouse_lib.engines.session import settle
 from lakehouse_lib.layers import bronze, cdc, replicas, versions
 from lakehouse_lib.layers.inputs import Inputs, live_rows
-from lakehouse_lib.layers.refresh import Append, Days, Difference, Upsert, first_of
+from lakehouse_lib.layers.refresh import Append, Days, Difference, Upsert, first_of, held
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 
@@ -128,20 +128,24 @@ def session_clicks(sessions: DataFrame) -> DataFrame:
 def touched_sessions(sessions: DataFrame, clicks: DataFrame, gap_seconds: int) -> DataFrame:
     """Return sessions that contain the id of one of the clicks, or are within the gap of one of them."""
     gap = F.expr(f"INTERVAL {gap_seconds} SECONDS")
+    bounds = clicks.agg(F.unix_micros(F.min("click_timestamp") - gap), F.unix_micros(F.max("click_timestamp") + gap))
+    first, last = (F.timestamp_micros(F.lit(micros).cast("bigint")) for micros in bounds.first() or ())
     near = (
-        sessions.join(clicks.select("_visitor", "click_timestamp").distinct(), "_visitor")
+        # As constants, the first and the last moment let the engine skip whole files.
+        sessions.where((F.col("session_end_time") >= first) & (F.col("session_start_time") <= last))
+        .join(clicks.select("_visitor", "click_timestamp").distinct(), "_visitor")
         .where(
             (F.col("click_timestamp") >= F.col("session_start_time") - gap)
             & (F.col("click_timestamp") <= F.col("session_end_time") + gap)
         )
-        .select("session_id")
+        .select("session_id", "session_date")
     )
     same = (
-        sessions.select("session_id", F.explode("_clicks.click_id").alias("click_id"))
+        sessions.select("session_id", "session_date", F.explode("_clicks.click_id").alias("click_id"))
         .join(clicks.select("click_id").distinct(), "click_id", "left_semi")
-        .select("session_id")
+        .select("session_id", "session_date")
     )
-    return sessions.join(near.union(same).distinct(), "session_id", "left_semi")
+    return held(sessions, near.union(same).distinct(), ["session_id"], "session_date")
 
 
 def sessions(clicks: DataFrame, gap_seconds: int) -> DataFrame:

@@ -49,6 +49,7 @@ def findings(report: Report) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["verdict", "table", "kind", "cause", "run"])
 
 
+@delta.look()
 def overview(settings: Settings, report: Report) -> pd.DataFrame:
     """Every table: verdict, rows, hours since its newest event and last load, target, last run, checks."""
     verdicts: dict[str, str] = dict(
@@ -59,7 +60,7 @@ def overview(settings: Settings, report: Report) -> pd.DataFrame:
     for table in tables.declared(settings).values():
         newest_event = last_load = None
         if table.name in report.rows:
-            newest_event, last_load = probes.newest(settings, table, DeltaTable(delta.table_path(settings, table)))
+            newest_event, last_load = probes.newest(settings, table, delta.made(settings, table, "it has no rows"))
         ages = [
             None if moment is None else round((report.generated_at - moment).total_seconds() / 3600, 1)
             for moment in (newest_event, last_load)

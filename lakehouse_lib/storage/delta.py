@@ -64,16 +64,25 @@ def table_path(settings: Settings, table: Table) -> str:
     return f"{settings.layer_path(table.layer)}/{folder}"
 
 
-_look: ContextVar[dict[str, DeltaTable | None] | None] = ContextVar("look", default=None)
+@dataclass
+class _Look:
+    """Tables that were opened and read since a `look` began, by path."""
+
+    tables: dict[str, DeltaTable | None] = field(default_factory=dict)
+    ops: dict[str, pa.Table] = field(default_factory=dict)
+
+
+_look: ContextVar[_Look | None] = ContextVar("look", default=None)
 
 
 @contextlib.contextmanager
 def look() -> Iterator[None]:
-    """Open each table only once, so that code that only reads sees a single version. Also a decorator."""
+    """Open each table, and read each table under ``ops/``, only once, so that code that only reads sees a single
+    version. Also a decorator."""
     if _look.get() is not None:
         yield
         return
-    token = _look.set({})
+    token = _look.set(_Look())
     try:
         yield
     finally:
@@ -85,9 +94,9 @@ def open_table(path: str) -> DeltaTable | None:
     seen = _look.get()
     if seen is None:
         return _open(path)
-    if path not in seen:
-        seen[path] = _open(path)
-    return seen[path]
+    if path not in seen.tables:
+        seen.tables[path] = _open(path)
+    return seen.tables[path]
 
 
 def _open(path: str) -> DeltaTable | None:
@@ -168,11 +177,16 @@ def content(path: str, schema: pa.Schema) -> ds.Dataset:
 
 def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]]:
     """Return the rows of a table under ``ops/`` in which the columns have these values; none if it does not exist."""
-    opened = open_table(f"{settings.layer_path('ops')}/{name}")
+    path = f"{settings.layer_path('ops')}/{name}"
+    opened = open_table(path)
     if opened is None:
         return []
+    seen = _look.get()
+    known = seen.ops if seen else {}
+    if path not in known:
+        known[path] = dataset(opened).to_table()
     # Filter after the scan: delta-rs merges write text as string_view, which Arrow cannot compare while scanning.
-    rows: list[dict[str, Any]] = dataset(opened).to_table().filter(_equal(equal)).to_pylist()
+    rows: list[dict[str, Any]] = known[path].filter(_equal(equal)).to_pylist()
     return rows
 
 

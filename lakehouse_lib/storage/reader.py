@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -47,6 +48,22 @@ def connect() -> duckdb.DuckDBPyConnection:
     connection = plain()
     dialects.prepare(connection)
     return connection
+
+
+def cursor() -> duckdb.DuckDBPyConnection:
+    """Open a connection to the DuckDB that this process shares, in UTC, also for SQL translated from Spark's.
+
+    Each connection has separate views and temporary tables. Settings of the whole DuckDB, such as its memory, must not
+    be changed.
+    """
+    connection = _shared(os.getpid()).cursor()
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(process: int) -> duckdb.DuckDBPyConnection:
+    return connect()
 
 
 @functools.lru_cache(maxsize=1)
@@ -135,7 +152,7 @@ def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> 
     kind = table.types.get(column)
     if kind is None:
         raise ConfigError(f"{name} has no column {column!r}; it has {', '.join(table.names)}")
-    connection = plain()
+    connection = cursor()
     register(connection, name, delta.content(delta.table_path(settings, table), table.arrow_schema()))
     if kind in ("int", "bigint", "double"):
         return connection.execute(f"""

@@ -233,6 +233,7 @@ def incidents(table: str, metric: str, judged: pd.DataFrame, kind: str = "") -> 
     return anomalies
 
 
+@delta.look()
 def overview(settings: Settings, now: datetime | None = None) -> pd.DataFrame:
     """All anomalies of all tables: ``table``, ``kind`` and ``what``, a sentence."""
     anomalies = [anomaly for table in tables.declared(settings).values() for anomaly in find(settings, table, now)]

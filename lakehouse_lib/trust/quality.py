@@ -92,7 +92,7 @@ def latest(settings: Settings) -> Latest:
         return results_by_table
     results = delta.dataset(delta_table)  # noqa: F841 - named in the query
     names = ", ".join(Result.__dataclass_fields__)
-    with reader.plain() as connection:
+    with reader.cursor() as connection:
         rows = connection.sql(
             f"SELECT {names} FROM results QUALIFY checked_at = max(checked_at) OVER (PARTITION BY table_name)"
         ).to_arrow_table()
@@ -234,7 +234,7 @@ class _Checking:
         self.last = {name: result for name, result in last.items() if result.table_id == self.table_id}
         self.now, self.began = datetime.now(UTC), time.monotonic()
         self.known = tables.declared(settings)
-        self.connection, self.registered = reader.connect(), False
+        self.connection, self.registered = reader.cursor(), False
         self.rules = {check.name: self._rule(check) for check in table.all_checks}
 
     def results(self) -> list[Result]:

@@ -15,6 +15,7 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=1_000_000)
     options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--sides", default=",".join(sides.SIDES), help="which of them, comma-separated")
+    options.add_argument("--picture", default="", help="a file for the picture of the comparison (SVG)")
     options.add_argument("--sample", action="store_true", help="the sample with all feeds on both engines instead")
     options.add_argument("--checks", action="store_true", help="the checks against a plain scan instead")
     options.add_argument("--browse", action="store_true", help="the explorer on one large table instead")
@@ -34,7 +35,7 @@ def main() -> None:
     elif given.sample:
         sides.sample_runs(given.rows, given.rounds, given.sides.split(","))
     else:
-        sides.compare(given.rows, given.rounds, given.sides.split(","))
+        sides.compare(given.rows, given.rounds, given.sides.split(","), given.picture)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import clicks
+import picture
 import psutil
 
 from lakehouse_lib import config, sample
@@ -119,8 +120,8 @@ def _answers(folder: str) -> dict[str, int]:
     return dict(zip(("clicks", "sessions", "errors", "hours"), map(int, found.iloc[0]), strict=True))
 
 
-def compare(rows: int, rounds: int, sides: list[str]) -> None:
-    """Measure in turn, print each figure as it comes, then a table of the medians."""
+def compare(rows: int, rounds: int, sides: list[str], target: str = "") -> None:
+    """Measure in turn, print each figure as it comes, then a table of the medians; ``target`` is for its picture."""
     costs: dict[tuple[str, str], list[Cost]] = {}
     for number in range(rounds):
         for side in sides:
@@ -131,6 +132,13 @@ def compare(rows: int, rounds: int, sides: list[str]) -> None:
     for side in sides:
         cells = [_text(_median(costs[side, step])) if (side, step) in costs else "–" for step in STEPS]
         print(f"| {SIDES[side]} | {' | '.join(cells)} |")
+    if target:
+        seconds = {
+            SIDES[side]: {step: _median(costs[side, step]).wall for step in STEPS if (side, step) in costs}
+            for side in sides
+        }
+        title = f"Loading {rows:,} clicks, median of {rounds} on {psutil.cpu_count()} cores"
+        picture.draw(title, seconds, Path(target))
 
 
 def sample_runs(rows: int, rounds: int, sides: list[str]) -> None:

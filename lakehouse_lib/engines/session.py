@@ -45,6 +45,10 @@ _SESSION_CONF = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
 
+_CALL_SITES = {"spark.python.sql.dataFrameDebugging.enabled": "false"}
+"""For messages about errors, pyspark would note the call site of each column that is made. Spark takes this only when
+it starts."""
+
 _OPTIMISE_LATER = (
     "-XX:Tier4InvocationThreshold=100000",
     "-XX:Tier4MinInvocationThreshold=10000",
@@ -134,7 +138,7 @@ def connect(settings: Settings) -> SparkSession:
         spark = Connect.builder.remote(remote).create()
         # The default waits ten minutes for a server that no longer exists.
         spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])
-        for key, value in _SESSION_CONF.items():
+        for key, value in (_SESSION_CONF | (_CALL_SITES if settings.native else {})).items():
             spark.conf.set(key, value)
     except Exception as error:
         if spark is not None:
@@ -314,6 +318,7 @@ def _engine_conf(settings: Settings, jars: list[Path], port: int, state: Path) -
         "spark.sql.warehouse.dir": str(state / "warehouse"),
         "spark.local.dir": str(state / "tmp"),
         "spark.ui.enabled": "false",
+        **_CALL_SITES,
         "spark.ui.showConsoleProgress": "false",
         # Data that Spark keeps for its UI, which nobody opens.
         "spark.sql.ui.retainedExecutions": "10",

@@ -99,7 +99,7 @@ def _add_trust(add_command: _AddCommand) -> None:
     add_command(
         "health",
         care.show_health,
-        "the health of the lakehouse, and what needs a person; exits with 3 if it is degraded",
+        "the health of the lakehouse, and what needs attention; exits with 3 if it is degraded",
     )
     add_command("report", runs.write_report, "the health report as one HTML page, with the figures")
     sample = add_command("sample", runs.write_sample, "write sample landing files")

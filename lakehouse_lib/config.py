@@ -1,6 +1,6 @@
 """One settings object: environment variables, then parameters, then a parameters file, then defaults.
 
-`load` refuses unknown and ill-typed settings before anything starts, and names the nearest word.
+`load` rejects unknown and ill-typed settings before anything starts, and suggests the nearest name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Part(BaseModel):
 
 
 class FeedSettings(_Part):
-    """How one feed's files are found and read."""
+    """How to find and read one feed's files."""
 
     path: str = Field(default="", description="folder or URL of the feed; '' = <landing_path>/<feed>")
     format: Literal["", "json", "csv", "parquet"] = Field(default="", description="'' = by each file's name")
@@ -50,7 +50,7 @@ class Replica(_Part):
 
 
 class CdcSettings(_Part):
-    """Which source tables of the CDC feed become which tables."""
+    """How source tables of the CDC feed map to tables."""
 
     users_table: str = Field(default="users", description="source table behind users_silver")
     users_key: str = Field(default="user_id", description="its key column")
@@ -84,7 +84,7 @@ class SampleSettings(_Part):
 
 
 class SegmentSettings(_Part):
-    """Bounds of the user segments; see `gold.user_segments`."""
+    """Thresholds of the user segments; see `gold.user_segments`."""
 
     vip_value: float = Field(default=500.0, gt=0, description="value of the last 90 days")
     active_days: int = Field(default=7, ge=1, description="seen within so many days: Active")
@@ -97,7 +97,7 @@ def _plain(name: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """Everything a run can be told. Field names are the keys of the parameters files."""
+    """All settings of a run. Field names are the keys of the parameters files."""
 
     model_config = SettingsConfigDict(
         env_prefix="LAKEHOUSE_",
@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     def _strict_bool(cls, value: Any) -> Any:
         if isinstance(value, bool) or str(value).lower() in ("true", "false"):
             return value
-        raise ValueError("say true or false")
+        raise ValueError("must be true or false")
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -210,22 +210,22 @@ class Settings(BaseSettings):
     def _in_order(self) -> Settings:
         if self.date_from and self.date_to and self.date_from > self.date_to:
             raise ValueError(
-                f"date_from (--from) is {self.date_from}, which is after date_to (--to), {self.date_to}: exchange them"
+                f"date_from (--from) is {self.date_from}, which is after date_to (--to), {self.date_to}: swap them"
             )
         return self
 
     @model_validator(mode="after")
     def _no_settings_of_spark(self) -> Settings:
-        if self.native and (given := [name for name in ("spark_conf", "shuffle_partitions") if getattr(self, name)]):
+        if self.native and (ignored := [name for name in ("spark_conf", "shuffle_partitions") if getattr(self, name)]):
             raise ValueError(
-                f"{given[0]} = {getattr(self, given[0])}: the native engine does not use it. Leave it out, or say "
-                "which Spark it is for, for example spark_master: local[*]"
+                f"{ignored[0]} = {getattr(self, ignored[0])}: the native engine does not use it. Remove it, or select "
+                "a Spark, for example spark_master: local[*]"
             )
         return self
 
     @property
     def has_days(self) -> bool:
-        """Whether days are to be computed again."""
+        """Whether any days are to be computed again."""
         return bool(self.date_from or self.date_to)
 
     @property
@@ -235,35 +235,35 @@ class Settings(BaseSettings):
 
     @property
     def has_own_engine(self) -> bool:
-        """Whether the lakehouse starts an engine of its own, and does not use one that runs already."""
+        """Whether the lakehouse starts its own engine instead of using a running one."""
         return "sc://" not in self.spark_master and not self.spark_master.startswith("native://")
 
     def asks_for(self, day: date) -> bool:
-        """Whether a day is among those to compute again; an end that is not given is open."""
+        """Return whether a day is among those to compute again; an end that is not set is open."""
         return self.has_days and (self.date_from or date.min) <= day <= (self.date_to or date.max)
 
-    # Where things are ------------------------------------------------------
+    # Paths -----------------------------------------------------------------
 
     def path(self, *parts: str) -> str:
-        """A path below the base path; a URL stays a URL, a relative path is of the project."""
+        """Return a path below the base path; a URL stays a URL, relative paths are relative to the project."""
         return _join(_absolute(self.lakehouse_base_path), *parts)
 
     def layer_path(self, layer: str) -> str:
-        """Folder of a layer: ``bronze``, ``silver``, ``gold``, ``quarantine``, ``ops``, …"""
-        own = getattr(self, f"{layer}_path", "")
-        return _absolute(own) if own else self.path(layer)
+        """Return the folder of a layer: ``bronze``, ``silver``, ``gold``, ``quarantine``, ``ops``, …"""
+        override = getattr(self, f"{layer}_path", "")
+        return _absolute(override) if override else self.path(layer)
 
     def feed(self, name: str) -> FeedSettings:
-        """Settings of a feed, given or default."""
+        """Return the settings of a feed, or the defaults."""
         return self.feeds.get(cast("Feed", name), FeedSettings())
 
     def feed_path(self, name: str) -> str:
-        """Folder of a feed's landing files."""
-        own = self.feed(name).path
-        return _absolute(own) if own else _join(self.layer_path("landing"), name)
+        """Return the folder of a feed's landing files."""
+        override = self.feed(name).path
+        return _absolute(override) if override else _join(self.layer_path("landing"), name)
 
     def local_dir(self, *parts: str) -> Path:
-        """A folder for notebooks and logs, made if missing; local also for object-store bases."""
+        """Return a folder for notebooks and logs, created if missing; local even if the base path is a URL."""
         base = self.path()
         root = project_root() / "data" if "://" in base else Path(base)
         folder = root.joinpath(*parts)
@@ -271,17 +271,17 @@ class Settings(BaseSettings):
         return folder
 
     def table_names(self) -> list[str]:
-        """The tables that the run was limited to; empty for all."""
+        """Return the tables that the run is limited to; empty for all."""
         return [name.strip() for name in self.tables.split(",") if name.strip()]
 
 
 def day_of(value: Any) -> date | None:
-    """A day as a setting gives it; None where it gives none.
+    """Parse the value of a setting as a day; None if it is empty.
 
     Raises
     ------
     ValueError
-        It is none of the forms that are accepted.
+        The value has none of the accepted forms.
     """
     if value in ("", None) or (isinstance(value, date) and not isinstance(value, datetime)):
         return value or None
@@ -294,13 +294,13 @@ def day_of(value: Any) -> date | None:
         if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
             return date.fromisoformat(text)
     except (ValueError, OverflowError):
-        pass  # no day of the calendar
+        pass  # not a day of the calendar
     raise ValueError("give a day as YYYY-MM-DD, today, yesterday, or -7d for seven days ago (days are UTC)")
 
 
 def project_root() -> Path:
-    """The workbook: the nearest folder upwards that holds its notebooks, else the checkout that this library
-    is installed from, so that the command works from any folder."""
+    """Return the workbook's folder: the nearest parent folder that contains its notebooks, else the checkout that
+    this library is installed from, so that the command works from any folder."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).parents[1]):
         if (folder / "notebooks" / "00_start_here.ipynb").is_file() and (folder / "parameters").is_dir():
@@ -309,17 +309,17 @@ def project_root() -> Path:
 
 
 def new_run_id() -> str:
-    """A run id that sorts by time, for example ``20260314T051502-3f9a``."""
+    """Return a run id that sorts by time, for example ``20260314T051502-3f9a``."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
 def load(values: dict[str, Any] | None = None, file: str | Path | None = None) -> Settings:
-    """Settings from the environment, then ``values``, then the parameters file, then defaults.
+    """Load settings from the environment, then ``values``, then the parameters file, then defaults.
 
     Parameters
     ----------
     values
-        Settings by name, such as a notebook's parameters; ``""`` counts as not given.
+        Settings by name, such as a notebook's parameters; ``""`` counts as not set.
     file
         A parameters file; None for the one that ``LAKEHOUSE_PARAMETERS`` names, else
         ``parameters/default.yml`` where it exists.
@@ -327,11 +327,11 @@ def load(values: dict[str, Any] | None = None, file: str | Path | None = None) -
     Raises
     ------
     ConfigError
-        A file is missing or no YAML, or a setting is unknown or of the wrong type.
+        A file is missing or not valid YAML, or a setting is unknown or of the wrong type.
     """
     _refuse_misspelt_variables()
-    given = {key: value for key, value in (values or {}).items() if value != ""}
-    merged = _merge(_read_file(file), given)
+    overrides = {key: value for key, value in (values or {}).items() if value != ""}
+    merged = _merge(_read_file(file), overrides)
     try:
         return Settings(**merged)
     except ValidationError as error:
@@ -341,7 +341,7 @@ def load(values: dict[str, Any] | None = None, file: str | Path | None = None) -
 
 
 def log_to_file(settings: Settings) -> None:
-    """Send the library's log to ``logs/lakehouse.log``, so that none of it stands among outputs."""
+    """Send the library's log to ``logs/lakehouse.log``, so that it does not appear in outputs."""
     logging.basicConfig(
         filename=settings.local_dir("logs") / "lakehouse.log",
         level="WARNING" if settings.log_level == "WARN" else settings.log_level,
@@ -351,12 +351,12 @@ def log_to_file(settings: Settings) -> None:
 
 
 def environment_of(assignment: str) -> tuple[str, str]:
-    """The environment variable and value for one ``--set key=value``.
+    """Return the environment variable and the value for one ``--set key=value``.
 
     Raises
     ------
     ConfigError
-        The text has no ``=``, or the key is no setting.
+        The text has no ``=``, or the key is not a setting.
     """
     key, equals, value = assignment.partition("=")
     head, *rest = key.strip().split(".")
@@ -368,48 +368,48 @@ def environment_of(assignment: str) -> tuple[str, str]:
         )
     kind = Settings.model_fields[head].annotation
     if rest and not (hasattr(kind, "model_fields") or getattr(kind, "__origin__", None) is dict):
-        raise ConfigError(f"--set {assignment}: {head} has no parts; say --set {head}=VALUE")
+        raise ConfigError(f"--set {assignment}: {head} has no nested settings; use --set {head}=VALUE")
     if rest and kind == dict[str, str]:
-        # Its keys have dots and capitals, which names of variables cannot carry.
-        own = _as_object(os.environ.get(variable(head), ""))
-        return variable(head), json.dumps(own | {".".join(rest): value})
+        # Its keys contain dots and capitals, which names of variables cannot.
+        current = _as_object(os.environ.get(variable(head), ""))
+        return variable(head), json.dumps(current | {".".join(rest): value})
     return "__".join([variable(head), *(part.upper() for part in rest)]), value
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     alias = Settings.model_fields[name].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"LAKEHOUSE_{name.upper()}"
 
 
 def _as_object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 _OTHER_VARIABLES = (FILE_VARIABLE, "LAKEHOUSE_API_TOKEN", "LAKEHOUSE_ENGINE_OWNER", "LAKEHOUSE_LOCK")
-"""Variables with the prefix of the settings that are none."""
+"""Variables with the prefix of the settings that are not settings."""
 
 
 def _refuse_misspelt_variables() -> None:
-    """Refuse variables that are nearly the name of a setting; other ones with the prefix may be anybody's."""
+    """Reject variables that nearly match a setting; others with the prefix may belong to other programs."""
     known = {variable(name) for name in Settings.model_fields}
     prefixed = {f"LAKEHOUSE_{name.upper()}": variable(name) for name in Settings.model_fields}
-    for given in map(str.upper, os.environ):
-        if not given.startswith("LAKEHOUSE_") or given in _OTHER_VARIABLES:
+    for name_set in map(str.upper, os.environ):
+        if not name_set.startswith("LAKEHOUSE_") or name_set in _OTHER_VARIABLES:
             continue
-        head = given.split("__")[0]
+        head = name_set.split("__")[0]
         near = difflib.get_close_matches(head, prefixed, 1, 0.9)
         if head not in known and near:
-            right = prefixed[near[0]] + given.removeprefix(head)
-            raise ConfigError(f"The environment variable {given} is no setting; did you mean {right}?")
+            right = prefixed[near[0]] + name_set.removeprefix(head)
+            raise ConfigError(f"The environment variable {name_set} is not a setting; did you mean {right}?")
 
 
 def command(words: str) -> str:
-    """A command for people to run, with the parameters file that this process was given."""
+    """Return a command for users to run, with the parameters file of this process."""
     file = os.environ.get(FILE_VARIABLE, "")
     return f"lakehouse {words}" + (f" --params {shlex.quote(file)}" if file else "")
 
@@ -440,19 +440,19 @@ def _read_file(file: str | Path | None) -> dict[str, Any]:
         path = next((p for p in (Path.cwd() / path, project_root() / path) if p.exists()), path)
     if not path.exists():
         if named:
-            raise ConfigError(f"There is no parameters file {named}.")
+            raise ConfigError(f"The parameters file {named} does not exist.")
         return {}
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from None
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `setting: value` lines, found {content!r:.60}.")
     return {key: value for key, value in content.items() if value not in ("", None)}
 
 
 def _fields_at(location: tuple[Any, ...]) -> dict[str, Any]:
-    """The fields that are known where an error was found."""
+    """Return the valid fields at the location of an error."""
     model: Any = Settings
     for step in location:
         fields = getattr(model, "model_fields", {})
@@ -475,19 +475,19 @@ def _explain(error: ValidationError) -> str:
             known = re.findall("'(.+?)'", problem["ctx"]["expected"]) if "ctx" in problem else []
         if problem["type"] == "extra_forbidden" or problem["loc"][-1:] == ("[key]",):
             near = difflib.get_close_matches(str(path[-1]).lower(), known, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(known)}"
             lines.append(f"{where}: unknown setting; {hint}")
         else:
-            said = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{where} = {problem['input']!r}: {said}" if where else said)
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where} = {problem['input']!r}: {message}" if where else message)
     return "Wrong settings, nothing was started:\n  " + "\n  ".join(lines)
 
 
 def _explain_json(error: SettingsError) -> str:
-    """A value from the environment or ``--set`` that is no JSON where the setting is a list or an object."""
-    found = re.search('field "(.+?)"', str(error))
-    name = found[1] if found else ""
-    given = os.environ.get(variable(name) if name in Settings.model_fields else name, "")
+    """Explain a value from the environment or ``--set`` that must be JSON, for a list or an object, but is not."""
+    match = re.search('field "(.+?)"', str(error))
+    name = match[1] if match else ""
+    text = os.environ.get(variable(name) if name in Settings.model_fields else name, "")
     listed = name in Settings.model_fields and "list" in str(Settings.model_fields[name].annotation)[:4]
     example = '["a", "b"]' if listed else '{"name": "value"}'
-    return f"Wrong settings, nothing was started:\n  {name} = {given!r}: it takes JSON, such as {example}"
+    return f"Wrong settings, nothing was started:\n  {name} = {text!r}: must be JSON, such as {example}"

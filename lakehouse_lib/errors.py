@@ -1,13 +1,13 @@
-"""Errors that users see: one class per kind of failure; the message says what to do next."""
+"""Errors for users: one class per kind of failure; the message says what to do next."""
 
 
 class LakehouseError(Exception):
-    """An error that a person has to look at; shown without a stack trace, also in notebooks."""
+    """An error that needs a user's attention; shown without a stack trace, also in notebooks."""
 
     exit_status = 1
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of a stack trace."""
+        """Return what IPython shows instead of a stack trace."""
         return [f"{type(self).__name__}: {self}"]
 
 

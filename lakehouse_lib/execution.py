@@ -1,4 +1,4 @@
-"""Execute a notebook with Papermill, and copy it as HTML. To import it takes half a second."""
+"""Execute a notebook with Papermill, and export it as HTML. Importing this module takes half a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# jsonschema would compile the grammar of IRIs for a second when it is imported, and no notebook has any.
+# On import jsonschema would spend a second compiling the grammar of IRIs, which no notebook contains.
 _GRAMMAR = "rfc3987_syntax"
 _without = _GRAMMAR not in sys.modules
 if _without:
@@ -32,7 +32,7 @@ __all__ = ["PapermillExecutionError", "execute", "to_html"]
 
 
 class _Engine(NBClientEngine):  # type: ignore[misc]
-    """Papermill's own, but for the copies that it writes: the whole notebook, twice a cell."""
+    """Papermill's own engine, but saving less often: it would write the whole notebook twice for each cell."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> None:
@@ -47,7 +47,7 @@ papermill_engines.register("lakehouse", _Engine)
 
 
 def _seldom(save: Callable[[], None]) -> Callable[[], None]:
-    """Save at most once a second; who calls it last has to save what is left."""
+    """Save at most once a second; the caller has to save once more at the end."""
     saved = 0.0
 
     def sometimes() -> None:
@@ -60,7 +60,7 @@ def _seldom(save: Callable[[], None]) -> Callable[[], None]:
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute a notebook into ``target``, and show what it prints in the terminal.
+    """Execute a notebook into ``target``, and show its printed output in the terminal.
 
     Raises
     ------
@@ -73,15 +73,15 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
             cwd=str(source.parent), engine_name="lakehouse", kernel_name="python3", progress_bar=False,
             log_output=False, store_widget_state=False, start_timeout=120, stdout_file=_Indented(),
             kernel_manager_class=kernels.Manager,
-            # Sockets of files in a folder of their own: no port to race for, nothing to listen in on.
+            # File sockets in a separate folder: no race for ports, and no open port.
             config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-            # What a kernel holds was written or given back by its cells: no need to wait for its farewell.
+            # All results of a kernel have been written or returned by its cells: do not wait for its shutdown.
             shutdown_kernel="immediate", extra_arguments=["--log-level=CRITICAL"],
         )  # fmt: skip
 
 
 class _Indented(io.TextIOBase):
-    """What a notebook prints, shown in the terminal while it runs."""
+    """Shows a notebook's printed output in the terminal while it runs."""
 
     def write(self, text: str) -> int:
         for line in filter(str.strip, text.splitlines()):
@@ -90,16 +90,16 @@ class _Indented(io.TextIOBase):
 
 
 def to_html(notebook: Path, code: bool) -> None:
-    """Write an executed notebook as HTML beside it, with or without its code; it is whole without a network."""
+    """Export an executed notebook as HTML beside it, with or without its code; the page works offline."""
     body, _ = _exporter(code).from_filename(str(notebook))
-    # The template fetches MathJax and RequireJS from a host.
+    # The template loads MathJax and RequireJS from the network.
     body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
     notebook.with_suffix(".html").write_text(body)
 
 
 @functools.cache
 def _exporter(code: bool) -> Any:
-    """An exporter for all notebooks of a run: its templates are compiled once."""
+    """Return one exporter for all notebooks of a run, so that its templates are compiled once."""
     from nbconvert import HTMLExporter
 
     plain = Config(

@@ -1,6 +1,6 @@
-"""Kernels for the notebooks of a run: forked from one process that has imported what they all need.
+"""Kernels for the notebooks of a run: forked from one process that has already imported their libraries.
 
-A kernel of its own imports for well over a second, which is most of the time of a small notebook.
+A newly started kernel needs well over a second for its imports, most of the time of a small notebook.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _IMPORTED += [f"lakehouse_lib.{name}" for name in (
 _IMPORTED += ["lakehouse_lib.cli", "lakehouse_lib.kernels"]  # what a child needs to find its main module and `_kernel`
 
 _FORKS = sys.platform == "linux"
-"""Elsewhere libraries that are loaded need not outlive a fork: there each kernel is started, as ever."""
+"""On other systems loaded libraries may not survive a fork, so each kernel is started in the usual way."""
 
 _server = multiprocessing.get_context("forkserver")
 
 
 def prepare() -> None:
-    """Begin to import, beside whatever this process goes on to do."""
+    """Start importing in the background."""
     if not _FORKS:
         return
-    # matplotlib asks for it when it is imported.
+    # matplotlib reads it when it is imported.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     _server.set_forkserver_preload(_IMPORTED)
     forkserver.ensure_running()
 
 
 class Manager(AsyncKernelManager):
-    """A kernel manager whose kernels are forked, where that is safe."""
+    """A kernel manager that forks its kernels if that is safe."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -53,11 +53,11 @@ class Manager(AsyncKernelManager):
 
 
 class _Client(AsyncKernelClient):
-    """A client that begins as soon as the kernel answers; its base class then listens for another 0.2 s."""
+    """A client that starts as soon as the kernel answers; its base class waits another 0.2 s."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.context.setsockopt(zmq.RECONNECT_IVL, 5)  # milliseconds until it tries again; by default 100
+        self.context.setsockopt(zmq.RECONNECT_IVL, 5)  # milliseconds between attempts; default: 100
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:
         deadline = time.monotonic() + (timeout or float("inf"))
@@ -85,16 +85,16 @@ class _Forked(LocalProvisioner):
     async def kill(self, restart: bool = False) -> None:
         await super().kill(restart)
         if self.process:
-            self.process.wait(timeout=5)  # its manager would look only ten times a second
+            self.process.wait(timeout=5)  # its manager would check only ten times a second
 
 
 class _Process:
-    """A kernel's process, as the provisioner knows processes."""
+    """A kernel's process, with the interface that the provisioner expects."""
 
     stdin = stdout = stderr = None
 
     def __init__(self, arguments: list[str], environment: dict[str, str], folder: str):
-        # As a daemon it ends with the process that asked for it.
+        # As a daemon it ends with the process that started it.
         self._process = _server.Process(target=_kernel, args=(arguments, environment, folder), daemon=True)
         self._process.start()
         self.pid = cast("int", self._process.pid)
@@ -117,7 +117,7 @@ class _Process:
 
 
 def _kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
-    os.setsid()  # Ctrl-C is for the run, which ends its kernels
+    os.setsid()  # Ctrl-C goes to the run, which ends its kernels
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
@@ -127,13 +127,13 @@ def _kernel(arguments: list[str], environment: dict[str, str], folder: str) -> N
     import pandas
     from ipykernel.kernelapp import launch_new_instance
 
-    # Where it was imported there was no notebook, and pandas shows less in a terminal.
+    # pandas was imported outside a notebook, where it shows fewer columns.
     pandas.set_option("display.max_columns", 20)
     launch_new_instance(arguments)
 
 
 def _end_with_the_run() -> None:
-    """A run that was killed ends no kernel, and its kernels no longer tell anybody anything."""
+    """End this kernel with its run: a run that is killed cannot end its kernels."""
     run = multiprocessing.parent_process()
     assert run is not None
     run.join()

@@ -1,4 +1,4 @@
-"""Run notebooks headlessly, and what every notebook needs in its first cells."""
+"""Run notebooks headlessly, and provide the settings that every notebook needs in its first cells."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lakehouse_lib.model import tables
 ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations", "40_data_quality")
 
 MAINTENANCE, REPORT = "70_maintenance", "60_health_report"
-"""Executed at the end of a run: where something is worth doing, and to say how things are."""
+"""Executed at the end of a run: maintenance if it is worthwhile, and always the report."""
 
 EXPLORE = ("50_catalog_explorer", "55_time_travel")
-"""Notebooks for people to look around in; a run does not execute them."""
+"""Notebooks for interactive use; a run does not execute them."""
 
 _JUPYTER = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _known: set[str] | None = None
 
 
 def settings(namespace: dict[str, Any]) -> Settings:
-    """Settings from a notebook's parameters; call it as ``settings(globals())``.
+    """Return the settings from a notebook's parameters; call it as ``settings(globals())``.
 
-    The first call of a kernel refuses names that are no setting, so that a misspelt parameter is
-    not ignored; later calls leave alone what was defined since.
+    The first call in a kernel rejects names that are not settings, so that a misspelt parameter is not ignored; later
+    calls ignore names that were defined since.
 
     Raises
     ------
@@ -45,12 +45,12 @@ def settings(namespace: dict[str, Any]) -> Settings:
         _known = set(plain)
     found = config.load({name: value for name, value in plain.items() if name in _known})
     config.log_to_file(found)
-    tables.declared(found)  # refuses wrong checks and replicas
+    tables.declared(found)  # rejects invalid checks and replicas
     return found
 
 
 class Exports:
-    """HTML copies of executed notebooks, made one after the other while the next notebook runs."""
+    """HTML copies of executed notebooks, written one by one while the next notebook runs."""
 
     def __enter__(self) -> Exports:
         self._pool = ThreadPoolExecutor(1)
@@ -58,7 +58,7 @@ class Exports:
         return self
 
     def add(self, notebook: Path) -> None:
-        """Make the copy of a notebook when those before it are done."""
+        """Write the copy of a notebook after the previous copies."""
         self._copies.append(self._pool.submit(_copy, notebook))
 
     def __exit__(self, *_: object) -> None:
@@ -77,7 +77,7 @@ def execute(
 ) -> Path:
     """Execute one notebook into ``runs/<run_id>/`` and export it; returns the executed notebook.
 
-    ``latest`` points ``runs/latest`` to the folder; with ``exports`` the HTML copy is made while other work goes on.
+    ``latest`` points ``runs/latest`` to the folder; with ``exports`` the HTML copy is written in the background.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def execute(
     LakehouseError
         A cell failed; the message is the cell's own error.
     """
-    from lakehouse_lib import execution  # not above: notebooks, and a run with nothing new, do without Papermill
+    from lakehouse_lib import execution  # not at the top: notebooks need no Papermill
 
     root = config.project_root() / "notebooks"
     source = root / f"{name.removesuffix('.ipynb')}.ipynb"
@@ -117,7 +117,7 @@ def execute(
 
 
 def _copy(notebook: Path) -> None:
-    """A copy as HTML; the report is for people who do not want to see code."""
+    """Write an HTML copy; the report's copy hides the code."""
     from lakehouse_lib import execution
 
     execution.to_html(notebook, code=notebook.stem != REPORT)

@@ -1,4 +1,4 @@
-"""A run from the terminal: the notebooks in order, maintenance where it is due, the report."""
+"""A run from the terminal: the notebooks in order, maintenance if needed, and the report."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lakehouse_lib.trust import quality
 
 
 def everything(settings: Settings, run_id: str, with_sample: bool) -> None:
-    """The notebooks of a run, then the report; nothing but a sentence where there is nothing to do.
+    """Run the notebooks, then the report; only print a sentence if there is nothing to do.
 
-    ``with_sample`` writes sample input first, where there are neither landing files nor tables.
+    ``with_sample`` writes sample input first, if there are neither landing files nor tables.
 
     Raises
     ------
     LakehouseError
-        What went wrong, when all is done that can be.
+        Something failed; raised after everything else has run.
     """
     began = time.monotonic()
     selection.check_days(settings)
@@ -51,7 +51,7 @@ def everything(settings: Settings, run_id: str, with_sample: bool) -> None:
 
 
 def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[LakehouseError]:
-    from lakehouse_lib import kernels  # not above: a run with nothing new does without Jupyter's libraries
+    from lakehouse_lib import kernels  # not at the top: a run with nothing new needs no Jupyter
 
     os.environ[session.OWNER_VARIABLE] = str(os.getpid())
     given = {"tables": settings.tables, "full": settings.full,
@@ -59,7 +59,7 @@ def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[Lakehou
     failures: list[LakehouseError] = []
     starter = ThreadPoolExecutor(1)
     if settings.has_own_engine:
-        # Meanwhile the first notebook runs, which needs no engine. An error shows when one does.
+        # In parallel to the first notebook, which needs no engine. An error appears when a notebook needs it.
         starter.submit(session.ensure, settings)
     kernels.prepare()
     with notebooks.Exports() as exports:
@@ -79,7 +79,7 @@ def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[Lakehou
 
 
 def _nothing_new(settings: Settings, run_id: str, began: float, aged: bool, outdated: bool) -> None:
-    """What a run without work still looks after: maintenance by the calendar, and a report that is out of date."""
+    """Do what a run without new data still has to do: scheduled maintenance, and updating an outdated report."""
     failures = _maintain(settings, run_id, latest=False) if aged else []
     print(_why_nothing(settings, time.monotonic() - began))
     if outdated or (aged and health.outdated(settings)):
@@ -90,7 +90,7 @@ def _nothing_new(settings: Settings, run_id: str, began: float, aged: bool, outd
 
 
 def _maintain(settings: Settings, run_id: str, latest: bool = True) -> list[LakehouseError]:
-    """The maintenance notebook, where a run has something to do there."""
+    """Run the maintenance notebook if it has something to do."""
     if not maintenance.automatic(settings.model_copy(update={"run_id": run_id})):
         return []
     given = {"auto_optimize": settings.auto_optimize, "auto_archive": settings.auto_archive}
@@ -101,16 +101,16 @@ def _raise(failures: list[LakehouseError]) -> None:
     if failures:
         kind = QualityError if all(isinstance(error, QualityError) for error in failures) else LakehouseError
         said = dict.fromkeys(line for error in failures for line in str(error).splitlines())
-        raise kind("The run needs a person:\n" + "\n".join(said))
+        raise kind("The run needs your attention:\n" + "\n".join(said))
 
 
 def _why_nothing(settings: Settings, seconds: float) -> str:
-    """Why a run has nothing to do."""
+    """Explain why a run has nothing to do."""
     wanted = selection.selected(settings)
     if landing.not_in_use(settings).issuperset(table.name for table in wanted):
         feeds = ", ".join(table.name.removesuffix("_bronze") for table in wanted if table.layer == "bronze")
         return (
-            f"Nothing to load: no file has come yet. Put files into {settings.layer_path('landing')}, in a folder "
+            f"Nothing to load: there are no files yet. Put files into {settings.layer_path('landing')}, in a folder "
             f"for each feed ({feeds or 'see the README'}); for sample input: lakehouse run --sample."
         )
     latest = settings.local_dir("runs") / "latest"
@@ -125,7 +125,7 @@ def _one(
     latest: bool = True,
     exports: notebooks.Exports | None = None,
 ) -> list[LakehouseError]:
-    """Execute one notebook of a run; what does not depend on it goes on after an error."""
+    """Execute one notebook of a run; after an error the run continues with what does not depend on it."""
     print(name, flush=True)
     began = time.monotonic()
     try:

@@ -1,4 +1,4 @@
-"""Warm engines for the whole test suite; each test gets lakehouses of its own on them."""
+"""Warm engines for the whole test suite; each test gets its own lakehouses on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lakehouse_lib.engines import session
 from lakehouse_lib.model import tables
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
-"""Published cases; they are no part of the project."""
+"""Published cases; they are not part of the project."""
 CHROMIUM = Path("/usr/bin/chromium")
 
 os.chdir(Path(__file__).parents[1])
@@ -27,18 +27,18 @@ FOR_A_FEW_ROWS = {} if "LAKEHOUSE_TEST_AS_SHIPPED" in os.environ else {
     "spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
 }  # fmt: skip
-"""A run of a few rows takes three fifths of the time where Spark compiles nothing for it and plans it once. Tests of
-commands start engines as they are shipped; LAKEHOUSE_TEST_AS_SHIPPED=1 does so for all."""
+"""Without code generation and adaptive execution a run of a few rows takes three fifths of the time. Tests of commands
+start engines with the shipped settings; LAKEHOUSE_TEST_AS_SHIPPED=1 does so for all tests."""
 
 ENGINE = os.environ.get("LAKEHOUSE_TEST_ENGINE", "native")
-"""Or ``jvm``; where both are asked, both answer."""
+"""Or ``jvm``; tests that need both engines always use both."""
 OWN_ENGINES = ("test_session", "test_notebooks", "test_readme")
-"""Files with tests that start commands, and by these engines."""
+"""Files whose tests start commands, which start engines."""
 LONGEST = ("test_laws", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history", "test_maintenance")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that no process is left alone with one of them at the end."""
+    """Run the longest files first, so that no process is left alone with one of them at the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         starts = {"native", "jvm", "engine", "each_engine", "browser"} & {*getattr(item, "fixturenames", ())}
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of the person who runs the tests are not the tests'."""
+    """Keep the settings of whoever runs the tests out of the tests."""
     aliases = ("SPARK_MASTER", "LANDING_PATH", "BRONZE_PATH", "SILVER_PATH", "GOLD_PATH", "LOG_LEVEL",
                "AUTO_OPTIMIZE", "AUTO_ARCHIVE")  # fmt: skip
     for name in list(os.environ):
@@ -57,7 +57,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _started(tmp_path_factory: pytest.TempPathFactory, name: str, **values: Any) -> Iterator[dict[str, Any]]:
-    """A warm engine: one, also where several processes share the tests."""
+    """Start a warm engine, only one even if several processes share the tests."""
     base = tmp_path_factory.getbasetemp()
     home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     settings = Settings(lakehouse_base_path=str(home), engine_idle_minutes=60, driver_memory="6g", **values)
@@ -81,7 +81,7 @@ def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> str:
-    """Address of the engine of the tests that one engine is enough for."""
+    """Address of the engine for tests that need only one engine."""
     return str(request.getfixturevalue(ENGINE))
 
 
@@ -100,14 +100,14 @@ def spark(each_engine: str):
 
 @pytest.fixture(scope="session")
 def engine_session(engine: str):
-    """A session on the engine of the tests that one engine is enough for."""
+    """A session on the engine for tests that need only one engine."""
     with session.opened(Settings(spark_master=engine)) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def real_spark(jvm: str):
-    """A session on Spark, for tests that ask what Spark says."""
+    """A session on Spark, for tests that compare with Spark."""
     with session.opened(Settings(spark_master=jvm)) as opened:
         yield opened
 
@@ -127,19 +127,19 @@ def browser():
 
 @pytest.fixture
 def lakehouse(tmp_path: Path, engine: str) -> Callable[..., Settings]:
-    """Make the settings of a lakehouse under the test's folder, attached to the engine."""
+    """Create the settings of a lakehouse in the test's folder, attached to the engine."""
 
     def make(name: str = "lake", **values: Any) -> Settings:
-        given = {"lakehouse_base_path": str(tmp_path / name), "spark_master": engine,
+        arguments = {"lakehouse_base_path": str(tmp_path / name), "spark_master": engine,
                  "landing_path": str(tmp_path / "landing"), "sample": {"rows": 0}}  # fmt: skip
-        return config.load(given | values)
+        return config.load(arguments | values)
 
     return make
 
 
 @pytest.fixture
 def deliver(tmp_path: Path) -> Callable[..., Path]:
-    """Put records (dicts, or lines as they are) into the landing folder as one file."""
+    """Write records (dicts, or raw lines) to the landing folder as one file."""
 
     def put(path: str, records: list[dict | str | bytes], landing: Path = tmp_path / "landing") -> Path:
         lines = [json.dumps(r) if isinstance(r, dict) else r for r in records]
@@ -175,17 +175,17 @@ def extra_table() -> Iterator[Callable[[tables.Table], tables.Table]]:
 
 
 def event(n: int, at: str = "2026-03-02T10:00:00Z", **fields: Any) -> dict[str, Any]:
-    """A good app event."""
+    """A valid app event."""
     return {"event_id": f"e{n}", "event_type": "tap", "event_timestamp": at, "user_id": "ann"} | fields
 
 
 def click(n: int, at: str = "2026-03-02T10:00:00Z", **fields: Any) -> dict[str, Any]:
-    """A good click."""
+    """A valid click."""
     return {"click_id": f"k{n}", "click_timestamp": at, "user_id": "ann", "page_name": "home"} | fields
 
 
 def change(op: str, at: int, before: dict | None, after: dict | None, **source: Any) -> dict[str, Any]:
-    """A Debezium change of the users table; ``at`` is its place in the binlog and its second."""
+    """A Debezium change of the users table; ``at`` is its position in the binlog and its second."""
     where = {"connector": "mysql", "table": "users", "file": "bin.000001", "pos": at,
              "ts_ms": 1_772_445_600_000 + at * 1000} | source  # fmt: skip
     return {"op": op, "before": before, "after": after, "source": where}

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - cases stand in one line
-"""Cases for Spark SQL here and in Spark: each signature over values, NULLs and extremes among them, and how two answers compare."""
+"""Cases for Spark SQL here and in Spark: each signature over values, NULLs and extremes among them, and how two results are compared."""
 
 from __future__ import annotations
 
@@ -59,24 +59,24 @@ def column(kind: str, picks: random.Random, count: int) -> list[str]:
     """Values of a type, as SQL."""
     word, _, inner = kind.partition("<")
     name = kind
-    for base, said in TYPES.items():
-        name = name.replace(base, said)
+    for base, plain in TYPES.items():
+        name = name.replace(base, plain)
     nothing = f"CAST(NULL AS {name})"
     if word == "array":
-        made = []
+        literals = []
         for _n in range(count - 2):
             items = column(inner[:-1], picks, picks.randrange(2, 6))[: picks.randrange(1, 5)]
-            made.append(f"array({', '.join(items)})")
-        return [nothing, f"CAST(array() AS {name})", *made]
+            literals.append(f"array({', '.join(items)})")
+        return [nothing, f"CAST(array() AS {name})", *literals]
     if word == "map":
         key, _, value = inner[:-1].partition(",")
         keys = ["'a'", "'b'", "'12'"] if key == "string" else ["1", "2", "0"]
-        made = []
+        literals = []
         for _n in range(count - 2):
             some = picks.sample(keys, picks.randrange(1, 4))
             pairs = (f"{typed(key, k)}, {v}" for k, v in zip(some, column(value, picks, 4)[: len(some)], strict=True))
-            made.append(f"map({', '.join(pairs)})")
-        return [nothing, *made]
+            literals.append(f"map({', '.join(pairs)})")
+        return [nothing, *literals]
     values = VALUES[word][:]
     picks.shuffle(values)
     return [nothing, *(typed(word, value) for value in values)][:count]
@@ -88,12 +88,12 @@ def kinds(pattern: tuple, letters: dict[str, str]) -> str:
         return letters.setdefault("any", "int")
     if len(word) == 1:
         return letters[word]
-    return f"{word}<{','.join(kinds(one, letters) for one in inner)}>" if inner else word
+    return f"{word}<{','.join(kinds(part, letters) for part in inner)}>" if inner else word
 
 
 def letters_of(pattern: tuple) -> set[str]:
     word, *inner = pattern
-    return ({word} if len(word) == 1 else set()).union(*(letters_of(one) for one in inner))
+    return ({word} if len(word) == 1 else set()).union(*(letters_of(part) for part in inner))
 
 
 UNSTABLE = ("rand", "random", "current_timestamp", "now", "localtimestamp", "current_date", "curdate", "approx_count_distinct",
@@ -122,10 +122,10 @@ def calls(rounds: int, seed: int = 1) -> Iterator[tuple[str, str, list[list[str]
             if name in UNSTABLE:
                 continue
             if name == "unix_timestamp" or name == "to_unix_timestamp":
-                listed = [one for one in listed if one.params]
+                listed = [entry for entry in listed if entry.params]
             for number, signature in enumerate(listed):
-                params = [one for one in signature.params for _ in range(2 if one.many else 1)]
-                letters = sorted(set().union(*(letters_of(one.pattern) for one in params)) if params else ())
+                params = [entry for entry in signature.params for _ in range(2 if entry.many else 1)]
+                letters = sorted(set().union(*(letters_of(entry.pattern) for entry in params)) if params else ())
                 for chosen in itertools.product(*(LETTERS[letter] for letter in letters)):
                     known = dict(zip(letters, chosen, strict=True))
                     for turn in range(rounds):
@@ -145,13 +145,15 @@ def call(
         args.append(f"a{len(columns)}")
         columns.append(column(kind, picks, width))
     if name in LONG:
-        columns = [[one for one in column if not re.search("2147483|922337|179516", one)] for column in columns]
+        columns = [[value for value in column if not re.search("2147483|922337|179516", value)] for column in columns]
     if not columns:
         return name, f"{name}({', '.join(args)})", [["1"]]
     longest = max(map(len, columns))
     rows = []
     for n in range(longest):
-        rows.append([one[n] if n < len(one) and m == 0 else picks.choice(one) for m, one in enumerate(columns)])
+        rows.append(
+            [values[n] if n < len(values) and m == 0 else picks.choice(values) for m, values in enumerate(columns)]
+        )
     return name, f"{name}({', '.join(args)})", rows
 
 
@@ -246,15 +248,15 @@ def operators(rounds: int, listed: list[tuple[str, tuple[str, ...]]]) -> Iterato
             picks = random.Random(f"{text}{types}{turn}{number}")
             columns = [column(kind, picks, 10) for kind in types]
             if re.match("(sum|avg)\\(", text):
-                columns = [[one for one in column if "922337" not in one] for column in columns]
+                columns = [[value for value in column if "922337" not in value] for column in columns]
             rows = [
-                [one[n] if n < len(one) and m == 0 else picks.choice(one) for m, one in enumerate(columns)]
+                [values[n] if n < len(values) and m == 0 else picks.choice(values) for m, values in enumerate(columns)]
                 for n in range(max(map(len, columns)))
             ]
             if "_by(" in text:
                 rows = [list(row) for row in zip(*columns, strict=False)]  # no two are the largest
             elif len(columns) == 2:
-                rows += [[picks.choice(columns[0]), one] for one in columns[1]]
+                rows += [[picks.choice(columns[0]), value] for value in columns[1]]
             yield text, text, rows
 
 
@@ -290,33 +292,33 @@ def rows_of(table: pa.Table) -> list[tuple]:
 def _listed(values: pa.ChunkedArray) -> list[Any]:
     """Values of Python; days and moments as numbers, as those of Python end in the year 9999."""
     if pa.types.is_date(values.type):
-        return [one if one is None else ("day", one) for one in values.cast(pa.int32()).to_pylist()]
+        return [value if value is None else ("day", value) for value in values.cast(pa.int32()).to_pylist()]
     if pa.types.is_timestamp(values.type):
-        return [one if one is None else ("moment", one) for one in values.cast(pa.int64()).to_pylist()]
+        return [value if value is None else ("moment", value) for value in values.cast(pa.int64()).to_pylist()]
     return values.to_pylist()
 
 
-def same(one: Any, other: Any) -> bool:
+def same(left: Any, right: Any) -> bool:
     """Whether two values are one, but for the last digits of a double."""
-    if isinstance(one, float) and isinstance(other, float):
-        return (math.isnan(one) and math.isnan(other)) or math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
-    if isinstance(one, bool) != isinstance(other, bool):
+    if isinstance(left, float) and isinstance(right, float):
+        return (math.isnan(left) and math.isnan(right)) or math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(left, bool) != isinstance(right, bool):
         return False
-    if isinstance(one, (int, float, Decimal)) and isinstance(other, (int, float, Decimal)):
-        return one == other
-    if isinstance(one, tuple) and one and one[0] in ("day", "moment"):
-        return one == other
-    if isinstance(one, datetime) and isinstance(other, datetime):
-        return one.replace(tzinfo=None) == other.replace(tzinfo=None)
-    if isinstance(one, date) or isinstance(other, date):
-        return one == other and type(one) is type(other)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        if one and other and isinstance(one[0], tuple) and isinstance(other[0], tuple) and len(one[0]) == 2:  # a map
-            one, other = sorted(one, key=repr), sorted(other, key=repr)
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return type(one) is type(other) and one == other
+    if isinstance(left, (int, float, Decimal)) and isinstance(right, (int, float, Decimal)):
+        return left == right
+    if isinstance(left, tuple) and left and left[0] in ("day", "moment"):
+        return left == right
+    if isinstance(left, datetime) and isinstance(right, datetime):
+        return left.replace(tzinfo=None) == right.replace(tzinfo=None)
+    if isinstance(left, date) or isinstance(right, date):
+        return left == right and type(left) is type(right)
+    if isinstance(left, dict) and isinstance(right, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        if left and right and isinstance(left[0], tuple) and isinstance(right[0], tuple) and len(left[0]) == 2:  # a map
+            left, right = sorted(left, key=repr), sorted(right, key=repr)
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+    return type(left) is type(right) and left == right
 
 
 ERROR = "an error"
@@ -325,8 +327,8 @@ ERROR = "an error"
 def by_spark(spark: Any, expression: str, rows: list[list[str]], aggregate: bool) -> list[Any]:
     """What Spark answers for each row, `ERROR` where it raises; halves are tried where the whole does."""
     try:
-        found = rows_of(spark.sql(statement(expression, rows, aggregate)).toArrow())
-        return [found[0][0]] if aggregate else [row[1] for row in sorted(found, key=lambda row: row[0])]
+        answers = rows_of(spark.sql(statement(expression, rows, aggregate)).toArrow())
+        return [answers[0][0]] if aggregate else [row[1] for row in sorted(answers, key=lambda row: row[0])]
     except Exception as error:
         if (
             aggregate
@@ -343,8 +345,8 @@ def by_spark(spark: Any, expression: str, rows: list[list[str]], aggregate: bool
 def by_us(connection: duckdb.DuckDBPyConnection, expression: str, rows: list[list[str]], aggregate: bool) -> list[Any]:
     """The same of ours; the text of the error where it raises."""
     try:
-        found = rows_of(ours(connection, statement(expression, rows, aggregate)))
-        return [found[0][0]] if aggregate else [row[1] for row in sorted(found, key=lambda row: row[0])]
+        answers = rows_of(ours(connection, statement(expression, rows, aggregate)))
+        return [answers[0][0]] if aggregate else [row[1] for row in sorted(answers, key=lambda row: row[0])]
     except (ConfigError, duckdb.Error) as error:
         if aggregate or len(rows) == 1 or isinstance(error, ConfigError):
             return [error] * (1 if aggregate else len(rows))

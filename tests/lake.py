@@ -1,4 +1,4 @@
-"""What tests ask of a lakehouse: its rows, its versions, whether two are the same."""
+"""Helpers to inspect a lakehouse: its rows, its versions, and whether two are equal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lakehouse_lib.storage import delta
 
 
 def run_tables(settings: Settings) -> RunResult:
-    """Run the layers: no table may fail."""
+    """Run the layers; no table may fail."""
     result = pipeline.run(settings, progress=lambda line: None)
     assert [step.message for step in result.steps if step.state == "failed"] == []
     return result
@@ -36,31 +36,31 @@ def rows(settings: Settings, name: str, columns: list[str] | None = None, flags:
         for field in opened.schema().fields
         if not field.name.startswith("_") or (flags and field.name in QUALITY)
     ]
-    found = opened.to_pyarrow_table(columns=columns or business).to_pylist()
-    return sorted(found, key=repr)
+    rows_read = opened.to_pyarrow_table(columns=columns or business).to_pylist()
+    return sorted(rows_read, key=repr)
 
 
 def contents(settings: Settings, flags: bool = False) -> dict[str, list[dict[str, Any]]]:
     """All tables, by name; those that have not been made are left out."""
-    made = (table for table in tables.declared(settings).values() if delta.exists(settings, table))
-    return {table.name: rows(settings, table.name, flags=flags) for table in made}
+    existing = (table for table in tables.declared(settings).values() if delta.exists(settings, table))
+    return {table.name: rows(settings, table.name, flags=flags) for table in existing}
 
 
 def versions(settings: Settings) -> dict[str, int]:
     """Version of each table that has been made."""
-    found = {}
+    existing = {}
     for table in tables.declared(settings).values():
         opened = delta.opened(settings, table)
         if opened is not None:
-            found[table.name] = opened.version()
-    return found
+            existing[table.name] = opened.version()
+    return existing
 
 
-def assert_same(one: Settings, other: Settings, flags: bool = False) -> None:
-    """Two lakehouses hold the same rows in every column that the laws cover, and their ledgers say how many."""
-    assert_ledger_matches_tables(one)
-    assert_ledger_matches_tables(other)
-    left, right = contents(one, flags), contents(other, flags)
+def assert_same(first: Settings, second: Settings, flags: bool = False) -> None:
+    """Assert that two lakehouses have the same rows in all columns covered by the laws, and matching ledgers."""
+    assert_ledger_matches_tables(first)
+    assert_ledger_matches_tables(second)
+    left, right = contents(first, flags), contents(second, flags)
     assert left.keys() == right.keys()
     for name in left:
         missing = [row for row in right[name] if row not in left[name]][:2] if left != right else []

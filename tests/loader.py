@@ -1,4 +1,4 @@
-"""Loads files in a process of its own, with random pauses: ``python tests/loader.py SETTINGS_JSON SEED``.
+"""Loads files in a separate process, with random pauses: ``python tests/loader.py SETTINGS_JSON SEED``.
 
 Each line of its input is one run of the bronze tables; it answers each with what the run said is wrong.
 """
@@ -20,12 +20,12 @@ if __name__ == "__main__":
     chance = random.Random(sys.argv[2])
 
     def pausing(module, name):
-        """Wait before a step that another process may come in front of."""
+        """Wait before a step, so that another process may get ahead."""
         honest = getattr(module, name)
 
-        def later(*given, **named):
+        def later(*arguments, **named):
             time.sleep(chance.choice([0, 0, 0.05, 0.2, 0.6]))
-            return honest(*given, **named)
+            return honest(*arguments, **named)
 
         setattr(module, name, later)
 

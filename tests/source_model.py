@@ -1,7 +1,7 @@
-"""A model of a source database: random transactions on a table, and the messages that tell of them.
+"""A model of a source database: random transactions on a table, and the messages for them.
 
-What the model holds at its end is what a replica has to hold, and what it held at a moment is what the history has
-to say of that moment; nothing here knows how the library comes to it.
+A replica must hold what the model holds at the end, and the history must show what it held at any moment. The model
+does not depend on how the library works.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Change:
-    """One change, as the log has it."""
+    """A change in the log."""
 
     op: str
     """insert, update, delete, truncate or read (of a snapshot)."""
@@ -56,7 +56,7 @@ class Source:
     place: int = 0
 
     def live(self, keys: int, steps: int) -> None:
-        """Let things happen to the table: so many steps in each history, which has so many keys."""
+        """Apply random steps to the table, with the given number of steps and keys in each history."""
         for _ in range(steps * self.histories):
             history, everywhere = self.random.randrange(self.histories), self.random.random() * self.histories
             choice, free = self.random.random(), f"h{history}k{self.random.randrange(keys)}"
@@ -171,51 +171,51 @@ def sometimes(change: Change) -> dict[str, Any]:
 
 
 def maxwell(table: str, source: Source, random: Random) -> list[dict[str, Any]]:
-    """Messages of Maxwell, three changes a transaction; the last of each says so and has no offset."""
-    made = []
+    """Messages of Maxwell, three changes per transaction; the last has the commit flag and no offset."""
+    messages = []
     for change in source.log:
         number, rest = divmod(change.place, 3)
         message = {"database": "shop", "table": table, "ts": change.at // 1000, "xid": 98 + number,
                    "primary_key_columns": [source.key]}  # fmt: skip
         message |= {"commit": True} if rest == 2 or change is source.log[-1] else {"xoffset": rest}
         if change.op == "truncate":
-            made.append(message | {"type": "table-truncate"})
+            messages.append(message | {"type": "table-truncate"})
             continue
         old = {name: change.before[name] for name in change.changed} if change.op == "update" else None
-        made.append(
+        messages.append(
             message | {"type": change.op, "data": change.after or change.before} | ({"old": old} if old else {})
         )
-    return made
+    return messages
 
 
 def canal(table: str, source: Source, random: Random) -> list[dict[str, Any]]:
     """Messages of Canal: all values are text, and several changes of one kind may be one message."""
     text = lambda row: row and {n: None if v is None else str(v) for n, v in row.items()}  # noqa: E731
-    made: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     for number, change in enumerate(source.log):
         message = {"database": "shop", "table": table, "es": change.at, "ts": change.at + 1, "id": 98 + number,
                    "isDdl": change.op == "truncate", "type": change.op.upper(), "pkNames": [source.key],
                    "mysqlType": {source.key: "varchar(9)", "n": "bigint(20)", "price": "int(11)", "text": "text",
                                  "body": "text"}}  # fmt: skip
         if change.op == "truncate":
-            made.append(message | {"data": None, "old": None, "sql": f"TRUNCATE TABLE {table}"})
+            messages.append(message | {"data": None, "old": None, "sql": f"TRUNCATE TABLE {table}"})
             continue
         old = text({name: change.before[name] for name in change.changed}) if change.op == "update" else None
         row = text(change.after or change.before)
-        last = made[-1] if made else None
+        last = messages[-1] if messages else None
         if last and last["type"] == message["type"] and last["es"] == message["es"] and last["data"]:
             last["data"].append(row)
             last["old"].append(old)
         else:
-            made.append(message | {"data": [row], "old": [old]})
-    return made
+            messages.append(message | {"data": [row], "old": [old]})
+    return messages
 
 
 def flat(sequence: Callable[[Change], Any] | None) -> Writer:
     """Flat rows, in which an update leaves out what it did not set; sometimes it also lacks the row before."""
 
     def write(table: str, source: Source, random: Random) -> list[dict[str, Any]]:
-        made = []
+        messages = []
         for change in source.log:
             moved = source.key in change.changed
             after = change.after
@@ -225,15 +225,15 @@ def flat(sequence: Callable[[Change], Any] | None) -> Writer:
             row = {"table_name": table, "operation_type": "insert" if change.op == "read" else change.op,
                    "before_values": json.dumps(before) if before and random.random() < 0.5 else before,
                    "after_values": after, "timestamp": change.at}  # fmt: skip
-            made.append(row | ({"sequence": sequence(change)} if sequence else {}))
-        return made
+            messages.append(row | ({"sequence": sequence(change)} if sequence else {}))
+        return messages
 
     return write
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A way in which a table's changes are told."""
+    """A message format for the changes of a table."""
 
     name: str
     write: Writer

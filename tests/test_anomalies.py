@@ -1,4 +1,4 @@
-"""Anomalies: quiet on seasonal series, loud on what is injected, and no scan."""
+"""Anomalies: no alarm on seasonal series, an alarm on injected incidents, and no scan."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SEEDS = range(10)
 @pytest.fixture(scope="module")
 def weeks(tmp_path_factory) -> dict[int, pd.DataFrame]:
     """Eight weeks of sample events for each seed: ``moment``, ``user_id`` and ``country``."""
-    found = {}
+    events = {}
     for seed in SEEDS:
         out = tmp_path_factory.mktemp("weeks")
         sample.write(SampleSettings(days=56, seed=seed, end=date(2026, 3, 10)), out, 30_000)
         columns = "{event_timestamp: 'VARCHAR', properties: 'JSON'}"
-        found[seed] = duckdb.sql(f"""
+        events[seed] = duckdb.sql(f"""
             SELECT try_cast(event_timestamp AS TIMESTAMP) AS moment, properties->>'country' AS country
             FROM read_json('{out}/app_events/**/*', format = 'newline_delimited', ignore_errors = true,
                            columns = {columns})
             WHERE moment BETWEEN '2026-01-13' AND '2026-03-09 23:59:59'
         """).df()
-    return found
+    return events
 
 
 def per(frame: pd.DataFrame, period: str) -> pd.Series:
@@ -47,7 +47,7 @@ def nulls(frame: pd.DataFrame) -> pd.Series:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_no_alarm_on_seasonal_data(weeks, seed):
+def test_seasonal_data_raises_no_alarm(weeks, seed):
     days, hours = per(weeks[seed], "D"), per(weeks[seed], "h")
     judged = anomalies.expected_counts(days)
     assert len(judged) == 56 and judged.expected.notna().sum() >= 28
@@ -58,26 +58,26 @@ def test_no_alarm_on_seasonal_data(weeks, seed):
 
 @pytest.mark.parametrize("kind", ["drop", "spike", "stall"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_injected_incident_is_found_on_its_day(weeks, seed, kind):
+def test_injected_incident_is_reported_on_its_day(weeks, seed, kind):
     days = per(weeks[seed], "D")
     at = days.index[35 + (seed * 7 + len(kind)) % 20]
     days[at] = round(days[at] * {"drop": 0.5, "spike": 2.0, "stall": 0.0}[kind])
-    (found,) = anomalies.incidents("app_events_silver", "rows per day", anomalies.expected_counts(days))
-    assert (found.kind, found.start) == (kind, at.to_pydatetime())
-    assert kind in found.message and f"{at:%Y-%m-%d}" in found.message and "expected about" in found.message
+    (actual,) = anomalies.incidents("app_events_silver", "rows per day", anomalies.expected_counts(days))
+    assert (actual.kind, actual.start) == (kind, at.to_pydatetime())
+    assert kind in actual.message and f"{at:%Y-%m-%d}" in actual.message and "expected about" in actual.message
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_burst_of_nulls_is_found_on_its_day(weeks, seed):
+def test_burst_of_nulls_is_reported_on_its_day(weeks, seed):
     days, missing = per(weeks[seed], "D"), nulls(weeks[seed])
     at = days.index[20 + seed * 3]
     missing[at] += days[at] * 0.1
-    (found,) = anomalies.incidents("t", "nulls in country", anomalies.odd_shares(missing, days), "nulls")
-    assert (found.kind, found.start) == ("nulls", at.to_pydatetime())
+    (actual,) = anomalies.incidents("t", "nulls in country", anomalies.odd_shares(missing, days), "nulls")
+    assert (actual.kind, actual.start) == ("nulls", at.to_pydatetime())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_hours_are_judged_by_hour_and_weekday(seed):
+def test_hours_are_compared_with_the_same_hour_and_weekday(seed):
     """Poisson counts with a night and a weekend; a stall of three hours at noon is one incident."""
     rng = np.random.default_rng(seed)
     hours = pd.date_range("2026-01-05", periods=24 * 56, freq="h")
@@ -86,12 +86,12 @@ def test_hours_are_judged_by_hour_and_weekday(seed):
     assert not anomalies.expected_counts(counts, hourly=True).odd.any()
     noon = hours[24 * 45 + 11]
     counts[noon : noon + timedelta(hours=2)] = 0
-    (found,) = anomalies.incidents("t", "rows per hour", anomalies.expected_counts(counts, hourly=True))
-    assert (found.kind, found.start, found.end) == ("stall", noon, noon + timedelta(hours=2))
+    (actual,) = anomalies.incidents("t", "rows per hour", anomalies.expected_counts(counts, hourly=True))
+    assert (actual.kind, actual.start, actual.end) == ("stall", noon, noon + timedelta(hours=2))
 
 
-def test_a_feed_is_late_by_its_own_week():
-    """Files on working days only: a weekend is no delay, a Tuesday without one is."""
+def test_lateness_follows_the_weekly_pattern_of_the_feed():
+    """Files on working days only: a weekend without files is not late, a Tuesday without one is."""
     start = datetime(2026, 1, 5, 6, tzinfo=UTC)  # a Monday
     came = [start + timedelta(days=n) for n in range(40) if (start + timedelta(days=n)).weekday() < 5]
     friday = max(day for day in came if day.weekday() == 4)
@@ -101,7 +101,7 @@ def test_a_feed_is_late_by_its_own_week():
     assert anomalies.longest_wait(until[:3]) is None
 
 
-def test_anomalies_of_a_table_come_from_its_log(lakehouse, deliver):
+def test_anomalies_are_read_from_the_log(lakehouse, deliver):
     """Four weeks of steady days, then one with a tenth of the rows and nulls in every second."""
     lake = lakehouse(tables="app_events_bronze")
     days = [date(2026, 1, 5) + timedelta(days=n) for n in range(40)]
@@ -114,8 +114,8 @@ def test_anomalies_of_a_table_come_from_its_log(lakehouse, deliver):
     deliver("app_events/all.json", [json.dumps(record) for record in records])
     pipeline.run(lake, progress=lambda line: None).check()
     bronze = tables.get(lake, "app_events_bronze")
-    found = {(one.kind, one.metric): one for one in anomalies.find(lake, bronze)}
-    assert set(found) == {("drop", "rows per day"), ("nulls", "nulls in user_id")}
-    drop = found["drop", "rows per day"]
+    actual = {(anomaly.kind, anomaly.metric): anomaly for anomaly in anomalies.find(lake, bronze)}
+    assert set(actual) == {("drop", "rows per day"), ("nulls", "nulls in user_id")}
+    drop = actual["drop", "rows per day"]
     assert (drop.start.date(), drop.value, round(drop.expected)) == (days[-3], 60, 300)
     assert "app_events_bronze: drop of rows per day" in anomalies.text(lake, bronze)

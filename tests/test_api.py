@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - queries stand in one line
-"""The REST API: what it answers, what it refuses, and that it is there for the next request."""
+"""The REST API: responses, rejected requests, and availability after bad requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from lakehouse_lib.storage import delta, reader
 
 @pytest.fixture(scope="module")
 def lake(engine, tmp_path_factory) -> Settings:
-    """A dirty sample, loaded; further tests only read it."""
+    """A dirty sample, loaded; the tests only read it."""
     base = tmp_path_factory.mktemp("api")
     sample.write(SampleSettings(days=4, end=date(2026, 3, 10), share_duplicates=0.05), base / "landing", 3_000)
     settings = config.load({"lakehouse_base_path": str(base), "spark_master": engine, "sample": {"rows": 0}})
@@ -60,12 +60,12 @@ def client(lake):
 
 @pytest.fixture(scope="module")
 def port(lake) -> Iterator[int]:
-    """Where the command itself serves the lakehouse."""
+    """Port on which the command serves the lakehouse."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    given = os.environ | {"LAKEHOUSE_BASE_PATH": lake.path(), "LAKEHOUSE_SAMPLE__ROWS": "0"}
-    service = subprocess.Popen([sys.executable, "-m", "lakehouse_lib", "api", "--port", str(port)], env=given,
+    environment = os.environ | {"LAKEHOUSE_BASE_PATH": lake.path(), "LAKEHOUSE_SAMPLE__ROWS": "0"}
+    service = subprocess.Popen([sys.executable, "-m", "lakehouse_lib", "api", "--port", str(port)], env=environment,
                                stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert f"http://127.0.0.1:{port}" in service.stdout.readline()
     for _ in range(100):
@@ -82,7 +82,7 @@ def ask(client: TestClient, sql: str, dialect: str = "spark", **more):
 
 
 def clean(answer, lake: Settings) -> None:
-    """An answer that is no success says what is wrong, and nothing about the machine."""
+    """Assert that an error response says what is wrong, and nothing about the machine."""
     assert answer.status_code < 500, answer.text
     for secret in (lake.path(), "Traceback", "/root", "/home", "site-packages", ".parquet", "root:x:"):
         assert secret not in answer.text, answer.text
@@ -94,10 +94,10 @@ def clean(answer, lake: Settings) -> None:
 # Metadata --------------------------------------------------------------------
 
 
-def test_health_says_the_state(client, lake):
-    told = client.get("/health").json()
-    assert told["status"] == "ok" and told["verdict"] == "Degraded"  # of March: its feeds are stale
-    assert {one["kind"] for one in told["findings"]} == {"stale feed", "late archive"} and told[
+def test_health_returns_the_state(client, lake):
+    body = client.get("/health").json()
+    assert body["status"] == "ok" and body["verdict"] == "Degraded"  # of March: its feeds are stale
+    assert {finding["kind"] for finding in body["findings"]} == {"stale feed", "late archive"} and body[
         "tables"
     ].keys() == tables.declared(lake).keys()
     broken = lake.model_copy(update={"lakehouse_base_path": "/proc/1/nothing"})
@@ -106,11 +106,11 @@ def test_health_says_the_state(client, lake):
     app.state.close()
 
 
-def test_the_catalog_is_listed_filtered_and_paged(client, lake):
-    told = client.get("/catalog").json()
-    assert [one["name"] for one in told["tables"]] == list(tables.declared(lake))
-    assert told["layers"]["gold"]["tables"] == 4 and told["layers"]["silver"]["rows"] > 0
-    names = lambda **q: [one["name"] for one in client.get("/tables", params=q).json()["tables"]]  # noqa: E731
+def test_catalog_is_listed_filtered_and_paged(client, lake):
+    body = client.get("/catalog").json()
+    assert [table["name"] for table in body["tables"]] == list(tables.declared(lake))
+    assert body["layers"]["gold"]["tables"] == 4 and body["layers"]["silver"]["rows"] > 0
+    names = lambda **q: [table["name"] for table in client.get("/tables", params=q).json()["tables"]]  # noqa: E731
     assert names(layer="gold") == [t.name for t in tables.declared(lake).values() if t.layer == "gold"]
     assert names(tag="pii") == ["users_history_silver", "users_silver"] and names(q="bounce_rate") == [
         "daily_summary_gold"
@@ -120,53 +120,53 @@ def test_the_catalog_is_listed_filtered_and_paged(client, lake):
     assert client.get("/tables", params={"limit": 1}).json()["total"] == 14
 
 
-def test_a_table_is_described_without_its_path(client, lake):
-    told = client.get("/tables/users_silver").json()
-    assert told["grain"] == "a user" and told["columns"][0] == {
+def test_table_description_omits_the_path(client, lake):
+    body = client.get("/tables/users_silver").json()
+    assert body["grain"] == "a user" and body["columns"][0] == {
         "name": "user_id", "type": "string", "required": True, "comment": "user"}  # fmt: skip
-    assert told["rows"] == catalog.describe(lake, "users_silver").rows and "path" not in told
+    assert body["rows"] == catalog.describe(lake, "users_silver").rows and "path" not in body
     versions = client.get("/tables/users_silver/history").json()["versions"]
-    assert versions[0]["version"] == told["version"] and versions[-1]["operation"] == "CREATE TABLE"
+    assert versions[0]["version"] == body["version"] and versions[-1]["operation"] == "CREATE TABLE"
     checks = client.get("/tables/users_silver/quality").json()["checks"]
-    assert all(one["passed"] for one in checks) and {"key_is_unique", "required_values"} <= {
+    assert all(check["passed"] for check in checks) and {"key_is_unique", "required_values"} <= {
         c["check_name"] for c in checks
     }
-    told = client.get("/catalog/lineage/users_silver").json()
-    assert told["upstream"]["users_silver"] == list(tables.get(lake, "users_silver").sources)
-    assert told["columns"]["email"]["direct"] == ["users_history_silver.email"]
+    body = client.get("/catalog/lineage/users_silver").json()
+    assert body["upstream"]["users_silver"] == list(tables.get(lake, "users_silver").sources)
+    assert body["columns"]["email"]["direct"] == ["users_history_silver.email"]
 
 
-def test_lineage_comes_as_openlineage(client, lake):
+def test_lineage_is_returned_as_openlineage(client, lake):
     events = client.get("/catalog/lineage/user_segments_gold?format=openlineage").json()
-    made = {one["outputs"][0]["name"]: one for one in events}
-    assert made.keys() == {
+    by_table = {job["outputs"][0]["name"]: job for job in events}
+    assert by_table.keys() == {
         f"{tables.get(lake, name).layer}.{name}"
         for name in lineage.upstream(lake, "user_segments_gold")
         if not name.startswith("landing/")
     }
-    for one in events:
-        fits(one, event_v2.JobEvent, vars(base), one["job"]["name"])
-        assert lake.path() not in json.dumps(one)
-    fields = made["silver.users_silver"]["outputs"][0]["facets"]["columnLineage"]["fields"]
+    for job in events:
+        fits(job, event_v2.JobEvent, vars(base), job["job"]["name"])
+        assert lake.path() not in json.dumps(job)
+    fields = by_table["silver.users_silver"]["outputs"][0]["facets"]["columnLineage"]["fields"]
     assert [
         (f["name"], f["field"]) for f in fields["email"]["inputFields"] if f["transformations"][0]["type"] == "DIRECT"
     ] == [("silver.users_history_silver", "email")]
-    assert made["bronze.app_events_bronze"]["inputs"][0]["name"] == "landing/app_events"
+    assert by_table["bronze.app_events_bronze"]["inputs"][0]["name"] == "landing/app_events"
 
 
-def test_a_preview_comes_as_json_csv_and_arrow(client, lake):
+def test_preview_is_returned_as_json_csv_and_arrow(client, lake):
     path = "/tables/event_metrics_gold/preview?limit=3&columns=metric_date,total_events&order_by=total_events&descending=true"
-    told = client.get(path).json()
-    assert told["columns"] == [{"name": "metric_date", "type": "date"}, {"name": "total_events", "type": "bigint"}]
-    assert told["truncated"] and len(told["rows"]) == 3 and told["rows"][0][1] >= told["rows"][1][1]
+    body = client.get(path).json()
+    assert body["columns"] == [{"name": "metric_date", "type": "date"}, {"name": "total_events", "type": "bigint"}]
+    assert body["truncated"] and len(body["rows"]) == 3 and body["rows"][0][1] >= body["rows"][1][1]
     version = DeltaTable(delta.table_path(lake, tables.get(lake, "event_metrics_gold"))).version()
-    assert told["versions"] == {"event_metrics_gold": version}
+    assert body["versions"] == {"event_metrics_gold": version}
     csv = client.get(path, headers={"Accept": "text/csv"})
     assert csv.text.splitlines()[0] == '"metric_date","total_events"' and csv.headers["x-truncated"] == "true"
-    assert csv.text.splitlines()[1] == f'"{told["rows"][0][0]}","{told["rows"][0][1]}"'
+    assert csv.text.splitlines()[1] == f'"{body["rows"][0][0]}","{body["rows"][0][1]}"'
     arrow = client.get(path, headers={"Accept": answers.ARROW})
     rows = pa.ipc.open_stream(arrow.content).read_all()
-    assert [[d.isoformat(), n] for d, n in zip(*rows.to_pydict().values(), strict=True)] == told["rows"]
+    assert [[d.isoformat(), n] for d, n in zip(*rows.to_pydict().values(), strict=True)] == body["rows"]
     assert client.get("/tables/users_silver/preview").json()["versions"]["users_silver"] >= 1
     assert client.get("/tables/users_silver/preview?version=0").json()["rows"] == []
     nested = client.get("/tables/clickstream_silver/preview?limit=1&columns=_clicks").json()["rows"][0][0]
@@ -189,20 +189,20 @@ def test_a_preview_comes_as_json_csv_and_arrow(client, lake):
         ("/query", 405, "refused"),
     ],
 )
-def test_what_is_not_there_is_said_in_one_form(client, lake, path, status, code):
+def test_missing_resources_return_a_uniform_error(client, lake, path, status, code):
     answer = client.get(path)
     clean(answer, lake)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_limits_can_be_lowered_and_not_raised(lake):
+def test_limits_can_be_lowered_but_not_raised(lake):
     app = api.build(lake.model_copy(update={"api_max_rows": 5, "api_at_once": 1}))
     client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
-    for told in (
+    for body in (
         client.get("/tables/app_events_silver/preview?limit=100000").json(),
         ask(client, "SELECT event_id FROM app_events_silver", limit=10**6).json(),
     ):
-        assert len(told["rows"]) == 5 and told["truncated"]
+        assert len(body["rows"]) == 5 and body["truncated"]
     slow = threading.Thread(target=ask, args=(client, HEAVY), kwargs={"timeout_ms": 2500})
     slow.start()
     time.sleep(0.7)
@@ -217,7 +217,7 @@ def test_limits_can_be_lowered_and_not_raised(lake):
     app.state.close()
 
 
-def test_others_need_a_token_and_browsers_a_permission(lake, monkeypatch):
+def test_remote_callers_need_a_token_and_browsers_an_allowed_origin(lake, monkeypatch):
     with pytest.raises(ConfigError, match="needs a token: set LAKEHOUSE_API_TOKEN"):
         api.build(lake, host="0.0.0.0")
     app = api.build(lake, token="s3cret", host="0.0.0.0")
@@ -248,7 +248,7 @@ def test_others_need_a_token_and_browsers_a_permission(lake, monkeypatch):
     app.state.close()
 
 
-def test_prometheus_reads_the_metrics(client, lake):
+def test_prometheus_can_read_the_metrics(client, lake):
     client.get("/tables/users_silver")
     text = client.get("/metrics").text
     assert (
@@ -263,8 +263,8 @@ def test_prometheus_reads_the_metrics(client, lake):
 # Its description -------------------------------------------------------------
 
 
-def test_the_service_does_what_its_description_says(port, tmp_path):
-    """Requests made from the OpenAPI document, right, wrong, and one after the other: every answer fits it."""
+def test_responses_conform_to_the_openapi_document(port, tmp_path):
+    """Requests made from the OpenAPI document, valid, invalid, and in sequence: every response conforms to it."""
     rules = "".join(  # SQL and the names of columns are free text in the document
         f'[[operations]]\ninclude-path = "{path}"\n'
         'checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "408"]\n'
@@ -273,9 +273,9 @@ def test_the_service_does_what_its_description_says(port, tmp_path):
     (tmp_path / "rules.toml").write_text(rules)
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", "rules.toml", "run", "--seed", "1",
                "--max-examples", "20", "--no-color", f"http://127.0.0.1:{port}/openapi.json"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    assert "10 selected / 10 total" in done.stdout
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert "10 selected / 10 total" in result.stdout
 
 
 # Queries ---------------------------------------------------------------------
@@ -429,14 +429,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("sql", "word"), REFUSED)
-def test_what_does_not_carry_over_is_refused_by_name(client, lake, sql, word):
+def test_untranslatable_sql_is_rejected_by_name(client, lake, sql, word):
     answer = ask(client, sql)
     clean(answer, lake)
     assert answer.status_code == 400 and word in answer.json()["message"], answer.text
 
 
 @pytest.mark.parametrize("sql", [line for line in SAME.splitlines() if line], ids=range(len(SAME.split("\n")) - 2))
-def test_a_query_gives_what_spark_gives(client, lake, jvm, real_spark, sql):
+def test_query_returns_the_same_as_spark(client, lake, jvm, real_spark, sql):
     catalog.views(real_spark, lake.model_copy(update={"spark_master": jvm}))
     bare = re.sub(r"\b(silver|gold|bronze)\.(?=\w+_\1)", "", sql)
     theirs = [list(row) for row in real_spark.sql(bare).collect()]
@@ -446,27 +446,27 @@ def test_a_query_gives_what_spark_gives(client, lake, jvm, real_spark, sql):
     if "ORDER BY" not in sql.split("OVER")[-1].split(")")[-1]:
         ours, theirs = sorted(ours, key=repr_of), sorted(theirs, key=repr_of)
     assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert all(same(a, b) for a, b in zip(one, other, strict=True)), (one, other)
+    for our_row, their_row in zip(ours, theirs, strict=True):
+        assert all(same(a, b) for a, b in zip(our_row, their_row, strict=True)), (our_row, their_row)
 
 
 def repr_of(row: list) -> str:
     return repr(
-        [f"{float(v):.6g}" if isinstance(v, (int, float)) and not isinstance(v, bool) else told(v) for v in row]
+        [f"{float(v):.6g}" if isinstance(v, (int, float)) and not isinstance(v, bool) else as_returned(v) for v in row]
     )
 
 
-def told(value):
-    """A value of Spark as the API tells it."""
+def as_returned(value):
+    """A value of Spark in the form that the API returns."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
         return value.isoformat()
-    return [told(one) for one in value] if isinstance(value, list) else value
+    return [as_returned(element) for element in value] if isinstance(value, list) else value
 
 
 def same(ours, theirs) -> bool:
-    theirs = told(theirs)
+    theirs = as_returned(theirs)
     if isinstance(ours, str) and isinstance(theirs, str) and re.match(r"\d{4}-\d\d-\d\dT", ours + theirs):
         return ours[:19] == theirs[:19]
     if hasattr(theirs, "quantize") or (
@@ -487,28 +487,30 @@ NAMES = {
 
 
 @pytest.mark.parametrize("sql", NAMES)
-def test_columns_are_named_as_spark_names_them(client, lake, jvm, real_spark, sql):
+def test_columns_have_the_names_that_spark_gives_them(client, lake, jvm, real_spark, sql):
     catalog.views(real_spark, lake.model_copy(update={"spark_master": jvm}))
-    assert [one["name"] for one in ask(client, sql).json()["columns"]] == real_spark.sql(sql).columns == NAMES[sql]
+    assert (
+        [column["name"] for column in ask(client, sql).json()["columns"]] == real_spark.sql(sql).columns == NAMES[sql]
+    )
 
 
 @pytest.mark.parametrize("dialect", ["spark", "duckdb"])
-def test_the_catalog_is_asked_by_the_names_of_its_layers(client, lake, tmp_path, dialect):
-    told = ask(client, "SELECT * FROM gold_tables LIMIT 10", dialect).json()
-    names = [column["name"] for column in told["columns"]]
-    rows = [dict(zip(names, row, strict=True)) for row in told["rows"]]
+def test_catalog_can_be_queried_by_layer_views(client, lake, tmp_path, dialect):
+    body = ask(client, "SELECT * FROM gold_tables LIMIT 10", dialect).json()
+    names = [column["name"] for column in body["columns"]]
+    rows = [dict(zip(names, row, strict=True)) for row in body["rows"]]
     listed = client.get("/tables", params={"layer": "gold"}).json()["tables"]
     assert [row | {"updated_at": None} for row in rows] == [line | {"updated_at": None} for line in listed]
-    assert [row["updated_at"] for row in rows] == [line["updated_at"] for line in listed] and told["versions"] == {}
+    assert [row["updated_at"] for row in rows] == [line["updated_at"] for line in listed] and body["versions"] == {}
     both = "SELECT count(*) FROM bronze_tables b JOIN silver_tables s ON s.owner = b.owner WHERE b.version >= 0"
     assert ask(client, both, dialect).json()["rows"][0][0] > 0
     assert len(reader.query(lake, "SELECT * FROM gold_tables", catalog.lines(lake))) == len(listed)
     assert ask(client, "SELECT * FROM gold.gold_tables", dialect).json()["code"] == "no_such_table"
     empty = config.load({"lakehouse_base_path": str(tmp_path)})
     app = api.build(empty)
-    told = ask(TestClient(app, "http://127.0.0.1"), "SELECT name, version, updated_at FROM gold_tables", dialect).json()
+    body = ask(TestClient(app, "http://127.0.0.1"), "SELECT name, version, updated_at FROM gold_tables", dialect).json()
     app.state.close()
-    assert [row[1:] for row in told["rows"]] == [[-1, None]] * len(listed)
+    assert [row[1:] for row in body["rows"]] == [[-1, None]] * len(listed)
 
 
 ATTACKS = [
@@ -532,7 +534,7 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("dialect", ["duckdb", "spark"])
-def test_an_attack_is_refused_and_the_next_request_answered(client, lake, dialect):
+def test_attack_is_rejected_and_the_next_request_succeeds(client, lake, dialect):
     for sql in ATTACKS:
         answer = ask(client, sql, dialect, timeout_ms=4000)
         clean(answer, lake)
@@ -545,15 +547,15 @@ def test_an_attack_is_refused_and_the_next_request_answered(client, lake, dialec
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the published cases are not here")
-def test_the_published_attacks_get_nothing_and_the_benign_are_answered(client, lake):
+def test_published_attacks_are_rejected_and_benign_queries_succeed(client, lake):
     names = {"lake.silver_events": "app_events_silver", "silver_events": "app_events_silver", "lake.dim_users": "users_silver",
              "dim_users": "users_silver"}  # fmt: skip
     columns = {"kind": "event_type", "amount": "event_value", "tags": "attributes", "day": "event_date", "id": "event_id",
                "ts": "event_timestamp"}  # fmt: skip
 
     def ours(sql: str) -> str:
-        sql = re.sub("|".join(names), lambda found: names[found[0]], sql)
-        return re.sub(rf"\b({'|'.join(columns)})\b", lambda found: columns[found[0]], sql)
+        sql = re.sub("|".join(names), lambda actual: names[actual[0]], sql)
+        return re.sub(rf"\b({'|'.join(columns)})\b", lambda actual: columns[actual[0]], sql)
 
     for line in (SHARED / "sql/attacks.jsonl").read_text().splitlines():
         sql = json.loads(line)["sql"]
@@ -570,7 +572,7 @@ def test_the_published_attacks_get_nothing_and_the_benign_are_answered(client, l
         assert answer.status_code == 200, (sql, answer.text)
 
 
-def test_a_query_that_takes_too_much_is_stopped_and_replaced(client, lake):
+def test_query_over_its_limits_is_stopped_and_its_process_replaced(client, lake):
     began = time.monotonic()
     late = ask(client, HEAVY, timeout_ms=1000)
     assert late.status_code == 408 and time.monotonic() - began < 4
@@ -587,7 +589,7 @@ def test_a_query_that_takes_too_much_is_stopped_and_replaced(client, lake):
     assert ask(client, "SELECT count(*) FROM users_silver").status_code == 200
 
 
-def test_a_version_is_read_where_one_table_is(client, lake):
+def test_version_applies_to_a_query_of_a_single_table(client, lake):
     assert ask(client, "SELECT count(*) FROM users_silver", version=0).json()["rows"] == [[0]]
     both = ask(client, "SELECT 1 FROM users_silver, user_segments_gold", version=0)
     assert (both.status_code, both.json()["code"]) == (400, "wrong_request")
@@ -595,25 +597,25 @@ def test_a_version_is_read_where_one_table_is(client, lake):
 
 
 @pytest.mark.parametrize("dialect", ["spark", "duckdb"])
-def test_a_query_says_as_of_when_it_reads_a_table(client, lake, dialect):
+def test_as_of_in_a_query_selects_the_version(client, lake, dialect):
     opened = DeltaTable(delta.table_path(lake, tables.get(lake, "users_silver")))
     now, rows = opened.version(), opened.count()
-    told = ask(client, "SELECT count(*) FROM silver.users_silver VERSION AS OF 0", dialect).json()
-    assert told["rows"] == [[0]] and told["versions"] == {"users_silver@0": 0}
-    told = ask(
+    body = ask(client, "SELECT count(*) FROM silver.users_silver VERSION AS OF 0", dialect).json()
+    assert body["rows"] == [[0]] and body["versions"] == {"users_silver@0": 0}
+    body = ask(
         client,
         "SELECT count(*) FROM users_silver TIMESTAMP AS OF current_timestamp() WHERE users_silver.user_id != ''",
         dialect,
     ).json()
-    assert told["rows"] == [[rows]] and told["versions"] == {f"users_silver@{now}": now}
+    assert body["rows"] == [[rows]] and body["versions"] == {f"users_silver@{now}": now}
     first, *_, last = sorted(opened.history(), key=lambda entry: entry["version"])
     moment = datetime.fromtimestamp(last["timestamp"] / 1000 - 0.05, UTC).replace(tzinfo=None)
     opened.load_as_version(moment.replace(tzinfo=UTC))
     assert opened.version() < now
-    told = ask(client, f"""SELECT (SELECT count(*) FROM users_silver TIMESTAMP AS OF '{moment}' before),
+    body = ask(client, f"""SELECT (SELECT count(*) FROM users_silver TIMESTAMP AS OF '{moment}' before),
                                   (SELECT count(*) FROM users_silver)""", dialect).json()  # fmt: skip
-    assert told["rows"] == [[opened.count(), rows]]
-    assert told["versions"] == {f"users_silver@{opened.version()}": opened.version(), "users_silver": now}
+    assert body["rows"] == [[opened.count(), rows]]
+    assert body["versions"] == {f"users_silver@{opened.version()}": opened.version(), "users_silver": now}
     early = ask(client, "SELECT 1 FROM users_silver TIMESTAMP AS OF current_timestamp() - INTERVAL 1 DAY", dialect)
     born = datetime.fromtimestamp(first["timestamp"] / 1000, UTC)
     assert early.json()["code"] == "no_such_version" and str(born) in early.json()["message"]
@@ -636,22 +638,22 @@ ODD = {
 
 
 @pytest.mark.parametrize("columns", ODD)
-def test_every_type_comes_in_every_form(client, lake, columns):
-    told = ask(client, f"SELECT {columns}", "duckdb")
-    clean(told, lake)
-    assert told.status_code == 200, told.text
+def test_every_type_is_returned_in_every_format(client, lake, columns):
+    response = ask(client, f"SELECT {columns}", "duckdb")
+    clean(response, lake)
+    assert response.status_code == 200, response.text
     body = {"sql": f"SELECT {columns}", "dialect": "duckdb"}
     csv, arrow = (client.post("/query", json=body, headers={"Accept": kind}) for kind in (answers.CSV, answers.ARROW))
     assert csv.status_code == arrow.status_code == 200, csv.text
     rows = pa.ipc.open_stream(arrow.content).read_all()
-    assert rows.num_columns == len(told.json()["columns"]) == len(told.json()["rows"][0])
+    assert rows.num_columns == len(response.json()["columns"]) == len(response.json()["rows"][0])
     if ODD[columns]:
         line, values = ODD[columns]
-        assert csv.text.splitlines()[1] == line and told.json()["rows"] == [values]
+        assert csv.text.splitlines()[1] == line and response.json()["rows"] == [values]
 
 
 def mangled(picks: random.Random, trees: list[exp.Query], parts: list[exp.Expression]) -> str:
-    """A good query with parts of other good ones in it, or with a word too much."""
+    """A valid query with parts of other valid ones, or with an extra word."""
     if picks.random() < 0.3:
         words = re.findall(r"\w+|\s+|.", picks.choice(trees).sql("databricks"))
         at = picks.randrange(len(words))
@@ -680,8 +682,8 @@ def mangled(picks: random.Random, trees: list[exp.Query], parts: list[exp.Expres
     return tree.sql(picks.choice(list(sandbox.DIALECTS.values())))
 
 
-def test_mangled_queries_break_nothing(client, lake):
-    """Each is answered or refused in the agreed form, whatever form is asked for."""
+def test_mangled_queries_do_not_break_the_service(client, lake):
+    """Each request succeeds or is rejected in the documented form, in every response format."""
     picks = random.Random(5)
     trees = [sqlglot.parse_one(line, dialect=sandbox.DIALECTS["spark"]) for line in SAME.splitlines() if line]
     parts = [node for tree in trees for node in tree.walk() if node.parent]
@@ -696,7 +698,7 @@ def test_mangled_queries_break_nothing(client, lake):
     assert ask(client, "SELECT 1 AS one").json()["rows"] == [[1]]
 
 
-def test_every_answer_is_of_one_version_while_a_run_writes(lakehouse, deliver):
+def test_each_response_is_of_a_single_version_while_a_run_writes(lakehouse, deliver):
     lake = lakehouse(tables="app_events_bronze,app_events_silver,app_events_bronze_quarantine")
     deliver("app_events/0.json", [event(0)])
     pipeline.run(lake, progress=lambda line: None).check()
@@ -726,7 +728,7 @@ def test_every_answer_is_of_one_version_while_a_run_writes(lakehouse, deliver):
         assert DeltaTable(path, version=version).to_pyarrow_table().num_rows == count
 
 
-def test_the_process_of_a_query_knows_no_secret(monkeypatch):
+def test_query_process_has_no_secrets(monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_API_TOKEN", "s3cret")
     pool = sandbox.Pool(1)
     (process,) = pool.all
@@ -736,7 +738,7 @@ def test_the_process_of_a_query_knows_no_secret(monkeypatch):
     assert process.popen.poll() is not None
 
 
-def test_a_process_that_died_meanwhile_is_not_noticed():
+def test_dead_query_process_is_replaced_transparently():
     pool = sandbox.Pool(2)
     for process in list(pool.all):
         process.popen.kill()
@@ -749,18 +751,18 @@ def test_a_process_that_died_meanwhile_is_not_noticed():
     pool.close()
 
 
-def test_what_the_readme_shows_works(port):
-    """The documented examples, against the command itself."""
+def test_examples_in_the_readme_work(port):
+    """Run the documented examples against the command itself."""
     text = Path("lakehouse_lib/serve/README.md").read_text().replace("8888", str(port))
     shell, python = re.findall(r"```(?:sh|python)\n(.*?)```", text, re.S)
     for command in re.sub(r"\\\n\s*", "", shell).splitlines():
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-        assert '"code"' not in done.stdout and done.stdout
-    done = subprocess.run(["python3", "-c", python], capture_output=True, text=True)
-    assert done.returncode == 0 and "screen_view" in done.stdout, done.stderr
+        result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+        assert '"code"' not in result.stdout and result.stdout
+    result = subprocess.run(["python3", "-c", python], capture_output=True, text=True)
+    assert result.returncode == 0 and "screen_view" in result.stdout, result.stderr
 
 
-def test_the_description_is_read_and_tried_without_a_network(port, browser, tmp_path):
+def test_documentation_page_works_offline(port, browser, tmp_path):
     asked = []
     page = browser.new_page(viewport={"width": 1200, "height": 1400})
     page.on("request", lambda request: asked.append(request.url))
@@ -774,7 +776,7 @@ def test_the_description_is_read_and_tried_without_a_network(port, browser, tmp_
     assert asked and all(url.startswith((f"http://127.0.0.1:{port}/", "data:")) for url in asked), asked
 
 
-def test_a_port_that_is_taken_is_said(lake):
+def test_port_in_use_is_reported(lake):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -782,7 +784,7 @@ def test_a_port_that_is_taken_is_said(lake):
             api.serve(lake, "127.0.0.1", other.getsockname()[1])
 
 
-def test_no_engine_is_asked(client, monkeypatch):
+def test_no_engine_is_started(client, monkeypatch):
     monkeypatch.setattr(session, "connect", lambda *_: pytest.fail("Spark was started"))
     for path in ("/health", "/catalog", "/tables", "/tables/users_silver/preview", "/metrics"):
         assert client.get(path).status_code == 200

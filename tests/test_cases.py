@@ -1,4 +1,4 @@
-"""Change data from public bug reports: in one load, in several runs, in the other order of files, and rebuilt."""
+"""Change data from public bug reports: in one load, in several runs, in reverse order of files, and rebuilt."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ CASES = ("01-decimal-base64", "03-toast-placeholder", "07-late-snapshot", "12-ca
 
 
 def lake_of(engine: str, shared: Path, base: Path, landing: Path) -> Settings:
-    told = [yaml.safe_load((shared / f"hunt/{case}/params.yml").read_text()) for case in CASES]
-    replicas = [one for params in told for one in params["cdc"]["replicas"]]
+    parameter_files = [yaml.safe_load((shared / f"hunt/{case}/params.yml").read_text()) for case in CASES]
+    replicas = [replica for params in parameter_files for replica in params["cdc"]["replicas"]]
     names = ["cdc_changes_bronze", "cdc_changes_bronze_quarantine", "users_history_silver"]
-    return config.load({
-        "lakehouse_base_path": str(base), "landing_path": str(landing), "spark_master": engine, "sample": {"rows": 0},
-        "tables": ",".join([*names, *(one["target"] for one in replicas)]), "cdc": {"replicas": replicas}})  # fmt: skip
+    return config.load(
+        {
+            "lakehouse_base_path": str(base),
+            "landing_path": str(landing),
+            "spark_master": engine,
+            "sample": {"rows": 0},
+            "tables": ",".join([*names, *(replica["target"] for replica in replicas)]),
+            "cdc": {"replicas": replicas},
+        }
+    )
 
 
 def deliver(shared: Path, landing: Path, part: str) -> None:
@@ -40,20 +47,20 @@ def lake(engine, tmp_path_factory) -> Settings:
     if not SHARED.is_dir():
         pytest.skip(f"the published cases are not here ({SHARED})")
     base = tmp_path_factory.mktemp("cases")
-    made = lake_of(engine, SHARED, base / "lake", base / "landing")
+    settings = lake_of(engine, SHARED, base / "lake", base / "landing")
     deliver(SHARED, base / "landing", "landing")
     deliver(SHARED, base / "landing", "landing_run2")
-    run_tables(made)
-    return made
+    run_tables(settings)
+    return settings
 
 
 def live(lake: Settings, name: str, *columns: str) -> list[tuple[Any, ...]]:
     return [tuple(row[column] for column in columns) for row in rows(lake, name) if not row["is_deleted"]]
 
 
-def test_decimals_are_decoded_by_the_schema_and_stay_text_without_one(lake):
-    found = {row[0]: row[1:] for row in live(lake, "orders_silver", "id", "amount", "rate", "anyscale", "blob")}
-    assert found == {
+def test_decimals_are_decoded_with_a_schema_and_stay_text_without(lake):
+    actual = {row[0]: row[1:] for row in live(lake, "orders_silver", "id", "amount", "rate", "anyscale", "blob")}
+    assert actual == {
         1: (Decimal("12.34"), Decimal("0.0001"), Decimal("1.234"), "AQID"),
         2: (Decimal("-1.50"), None, None, None),
         3: (Decimal("0.05"), Decimal("-0.0001"), None, None),
@@ -62,7 +69,7 @@ def test_decimals_are_decoded_by_the_schema_and_stay_text_without_one(lake):
     assert live(lake, "orders_plain_silver", "amount") == [("BNI=",)]
 
 
-def test_placeholders_mean_the_value_before(lake):
+def test_placeholders_mean_the_previous_value(lake):
     assert live(lake, "articles_silver", "id", "title", "body", "tags", "img") == [
         (1, "A4", "second long body", '["x","y"]', "AQID"),
         (2, "Z1", None, '["q"]', None),
@@ -78,12 +85,12 @@ def test_placeholders_mean_the_value_before(lake):
         assert "__debezium" not in str(rows(lake, name)) and "X19kZWJl" not in str(rows(lake, name))
 
 
-def test_a_snapshot_that_is_read_late_sets_no_row_back(lake):
+def test_late_snapshot_does_not_overwrite_newer_rows(lake):
     assert live(lake, "stock_silver", "id", "qty") == [(1, 510), (3, 510), (4, 2), (5, 9), (6, 6)]
     assert [row["id"] for row in rows(lake, "stock_silver") if row["is_deleted"]] == [2]
 
 
-def test_canal_truncates_and_each_of_its_rows_is_a_change(lake):
+def test_canal_truncates_and_each_row_of_a_message_is_a_change(lake):
     assert sorted(live(lake, "inv_silver", "sku", "wh", "qty", "note")) == [("a", 1, 11, ""), ("b", 1, 31, "NULL")]
     assert {(row["sku"], row["wh"]) for row in rows(lake, "inv_silver") if row["is_deleted"]} == {("a", 2), ("old", 1)}
     counts = reader.query(
@@ -96,7 +103,7 @@ def test_canal_truncates_and_each_of_its_rows_is_a_change(lake):
     assert dict(zip(aside.r, aside.n, strict=True)) == {"schema_change": 2, "empty_message": 2}
 
 
-def test_several_runs_the_other_order_and_a_rebuild_give_the_same_tables(lake, engine, shared, tmp_path):
+def test_several_runs_reverse_order_and_rebuild_give_the_same_tables(lake, engine, shared, tmp_path):
     other = lake_of(engine, shared, tmp_path / "lake", tmp_path / "landing")
     for part in ("landing_run2", "landing"):
         deliver(shared, tmp_path / "landing", part)

@@ -1,4 +1,4 @@
-"""Catalog, lineage and explorer: what they say is what is there, without an engine."""
+"""Catalog, lineage and explorer match the tables, without an engine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def lake(engine, tmp_path_factory) -> Settings:
 
 @pytest.fixture(autouse=True)
 def no_engine(monkeypatch, lake):
-    """Nothing here may ask for Spark once the lakehouse is made."""
+    """Fail if anything starts Spark after the lakehouse is built."""
 
     def never(*_):
         raise AssertionError("Spark was started")
@@ -62,15 +62,19 @@ def no_engine(monkeypatch, lake):
     monkeypatch.setattr(session, "connect", never)
 
 
-def test_the_catalog_is_true_after_a_run(lake):
+def test_catalog_matches_the_tables_after_a_run(lake):
     stored = reader.query(lake, "SELECT * FROM ops_catalog").set_index("name")
     assert set(stored.index) == set(tables.declared(lake))
     for name, entry in catalog.entries(lake).items():
-        made = DeltaTable(delta.table_path(lake, tables.get(lake, name)))
-        assert (entry.version, entry.rows, entry.files) == (made.version(), made.count(), len(made.file_uris()))
-        assert stored.loc[name, "version"] == made.version() and stored.loc[name, "rows"] == made.count()
+        delta_table = DeltaTable(delta.table_path(lake, tables.get(lake, name)))
+        assert (entry.version, entry.rows, entry.files) == (
+            delta_table.version(),
+            delta_table.count(),
+            len(delta_table.file_uris()),
+        )
+        assert stored.loc[name, "version"] == delta_table.version() and stored.loc[name, "rows"] == delta_table.count()
         assert entry.columns == stored.loc[name, "columns"] and entry.verdict in ("ok", "warn")
-        assert [column["name"] for column in json.loads(entry.columns)] == [f.name for f in made.schema().fields]
+        assert [column["name"] for column in json.loads(entry.columns)] == [f.name for f in delta_table.schema().fields]
         assert reader.query(lake, entry.sample_query) is not None
     assert catalog.describe(lake, "users_silver").consumers == ["user_segments_gold"]
     assert catalog.describe(lake, "app_events_bronze").sources == ["landing/app_events"]
@@ -87,11 +91,11 @@ def test_the_catalog_is_true_after_a_run(lake):
         ("no such thing", []),
     ],
 )
-def test_search_finds_by_name_column_tag_and_text(lake, words, names):
+def test_search_matches_name_column_tag_and_text(lake, words, names):
     assert [entry.name for entry in catalog.search(lake, words)] == names
 
 
-def test_owner_and_tags_that_people_change_survive_runs(lake):
+def test_changed_owner_and_tags_survive_runs(lake):
     changed = catalog.edit(lake, "daily_summary_gold", "finance", ["monthly"], ["kpi"])
     assert (changed.owner, changed.tags) == ("finance", ["monthly"])
     pipeline.run(lake, progress=lambda line: None).check()
@@ -104,7 +108,7 @@ def test_owner_and_tags_that_people_change_survive_runs(lake):
         catalog.edit(lake, "dayly_summary_gold", "x")
 
 
-def test_lineage_goes_up_to_landing_and_down_to_gold(lake):
+def test_lineage_reaches_landing_and_gold(lake):
     up = lineage.upstream(lake, "user_segments_gold")
     assert up["user_segments_gold"] == ["users_silver", "app_events_silver"]
     assert {"landing/app_events", "landing/clickstream", "landing/cdc_changes"} <= set(up)
@@ -121,7 +125,7 @@ def test_lineage_goes_up_to_landing_and_down_to_gold(lake):
 
 
 @pytest.mark.parametrize("name", [table.name for table in tables.declared(Settings()).values()])
-def test_the_reader_gives_the_values_of_the_table(lake, name):
+def test_reader_pages_contain_every_row_once(lake, name):
     """All pages, in the order of any column, hold each row once."""
     expected = rows(lake, name)
     table = tables.get(lake, name)
@@ -138,11 +142,11 @@ def test_the_reader_gives_the_values_of_the_table(lake, name):
         reader.page(lake, name, order_by="nothing")
 
 
-def test_a_column_of_a_table_that_has_not_been_made_has_no_distribution(lakehouse):
+def test_distribution_is_empty_if_the_table_does_not_exist(lakehouse):
     assert reader.distribution(lakehouse(), "users_silver", "total_events").empty
 
 
-def test_the_explorer_searches_opens_pages_sorts_and_travels(lake):
+def test_explorer_searches_opens_pages_sorts_and_shows_versions(lake):
     seen = explorer.Explorer(lake)
     seen.search.value = "app_events_silver"
     seen.names.value = "app_events_silver"
@@ -176,7 +180,7 @@ def test_the_explorer_searches_opens_pages_sorts_and_travels(lake):
     assert seen.names.options == () and "No table holds" in seen.title.value
 
 
-def test_the_page_without_widgets_holds_everything_and_asks_nobody(lake):
+def test_static_page_contains_everything_and_makes_no_request(lake):
     page = explorer.Explorer(lake)._repr_mimebundle_()["text/html"]
     for name in tables.declared(lake):
         assert f"<b>{name}</b>" in page
@@ -195,12 +199,12 @@ def lab(lake, tmp_path_factory):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
                "--IdentityProvider.token=t", f"--ServerApp.root_dir={folder / 'notebooks'}"]  # fmt: skip
-    here = os.environ | {
+    environment = os.environ | {
         "LAKEHOUSE_BASE_PATH": lake.path(),
         "PYTHONPATH": os.getcwd(),
         "SPARK_MASTER": "sc://localhost:1",
     }
-    process = subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(300):
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=t"):
             break
@@ -211,8 +215,8 @@ def lab(lake, tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", [1400, 390])
-def test_the_exported_page_is_whole_without_a_network(lake, browser, tmp_path, monkeypatch, width):
-    """As a person opens it from a mail: no widget runs, and nobody is asked."""
+def test_exported_page_works_offline(lake, browser, tmp_path, monkeypatch, width):
+    """As opened from a mail: no widget runs, and no request is made."""
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     executed = notebooks.execute(lake, "50_catalog_explorer", f"export{width}", latest=False)
     asked = []
@@ -232,8 +236,8 @@ def test_the_exported_page_is_whole_without_a_network(lake, browser, tmp_path, m
     context.close()
 
 
-def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, engine_session):
-    """Search, open, page, travel and copy code, as a person does; then the code runs."""
+def test_explorer_works_in_jupyterlab(lab, browser, lake, tmp_path, engine_session):
+    """Search, open, page, select a version and copy code as a user does; then run the code."""
     from playwright.sync_api import expect
 
     page = browser.new_page(viewport={"width": 1400, "height": 1100})
@@ -267,9 +271,9 @@ def test_people_look_around_in_jupyterlab(lab, browser, lake, tmp_path, engine_s
     page.close()
 
 
-def test_many_threads_read_at_once(lake):
-    """Each reads by a connection of its own: DuckDB's shared one refuses a second caller."""
+def test_threads_can_read_concurrently(lake):
+    """Each thread has its own connection: DuckDB's shared connection rejects a second caller."""
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(reader.page, lake, name) for name in tables.declared(lake) for _ in range(6)]
         asked += [pool.submit(quality.latest, lake) for _ in range(60)]
-        assert all(one.result() is not None for one in asked)
+        assert all(future.result() is not None for future in asked)

@@ -38,7 +38,7 @@ LAYERS = ("cdc_changes_bronze", "cdc_changes_bronze_quarantine", "copy_silver")
 
 
 @pytest.mark.parametrize(("file", "source", "case"), PRODUCTS)
-def test_published_changelogs_end_in_their_published_table(lakehouse, shared, tmp_path, file, source, case):
+def test_published_changelogs_produce_their_published_table(lakehouse, shared, tmp_path, file, source, case):
     folder = shared / "flink_cdc_products"
     (tmp_path / "landing/cdc_changes").mkdir(parents=True)
     shutil.copy(folder / file, tmp_path / "landing/cdc_changes/a.json")
@@ -47,17 +47,17 @@ def test_published_changelogs_end_in_their_published_table(lakehouse, shared, tm
     expected = json.loads((folder / "expected.json").read_text())[case]
     rejected = reader.query(lake, "SELECT DISTINCT reasons[1] r FROM cdc_changes_bronze_quarantine").r
     assert set(rejected) <= {"schema_change", "bootstrap_marker", "tombstone"}
-    found = [r for r in rows(lake, "copy_silver") if not r["is_deleted"]]
-    assert len(found) == expected["final_rows"]
+    actual = [r for r in rows(lake, "copy_silver") if not r["is_deleted"]]
+    assert len(actual) == expected["final_rows"]
     table = expected["table"]
-    by_id = {int(r["id"]): r for r in found}
+    by_id = {int(r["id"]): r for r in actual}
     for want in table:
         row = by_id[int(want["id"])]
         assert (row["name"], row["description"]) == (want["name"], want["description"])
         assert round(float(row["weight"]), 3) == round(float(want["weight"]), 3)
 
 
-def test_every_envelope_is_recognised_per_record(lakehouse, deliver):
+def test_envelopes_are_recognised_per_record(lakehouse, deliver):
     row = {"id": 1, "name": "a"}
     maxwell = {"database": "d", "table": "t", "type": "update", "ts": 1772445603, "xid": 5, "xoffset": 0,
                "data": row | {"name": "c"}, "old": {"name": "b"}, "primary_key_columns": ["id"]}  # fmt: skip
@@ -96,18 +96,18 @@ def test_every_envelope_is_recognised_per_record(lakehouse, deliver):
         "unknown_operation": 1}  # fmt: skip
 
 
-def test_replicas_evolve_and_do_not_depend_on_the_order_of_arrival(lakehouse, deliver, tmp_path):
-    """A new column, a column that needs a wider type, a changed key, a delete that came first."""
-    own = {"table": "t"}
-    first = [change("c", 1, None, {"id": 1, "n": 1}, **own), change("c", 2, None, {"id": 2, "n": 2}, **own)]
+def test_replicas_evolve_and_are_independent_of_arrival_order(lakehouse, deliver, tmp_path):
+    """A new column, a column that needs a wider type, a changed key, a delete that arrives first."""
+    source = {"table": "t"}
+    first = [change("c", 1, None, {"id": 1, "n": 1}, **source), change("c", 2, None, {"id": 2, "n": 2}, **source)]
     second = [
-        change("u", 3, {"id": 1, "n": 1}, {"id": 1, "n": 1.5, "city": "Ulm"}, **own),
-        change("u", 4, {"id": 2, "n": 2}, {"id": 7, "n": 2}, **own),
-        change("d", 9, {"id": 8}, None, **own),
+        change("u", 3, {"id": 1, "n": 1}, {"id": 1, "n": 1.5, "city": "Ulm"}, **source),
+        change("u", 4, {"id": 2, "n": 2}, {"id": 7, "n": 2}, **source),
+        change("d", 9, {"id": 8}, None, **source),
     ]
     third = [
-        change("c", 5, None, {"id": 8, "n": "many"}, **own),
-        change("c", 6, None, {"id": None, "n": 1}, **own),
+        change("c", 5, None, {"id": 8, "n": "many"}, **source),
+        change("c", 6, None, {"id": None, "n": 1}, **source),
     ]
     lakes = []
     for name, parts in {"once": [first + second + third], "steps": [third, first, second, second]}.items():
@@ -146,12 +146,12 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("kinds", "whole", "fraction", "big", "expected"), TYPES)
-def test_column_types_hold_all_that_came(kinds, whole, fraction, big, expected):
+def test_column_types_can_hold_all_observed_values(kinds, whole, fraction, big, expected):
     seen = replicas.Observed("a", frozenset(kinds), whole, fraction, big, whole + fraction)
     assert replicas.type_of(seen) == expected and replicas.holds(expected, seen)
 
 
-def test_column_names_are_readable_and_each_its_own():
+def test_column_names_are_readable_and_unique():
     names = replicas.column_names(["order id", "order_id", "order.id", "is_deleted", "_key", "", "größe", "source_key"])
     assert names == {
         "order_id": "order_id", "order id": "order_id_2", "order.id": "order_id_3", "is_deleted": "source_is_deleted",
@@ -165,8 +165,8 @@ def row(operation: str, minute: int, values: dict | None, **more) -> dict:
 
 
 @pytest.mark.parametrize(("absent", "expected"), [("unchanged", "y"), (None, None)])
-def test_what_a_flat_update_leaves_out_is_as_the_parameters_say(lakehouse, deliver, absent, expected):
-    """YAML reads ``null`` as no value. A placeholder means "unchanged" either way, as in a patch of MongoDB."""
+def test_columns_absent_from_a_flat_update_follow_the_parameters(lakehouse, deliver, absent, expected):
+    """YAML reads ``null`` as None. A placeholder means "unchanged" in both cases, as in a patch of MongoDB."""
     mongo = {"connector": "mongodb", "collection": "t", "db": "d"}
     deliver("cdc_changes/a.json", [
         row("insert", 0, {"id": 1, "a": "x", "b": "y", "c": "z"}),
@@ -179,12 +179,12 @@ def test_what_a_flat_update_leaves_out_is_as_the_parameters_say(lakehouse, deliv
         cdc={"absent": absent, "replicas": [{"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]}
     )
     load(lake, LAYERS)
-    found = {r["id"]: (r["a"], r["b"], r["c"]) for r in rows(lake, "copy_silver")}
-    assert found == {1: ("new", expected, "z"), 2: ("new", "m", None)}
+    actual = {r["id"]: (r["a"], r["b"], r["c"]) for r in rows(lake, "copy_silver")}
+    assert actual == {1: ("new", expected, "z"), 2: ("new", "m", None)}
     assert "cdc_changes_bronze._after" in lineage.columns(lake)["copy_silver.b"].direct
 
 
-def test_a_feed_in_which_nothing_is_recognised_stops_and_shows_two_records(lakehouse, deliver):
+def test_unrecognised_feed_fails_and_shows_two_records(lakehouse, deliver):
     deliver(
         "cdc_changes/a.json", [{"kind": "put", "n": 1}, {"kind": "put", "n": 2}, {"kind": "put", "n": 3}, "no json"]
     )
@@ -201,12 +201,12 @@ def test_a_feed_in_which_nothing_is_recognised_stops_and_shows_two_records(lakeh
 
 
 @pytest.mark.parametrize("records", [[{"kind": "put"}], [{"ts_ms": 1772445600000}, {"ts_ms": 1772445601000}]])
-def test_one_strange_record_or_heartbeats_alone_stop_nothing(lakehouse, deliver, records):
+def test_single_unknown_record_or_only_heartbeats_do_not_fail_the_load(lakehouse, deliver, records):
     deliver("cdc_changes/a.json", records)
     assert load(lakehouse(), LAYERS[:2])["cdc_changes_bronze"]["quarantined"] == len(records)
 
 
-def test_the_catalog_shows_the_names_and_types_of_the_source(lakehouse, deliver):
+def test_catalog_shows_names_and_types_of_the_source(lakehouse, deliver):
     amount = {"field": "Net Amount", "type": "bytes", "name": "org.apache.kafka.connect.data.Decimal",
               "parameters": {"scale": "2", "connect.decimal.precision": "10"}}  # fmt: skip
     after = {"field": "after", "type": "struct", "fields": [{"field": "id", "type": "int64"}, amount]}
@@ -215,13 +215,13 @@ def test_the_catalog_shows_the_names_and_types_of_the_source(lakehouse, deliver)
          "payload": change("c", 1, None, {"id": 1, "Net Amount": "BNI="}, table="t")}])  # fmt: skip
     lake = replica_of(lakehouse, "t")
     load(lake, LAYERS)
-    columns = {one["name"]: one for one in json.loads(catalog.describe(lake, "copy_silver").columns)}
-    said = columns["net_amount"]
-    assert (said["type"], said["comment"]) == ("decimal(10,2)", 'source column "Net Amount"')
+    columns = {column["name"]: column for column in json.loads(catalog.describe(lake, "copy_silver").columns)}
+    net_amount = columns["net_amount"]
+    assert (net_amount["type"], net_amount["comment"]) == ("decimal(10,2)", 'source column "Net Amount"')
     deliver("cdc_changes/b.json", [change("c", 2, None, {"id": 2, "größe?": "L"}, table="t")])
     load(lake, LAYERS)
     assert [entry.name for entry in catalog.search(lake, "column:größe?")] == ["copy_silver"]
-    columns = {one["name"]: one for one in json.loads(catalog.describe(lake, "copy_silver").columns)}
+    columns = {column["name"]: column for column in json.loads(catalog.describe(lake, "copy_silver").columns)}
     assert columns["größe_"]["comment"] == 'source column "größe?", as it came: no schema says its type'
 
 
@@ -292,28 +292,28 @@ REPORTED = {
 
 
 def of_table(name: str, message: dict) -> dict:
-    """A message that says its table in the way of its format."""
+    """A message with its table name where its format has it."""
     if "source" in message:
         return message | {"source": message["source"] | {"table": name}}
     word = "__table" if "__op" in message else "table_name" if "operation_type" in message else "table"
     return message | {word: name}
 
 
-def test_changes_of_public_reports_end_in_the_right_rows(lakehouse, deliver):
+def test_changes_from_public_reports_produce_the_right_rows(lakehouse, deliver):
     for name, (messages, _) in REPORTED.items():
         deliver(f"cdc_changes/{name}.json", [of_table(name, message) for message in messages])
     replicated = [{"source_table": name, "target": f"{name}_silver", "keys": ["id"]} for name in REPORTED]
     lake = lakehouse(cdc={"replicas": replicated})
-    load(lake, [*LAYERS[:2], *(one["target"] for one in replicated)])
-    found = {
+    load(lake, [*LAYERS[:2], *(replica["target"] for replica in replicated)])
+    actual = {
         name: sorted((int(r["id"]), r["v"]) for r in rows(lake, f"{name}_silver") if not r["is_deleted"])
         for name in REPORTED
     }
-    assert found == {name: expected for name, (_, expected) in REPORTED.items()}
+    assert actual == {name: expected for name, (_, expected) in REPORTED.items()}
 
 
-def test_a_mapped_feed_may_hold_changes_of_any_format(lakehouse, deliver):
-    """Expressions see the message as it came; one that they make a change of is none of a schema."""
+def test_mapped_feed_accepts_changes_of_any_format(lakehouse, deliver):
+    """Expressions see the original message; a change that they produce has no schema."""
     deliver(
         "cdc_changes/a.json",
         [

@@ -1,4 +1,4 @@
-"""Checks: definitions are refused or do what they say; each planted defect is found by its check."""
+"""Checks: definitions are rejected or work as declared; each injected defect is found by its check."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def failing(settings: Settings, name: str, run_id: str = "") -> dict[str, qualit
     return {result.check_name: result for result in results if result.failed}
 
 
-def test_clean_data_has_no_finding(clean):
+def test_clean_data_passes_all_checks(clean):
     kinds = set()
     for table in tables.declared(clean).values():
         assert failing(clean, table.name) == {}
@@ -172,7 +172,7 @@ def reverse_order(rows):
         ({"check": "row_count", "name": "is it, then?"}, "letters, digits and _ only"),
     ],
 )
-def test_a_wrong_definition_is_refused_with_the_nearest_word(wrong, words):
+def test_invalid_definition_is_rejected_with_the_nearest_name(wrong, words):
     settings = config.load({"quality": {"app_events_silver": [wrong]}})
     with pytest.raises(ConfigError) as caught:
         tables.declared(settings)
@@ -184,39 +184,39 @@ def test_a_wrong_definition_is_refused_with_the_nearest_word(wrong, words):
     [("'O''Brien' = \"O'Brien\"", True), (r"'bot_1' LIKE 'bot\_%'", True), (r"'bots' LIKE 'bot\_%'", False),
      ("round(1.005D, 2) = 1.01", True), ("CAST(2.7D AS INT) = 2", True), ("substring('abc', 0, 2) = 'ab'", True)],
 )  # fmt: skip
-def test_a_condition_means_what_it_means_in_spark(real_spark, condition, holds):
+def test_condition_means_the_same_as_in_spark(real_spark, condition, holds):
     (ours,) = reader.connect().execute(f"SELECT {checks.to_duckdb(condition, {})}").fetchone()
     assert ours == real_spark.sql(f"SELECT {condition} AS holds").first().holds == holds
 
 
-def test_checks_of_an_unknown_table_are_refused():
+def test_checks_of_an_unknown_table_are_rejected():
     with pytest.raises(ConfigError, match=r"quality.app_event_silver: .* did you mean app_events_silver"):
         tables.declared(config.load({"quality": {"app_event_silver": []}}))
 
 
-def test_all_checks_of_a_table_are_one_scan(clean):
-    """The plan of the one query holds the table once, whatever its checks."""
+def test_all_checks_of_a_table_run_in_one_scan(clean):
+    """The query plan reads the table only once for all checks."""
     for table in tables.declared(clean).values():
         rules = {check.name: tables.rule(table, check, tables.declared(clean)) for check in table.all_checks}
         connection = reader.connect()
         for name in {table.name, *(need for rule in rules.values() for need in rule.needs)}:
-            made = DeltaTable(delta.table_path(clean, tables.get(clean, name)))
-            reader.register(connection, name, made.to_pyarrow_dataset())
+            delta_table = DeltaTable(delta.table_path(clean, tables.get(clean, name)))
+            reader.register(connection, name, delta_table.to_pyarrow_dataset())
         text = quality.query(table, table.name, list(table.all_checks), rules)
         plan = connection.execute(f"EXPLAIN {text}").fetchall()[0][1]
         assert plan.count("ARROW_SCAN") == 1 + sum(len(rule.needs) for rule in rules.values()), table.name
 
 
 @pytest.mark.parametrize("name", [t.name for t in tables.declared(Settings()).values()])
-def test_suggested_checks_pass_on_the_table_they_come_from(clean, name):
+def test_suggested_checks_pass_on_their_table(clean, name):
     table = tables.get(clean, name)
-    found = profiles.profile(clean, table)
-    text = profiles.as_yaml(table, profiles.suggest(table, found))
+    actual = profiles.profile(clean, table)
+    text = profiles.as_yaml(table, profiles.suggest(table, actual))
     suggested = yaml.safe_load(text)["quality"][name] or []
     again = clean.model_copy(update={"quality": {name: OWN.get(name, []) + suggested}})
     assert failing(again, name) == {}
     rows = DeltaTable(delta.table_path(clean, table)).to_pyarrow_table().to_pylist()
-    for column in found:
+    for column in actual:
         values = [row[column.column] for row in rows]
         assert (column.rows, column.nulls) == (len(rows), values.count(None))
         if not column.type.startswith("array"):
@@ -301,7 +301,7 @@ DEFECTS = [
 
 
 @pytest.mark.parametrize(("name", "plant", "check"), DEFECTS, ids=lambda v: v if isinstance(v, str) else "")
-def test_a_planted_defect_is_found_by_its_check(clean, name, plant, check):
+def test_injected_defect_is_found_by_its_check(clean, name, plant, check):
     path = delta.table_path(clean, tables.get(clean, name))
     opened = DeltaTable(path)
     good, version = opened.to_pyarrow_table(), opened.version()
@@ -312,10 +312,10 @@ def test_a_planted_defect_is_found_by_its_check(clean, name, plant, check):
     bad = pa.Table.from_pylist(rows, pa.schema(fields))
     write_deltalake(path, bad, mode="overwrite", schema_mode="overwrite")
     try:
-        found = failing(clean, name)
+        actual = failing(clean, name)
     finally:
         DeltaTable(path).restore(version)
-    assert check in found
-    result = found[check]
+    assert check in actual
+    result = actual[check]
     assert name in result.message and check in result.message and result.expected
     assert failing(clean, name) == {}

@@ -1,4 +1,4 @@
-"""Settings: where they come from, who wins, and what is refused."""
+"""Settings: sources, precedence, and rejected values."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ SEED_VARIABLES = {
 
 
 @pytest.mark.parametrize("variable", SEED_VARIABLES)
-def test_every_environment_variable_wins_over_given_values(variable, monkeypatch):
+def test_environment_variables_override_given_values(variable, monkeypatch):
     field, text, value = SEED_VARIABLES[variable]
     monkeypatch.setenv(variable, text)
-    given = {"spark_master": "local[1]", "log_level": "ERROR", "enable_delta": True,
+    values = {"spark_master": "local[1]", "log_level": "ERROR", "enable_delta": True,
              "time_travel_retention_days": 1, "vacuum_retention_days": 1, "auto_optimize": True,
              "auto_archive": True}  # fmt: skip
-    assert getattr(config.load({field: given.get(field, "/elsewhere")}), field) == value
+    assert getattr(config.load({field: values.get(field, "/elsewhere")}), field) == value
 
 
-def test_given_values_win_over_the_file_and_the_file_over_defaults(tmp_path):
+def test_given_values_override_the_file_and_the_file_overrides_defaults(tmp_path):
     file = tmp_path / "p.yml"
     file.write_text("session_gap_minutes: 10\nsample: {rows: 5, days: 3}\n")
     settings = config.load({"sample": {"rows": 9}, "tables": ""}, file)
@@ -44,7 +44,7 @@ def test_given_values_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert settings.active_days == 30
 
 
-def test_a_misspelt_setting_is_refused_with_the_nearest_word(tmp_path):
+def test_misspelt_setting_is_rejected_with_the_nearest_name(tmp_path):
     file = tmp_path / "p.yml"
     file.write_text("sesion_gap_minutes: 10\nsample: {row: 5}\nfeeds: {clickstream: {selects: {}}}\n")
     with pytest.raises(ConfigError) as caught:
@@ -72,22 +72,22 @@ def test_a_misspelt_setting_is_refused_with_the_nearest_word(tmp_path):
         ({"run_id": "../x"}, "run_id = '../x'"),
     ],
 )
-def test_an_ill_typed_setting_is_refused_with_its_value(values, words):
+def test_ill_typed_setting_is_rejected_with_its_value(values, words):
     with pytest.raises(ConfigError, match="nothing was started") as caught:
         config.load(values)
     assert words in str(caught.value)
 
 
-def test_the_named_parameters_file_must_be_there_and_be_yaml(tmp_path, monkeypatch):
+def test_named_parameters_file_must_exist_and_be_yaml(tmp_path, monkeypatch):
     monkeypatch.setenv(config.FILE_VARIABLE, str(tmp_path / "none.yml"))
-    with pytest.raises(ConfigError, match="no parameters file"):
+    with pytest.raises(ConfigError, match=r"parameters file .* does not exist"):
         config.load()
     (tmp_path / "none.yml").write_text("a: [1,")
-    with pytest.raises(ConfigError, match="is no YAML"):
+    with pytest.raises(ConfigError, match="is not valid YAML"):
         config.load()
 
 
-def test_set_reaches_nested_settings_through_the_environment(monkeypatch):
+def test_set_option_reaches_nested_settings(monkeypatch):
     for assignment in ("sample.rows=7", "landing_path=/in", "session_gap_minutes=5"):
         monkeypatch.setenv(*config.environment_of(assignment))
     settings = config.load()
@@ -109,19 +109,19 @@ def test_set_reaches_nested_settings_through_the_environment(monkeypatch):
         ("feeds.clickstrem.path=x", "feeds.clickstrem: unknown setting; did you mean clickstream?"),
         ("cdc.users_tabel=x", "cdc.users_tabel: unknown setting; did you mean users_table?"),
         ("retention.app_event_bronze=5", "there is no table 'app_event_bronze'; did you mean app_events_bronze?"),
-        ("tables.users_silver=x", "tables has no parts; say --set tables=VALUE"),
-        ("retention=abc", "retention = 'abc': it takes JSON, such as {"),
-        ("api_cors_origins=http://x", "api_cors_origins = 'http://x': it takes JSON, such as ["),
+        ("tables.users_silver=x", "tables has no nested settings; use --set tables=VALUE"),
+        ("retention=abc", "retention = 'abc': must be JSON, such as {"),
+        ("api_cors_origins=http://x", "api_cors_origins = 'http://x': must be JSON, such as ["),
         ("sesion_gap_minutes=5", "Did you mean session_gap_minutes?"),
     ],
 )
-def test_a_misspelt_part_of_a_setting_is_named_and_nothing_starts(assignment, words, capsys, monkeypatch):
+def test_misspelt_nested_setting_is_named(assignment, words, capsys, monkeypatch):
     monkeypatch.setattr(config.os, "environ", dict(os.environ))
     assert cli.main(["tables", "--set", assignment]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_lists_and_objects_can_be_set_whole_or_by_part(monkeypatch):
+def test_lists_and_objects_can_be_set_whole_or_in_part(monkeypatch):
     for assignment in ('retention={"app_events_bronze": 10}', "retention.users_silver=0", "api_cors_origins=[\"http://x\"]",
                        "spark_conf.spark.sql.caseSensitive=true", "spark_conf.spark.executor.memory=8g"):  # fmt: skip
         monkeypatch.setenv(*config.environment_of(assignment))
@@ -137,16 +137,16 @@ def test_lists_and_objects_can_be_set_whole_or_by_part(monkeypatch):
     ("LAKEHOUSE_SESION_GAP_MINUTES", "LAKEHOUSE_SESSION_GAP_MINUTES"), ("LAKEHOUSE_LANDING_PATH", "LANDING_PATH"),
     ("LAKEHOUSE_SAMPEL__ROWS", "LAKEHOUSE_SAMPLE__ROWS"), ("LAKEHOUSE_HOME", ""), ("LAKEHOUSE_API_TOKEN", ""),
 ])  # fmt: skip
-def test_a_misspelt_variable_is_named_and_those_of_others_are_left_alone(variable, right, monkeypatch):
+def test_misspelt_variable_is_named_and_foreign_variables_are_ignored(variable, right, monkeypatch):
     monkeypatch.setenv(variable, "5")
     if not right:
         config.load()
         return
-    with pytest.raises(ConfigError, match=f"{variable} is no setting; did you mean {right}?"):
+    with pytest.raises(ConfigError, match=f"{variable} is not a setting; did you mean {right}?"):
         config.load()
 
 
-def test_paths_follow_the_base_and_each_layer_can_be_elsewhere(tmp_path):
+def test_paths_follow_the_base_path_and_can_be_overridden(tmp_path):
     settings = config.load({"lakehouse_base_path": str(tmp_path), "gold_path": "s3://bucket/gold/"})
     assert settings.layer_path("silver") == f"{tmp_path}/silver"
     assert settings.layer_path("gold") == "s3://bucket/gold"
@@ -154,5 +154,5 @@ def test_paths_follow_the_base_and_each_layer_can_be_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("file", sorted(Path("parameters").glob("*.yml")), ids=lambda p: p.name)
-def test_every_parameters_file_of_the_project_is_valid(file):
+def test_parameters_files_of_the_project_are_valid(file):
     config.load({}, file)

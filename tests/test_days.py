@@ -1,4 +1,4 @@
-"""Which days a run computes again: `--from`, `--to`, and what an open end means."""
+"""Days that a run computes again: `--from`, `--to`, and open ends."""
 
 from __future__ import annotations
 
@@ -24,37 +24,39 @@ TODAY = datetime.now(UTC).date()
 
 
 def silver_events(settings: Settings, *days: int) -> tables.Table:
-    """An event on each of some days of March, in silver; the other sources of gold are there and empty."""
+    """Events on some days of March in silver; the other sources of gold exist and are empty."""
     table = tables.get(settings, "app_events_silver")
     for name in GOLD:
         for source in tables.get(settings, name).sources:
             delta.ensure(settings, tables.get(settings, source))
-    made = []
+    events = []
     for day in days:
         at = datetime(2026, 3, day, 10, tzinfo=UTC)
-        made.append({c.name: None for c in table.columns} | {
+        events.append({c.name: None for c in table.columns} | {
             "event_id": f"e{day}", "event_type": "tap", "event_timestamp": at, "event_date": at.date(),
             "event_hour": 10, "is_error": False, "user_id": f"u{day % 3}", "_run_id": "r", "_processed_at": at,
         })  # fmt: skip
-    write_deltalake(delta.table_path(settings, table), pa.Table.from_pylist(made, table.arrow_schema()), mode="append")
+    write_deltalake(
+        delta.table_path(settings, table), pa.Table.from_pylist(events, table.arrow_schema()), mode="append"
+    )
     return table
 
 
 def run_gold(settings: Settings, **asked: str) -> None:
-    given = config.load(settings.model_dump(exclude_unset=True) | {"tables": ",".join(GOLD)} | asked)
-    pipeline.run(given, progress=lambda line: None).check()
+    gold_settings = config.load(settings.model_dump(exclude_unset=True) | {"tables": ",".join(GOLD)} | asked)
+    pipeline.run(gold_settings, progress=lambda line: None).check()
 
 
 def wrong_days(settings: Settings, clean: dict[str, list[dict]]) -> list[list[int]]:
-    """For each table the days of March whose figures are not those of the clean one."""
+    """For each table, the days of March whose figures differ from those of the clean one."""
     return [
         [row[tables.get(settings, name).partition_by].day for row in rows(settings, name) if row not in clean[name]]
         for name in GOLD
     ]
 
 
-def test_an_open_end_reaches_to_the_last_or_the_first_day_there_is(lakehouse):
-    """Also to days that are in the archive; running figures are computed from the first day on."""
+def test_open_end_extends_to_the_first_or_last_existing_day(lakehouse):
+    """Including archived days; running figures are computed from the first day onwards."""
     lake = lakehouse()
     silver = silver_events(lake, 1, 2, 4, 5)
     run_gold(lake)
@@ -69,7 +71,7 @@ def test_an_open_end_reaches_to_the_last_or_the_first_day_there_is(lakehouse):
     assert wrong_days(lake, clean) == [[4], []]
 
 
-def test_days_to_compute_again_are_those_there_are(lakehouse):
+def test_days_to_compute_again_are_existing_days(lakehouse):
     """Of the source and of the table, in files or in the archive; a rebuild computes all."""
     lake = lakehouse()
     silver, gold = silver_events(lake, 1, 2, 5), tables.get(lake, "event_metrics_gold")
@@ -79,8 +81,8 @@ def test_days_to_compute_again_are_those_there_are(lakehouse):
         settings = lake.model_copy(update=asked)
         states = inputs.source_states(settings, gold)
         states = {name: replace(state, changes=None) for name, state in states.items()}
-        found = inputs.Inputs(None, settings, gold, "r", states, full).days("app_events_silver")
-        return None if found is None else sorted(day.day for day in found)
+        actual = inputs.Inputs(None, settings, gold, "r", states, full).days("app_events_silver")
+        return None if actual is None else sorted(day.day for day in actual)
 
     assert days() == [] and days(full=True, date_from=date(2026, 3, 2)) is None
     assert days(date_from=date(2026, 3, 2)) == [2, 5] and days(date_to=date(2026, 3, 2)) == [1, 2]
@@ -89,7 +91,7 @@ def test_days_to_compute_again_are_those_there_are(lakehouse):
     assert days(date_from=date(2026, 3, 2)) == [2, 5] and days(date_from=date(2026, 3, 6)) == []
 
 
-def test_which_days_are_asked_for():
+def test_days_are_selected_by_from_and_to():
     both = config.load({"date_from": "2026-03-02", "date_to": "2026-03-04"})
     since, until = config.load({"date_from": "yesterday"}), config.load({"date_to": "-7d"})
     asked = [day for day in range(1, 7) if both.asks_for(date(2026, 3, day))]
@@ -99,8 +101,8 @@ def test_which_days_are_asked_for():
 
 
 @pytest.mark.parametrize("words", [["--from", "-7d", "--to", "today"], ["--from=-7d", "--to=TODAY"]])
-def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkeypatch):
-    """On the command line they win over the environment, and stay the same days until the run ends."""
+def test_relative_days_are_not_parsed_as_options(words, lakehouse, monkeypatch):
+    """Options override the environment, and stay the same days until the run ends."""
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lakehouse().path())
     for name in ("LAKEHOUSE_DATE_FROM", "LAKEHOUSE_DATE_TO"):
         monkeypatch.setenv(name, "2020-01-01")
@@ -114,7 +116,7 @@ def test_days_that_count_back_from_today_are_no_options(words, lakehouse, monkey
     assert seen == [(TODAY - timedelta(7), TODAY, str(TODAY - timedelta(7)))]
 
 
-def test_days_that_no_table_of_the_run_has_are_refused(lakehouse):
+def test_days_outside_of_every_table_are_rejected(lakehouse):
     lake = lakehouse(tables="app_events_silver", date_from="2026-03-01")
     with pytest.raises(ConfigError, match=r"days of gold tables .* app_events_silver is none. Name a gold table"):
         selection.check_days(lake)

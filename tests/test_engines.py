@@ -1,4 +1,4 @@
-"""Every engine gives the same tables: what Spark and Sail are known to do otherwise, and whole lakehouses."""
+"""Every engine gives the same tables: known differences of Spark and Sail, and whole lakehouses."""
 
 from __future__ import annotations
 
@@ -78,37 +78,39 @@ def both(native: str, jvm: str, lakehouse: Callable[..., Settings]) -> Callable[
     """Run the same input on both engines; the lakehouses, native first."""
 
     def run(**values: object) -> list[Settings]:
-        made = [lakehouse(name, spark_master=address, **values) for name, address in (("native", native), ("jvm", jvm))]
-        for settings in made:
+        lakes = [
+            lakehouse(name, spark_master=address, **values) for name, address in (("native", native), ("jvm", jvm))
+        ]
+        for settings in lakes:
             run_tables(settings)
-        return made
+        return lakes
 
     return run
 
 
-def test_numbers_and_times_are_read_alike(both, deliver):
+def test_numbers_and_times_agree_on_both_engines(both, deliver):
     lines = [click(click_id=f"number {name}", response_time_ms=text) for name, (text, _) in NUMBERS.items()]
     lines += [click(click_id=f"time {name}", click_timestamp=text) for name, (text, _) in TIMES.items()]
     deliver("clickstream/1.json", lines)
     for settings in both(tables="clickstream_bronze"):
-        found = {row["click_id"]: row for row in contents(settings, flags=True)["clickstream_bronze"]}
+        actual = {row["click_id"]: row for row in contents(settings, flags=True)["clickstream_bronze"]}
         for name, (_, wanted) in NUMBERS.items():
-            row = found[f"number {name}"]
+            row = actual[f"number {name}"]
             assert (row["_quality_flags"] or row["response_time_ms"]) == wanted, (settings.spark_master, name)
         for name, (_, wanted) in TIMES.items():
-            row = found[f"time {name}"]
+            row = actual[f"time {name}"]
             at = row["click_timestamp"].isoformat() if row["click_timestamp"] else None
             assert (row["_quality_flags"] or at) == wanted, (settings.spark_master, name)
 
 
-def test_json_is_read_alike(both, deliver):
+def test_json_agrees_on_both_engines(both, deliver):
     for number, line in enumerate(JSON_LINES.values()):
         deliver(f"clickstream/{number:02d}.json", [line])
     native, spark = both(tables="clickstream_bronze,clickstream_bronze_quarantine,clickstream_silver")
     assert_same(native, spark, flags=True)
 
 
-def test_values_of_changes_keep_their_digits_and_kinds_alike(both, deliver):
+def test_change_values_agree_on_both_engines(both, deliver):
     changes = [
         {"table": "t", "op": "insert", "before": None, "after": json.dumps(row, ensure_ascii=False),
          "at": f"2026-03-01T10:00:0{n}Z"}
@@ -125,7 +127,7 @@ def test_values_of_changes_keep_their_digits_and_kinds_alike(both, deliver):
     assert len(contents(native)["copy_silver"]) == len(CHANGES)
 
 
-def test_all_tables_of_the_sample_are_the_same(both, tmp_path):
+def test_sample_tables_agree_on_both_engines(both, tmp_path):
     sample.write(SampleSettings(days=3, seed=11), tmp_path / "landing", 6000)
     native, spark = both()
     assert_same(native, spark, flags=True)

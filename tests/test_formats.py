@@ -1,6 +1,6 @@
-"""What a record is: every format read whole or not at all, nothing lost, every digit and code point kept.
+"""Records: every format is read fully or not at all, nothing is lost, every digit and code point is kept.
 
-No engine is needed here, so that thousands of files can be tried.
+No engine is needed, so thousands of files can be tested.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from lakehouse_lib.intake.streams import Unreadable
 def read(data: bytes, kind: str = "json", name: str = "") -> list[dict]:
     """The records of a file's bytes; ``record`` as a dict."""
     reading = formats.Reading()
-    found = [row for batch in formats.read(io.BytesIO(data), kind, reading, name) for row in batch.to_pylist()]
-    assert reading.records == len(found)
-    for row in found:
+    rows = [row for batch in formats.read(io.BytesIO(data), kind, reading, name) for row in batch.to_pylist()]
+    assert reading.records == len(rows)
+    for row in rows:
         assert row["record"] is not None or row["problem"] in records.PROBLEMS
         row["record"] = None if row["record"] is None else dict(row["record"])
-    return found
+    return rows
 
 
 def fields(data: bytes, kind: str = "json", name: str = "") -> list[dict | None]:
@@ -47,7 +47,7 @@ def problems(data: bytes, kind: str = "json") -> list[str | None]:
 # JSON ------------------------------------------------------------------------
 
 
-def test_numbers_keep_their_digits_and_text_its_code_points():
+def test_numbers_keep_digits_and_text_keeps_code_points():
     line = (
         '{"a":1234567890123456789.12,"b":0.10,"c":9007199254740993,"d":123456789012345678901234567890,'
         '"e":1E2,"f":true,"g":null,"h":"\\ud83d\\ude00\\u0000","i":{"x":[1.50,{"y":"\\"é"}]},"j":-0.0}'
@@ -95,21 +95,21 @@ def test_numbers_keep_their_digits_and_text_its_code_points():
         (b'{"a":' + b"[" * 3000 + b"]" * 3000 + b"}", "nested_too_deeply"),
     ],
 )
-def test_a_line_that_is_no_record_is_kept_whole_with_its_reason(line, problem):
-    one, two, three = read(b'{"a":"before"}\n' + line + b'\n{"a":"after"}')
-    assert (one["record"], three["record"]) == ({"a": "before"}, {"a": "after"})
+def test_invalid_line_is_kept_whole_with_its_reason(line, problem):
+    single, two, three = read(b'{"a":"before"}\n' + line + b'\n{"a":"after"}')
+    assert (single["record"], three["record"]) == ({"a": "before"}, {"a": "after"})
     assert two["problem"] == problem and problem in records.PROBLEMS
     assert two["raw"] == (line.decode() if problem != "invalid_utf8" else "base64:" + base64.b64encode(line).decode())
 
 
-def test_marks_line_ends_and_blank_lines_are_no_part_of_a_record():
+def test_byte_order_mark_line_ends_and_blank_lines_are_not_part_of_a_record():
     data = b'\xef\xbb\xbf{"a":1}\r\n\r\n   \n\xef\xbb\xbf{"a":2}\n{"a":"\xef\xbb\xbf"}'
     assert [row["raw"] for row in read(data)] == ['{"a":1}', '{"a":2}', '{"a":"\ufeff"}']
     for nothing in (b"", b"\n", b"\xef\xbb\xbf", b" \r\n\n"):
         assert read(nothing) == []
 
 
-def test_text_that_begins_like_json_is_kept_or_refused_by_field():
+def test_text_that_looks_like_json_is_validated_by_field():
     line = {"properties": '{"value":3} trailing {"value":4}', "b": '{"x":1,"x":2}', "c": "[1]", "d": " {", "e": "{}"}
     (row,) = read(json.dumps(line).encode())
     assert row["not_json"] == ["properties", "b", "d"] and row["record"]["properties"] == line["properties"]
@@ -126,30 +126,30 @@ def test_text_that_begins_like_json_is_kept_or_refused_by_field():
         ("\ufeff[\r\n]\r\n", 0),
     ],
 )
-def test_one_document_is_read_as_its_elements(text, count):
-    found = read(text.encode())
-    assert [row["problem"] for row in found] == [None] * count
-    assert [row["record"]["a"] for row in found] == ["1.50", "2"][:count]
+def test_document_is_read_by_element(text, count):
+    actual = read(text.encode())
+    assert [row["problem"] for row in actual] == [None] * count
+    assert [row["record"]["a"] for row in actual] == ["1.50", "2"][:count]
 
 
-def test_an_element_that_is_no_record_is_set_aside_alone():
+def test_invalid_element_is_set_aside_alone():
     assert problems(b'[\n{"a":1},\n{"a":1,"a":2},\n3\n]') == [None, "ambiguous_fields", "malformed_record"]
 
 
 @pytest.mark.parametrize(
     "text", ['[\n{"a":1},\n{"a":2}\n', '{\n"a": [\n{"a":1}\n]\n', '[{"a":1}\n{"a":2}]', "[\n1 2\n]"]
 )
-def test_a_document_that_is_not_whole_is_read_in_no_part(text):
+def test_truncated_document_is_not_read(text):
     with pytest.raises(Unreadable, match="begins like one JSON document"):
         read(text.encode())
 
 
-def test_a_first_line_that_is_cut_does_not_make_a_document_of_the_others():
+def test_truncated_first_line_does_not_turn_the_others_into_a_document():
     assert problems(b'{"a":\n{"a":1}\n[]\n{"a":2}') == ["malformed_record", None, "malformed_record", None]
     assert problems(b'[1]\n{"a":1}') == ["malformed_record", None]
 
 
-def test_a_kafka_connect_message_is_its_payload():
+def test_kafka_connect_message_is_read_as_its_payload():
     wrapped = [
         {"schema": {"type": "struct"}, "payload": {"op": "c", "after": {"n": 1}}},
         {"payload": '{"op":"d","n":1.50}'},
@@ -170,7 +170,7 @@ def test_a_kafka_connect_message_is_its_payload():
         '{"a": 1,\n"b": 2\n',
     ],
 )
-def test_a_cut_document_that_begins_within_its_first_line_is_read_in_no_part(text):
+def test_truncated_document_that_begins_in_its_first_line_is_not_read(text):
     with pytest.raises(Unreadable, match="begins like one JSON document"):
         read(text.encode())
 
@@ -182,23 +182,23 @@ LINES = '{"a":"é"}\n{"a":"日本"}\n'
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("kind", ["json", "csv"])
-def test_every_unicode_encoding_is_recognised(encoding, kind):
+def test_unicode_encodings_are_recognised(encoding, kind):
     text = LINES if kind == "json" else "a\né\n日本\n"
     assert fields(text.encode(encoding), kind) == [{"a": "é"}, {"a": "日本"}]
 
 
-def test_compression_follows_from_the_content():
+def test_compression_is_recognised_by_content():
     data = LINES.encode()
-    one, two = data.splitlines(keepends=True)
+    packed, two = data.splitlines(keepends=True)
     skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
     whole = [
         gzip.compress(data),
-        gzip.compress(one) + gzip.compress(two),
+        gzip.compress(packed) + gzip.compress(two),
         gzip.compress(b"") + gzip.compress(data),
         gzip.compress(data) + b"\0" * 40,
         gzip.compress(data[:5]) + gzip.compress(data[5:]),
         zstandard.compress(data),
-        zstandard.compress(one) + skippable + zstandard.compress(two),
+        zstandard.compress(packed) + skippable + zstandard.compress(two),
         skippable + zstandard.compress(data),
     ]
     for content in whole:
@@ -206,7 +206,7 @@ def test_compression_follows_from_the_content():
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
-def test_a_compressed_file_is_whole_or_unreadable(pack):
+def test_compressed_file_is_complete_or_unreadable(pack):
     data = b"".join(b'{"a":%d}\n' % n for n in range(3000))
     packed = pack(data)
     for end in [1, 5, 10, len(packed) // 2, len(packed) - 1]:
@@ -224,7 +224,7 @@ def test_a_compressed_file_is_whole_or_unreadable(pack):
 # CSV -------------------------------------------------------------------------
 
 
-def test_csv_is_read_by_rfc_4180_over_the_whole_file():
+def test_csv_follows_rfc_4180():
     data = (
         b'\xef\xbb\xbfid,page,n\r\n1,"see\r\n2,fake,3\r\nend",1\r\n2,"He said ""hi""",\r\n'
         b'3,C:\\temp\\,5\r\n\r\n4,"a\\""b",6\r\n'
@@ -237,9 +237,9 @@ def test_csv_is_read_by_rfc_4180_over_the_whole_file():
     ]
 
 
-def test_rows_that_do_not_fit_the_header_are_set_aside_with_their_text():
-    found = read(b'a,b\n1\n1,2\n1,2,3\n"x"y,2\n1,"open\n3,4\n', "csv")
-    assert [(row["raw"], row["problem"]) for row in found] == [
+def test_rows_that_do_not_match_the_header_are_set_aside_with_their_text():
+    actual = read(b'a,b\n1\n1,2\n1,2,3\n"x"y,2\n1,"open\n3,4\n', "csv")
+    assert [(row["raw"], row["problem"]) for row in actual] == [
         ("1", "ragged_row"),
         ("1,2", None),
         ("1,2,3", "ragged_row"),
@@ -248,7 +248,7 @@ def test_rows_that_do_not_fit_the_header_are_set_aside_with_their_text():
     ]
 
 
-def test_delimiter_line_end_and_repeated_headers_are_recognised():
+def test_delimiter_line_ends_and_repeated_headers_are_recognised():
     for delimiter in ",;\t|":
         data = f'"a"{delimiter}b\n1{delimiter}2\n'.encode()
         assert fields(data, "csv") == [{"a": "1", "b": "2"}]
@@ -274,27 +274,27 @@ def test_delimiter_line_end_and_repeated_headers_are_recognised():
         b"a\0b,c\n1,2",
     ],
 )
-def test_a_csv_file_without_a_header_or_in_another_encoding_is_unreadable(data):
+def test_csv_file_without_header_or_in_unknown_encoding_is_unreadable(data):
     with pytest.raises(Unreadable):
         read(data, "csv")
 
 
-def test_a_misplaced_quote_sets_its_line_aside_or_what_may_be_its_cell():
+def test_misplaced_quote_sets_aside_its_line_or_possible_cell():
     far = b"".join(b"%d,z\n" % n for n in range(300))
-    found = read(b'a,b\n1,"x"y"\n' + far, "csv")
-    assert [row["problem"] for row in found] == ["malformed_record", *[None] * 300]
+    actual = read(b'a,b\n1,"x"y"\n' + far, "csv")
+    assert [row["problem"] for row in actual] == ["malformed_record", *[None] * 300]
     for text in (b'"a"x,u1,"\nb,u2,hello\n"', b'a, "x\nb,fake\nend"'):
-        found = read(b"one,two,three\n" + text + b"\nc,u3,z\n", "csv")
-        assert [(row["raw"], row["problem"]) for row in found] == [
+        actual = read(b"one,two,three\n" + text + b"\nc,u3,z\n", "csv")
+        assert [(row["raw"], row["problem"]) for row in actual] == [
             (text.decode(), "malformed_record"),
             ("c,u3,z", None),
         ]
     assert problems(b'a,b\n5" x 7",2\n3,4\n', "csv") == ["malformed_record", None]
 
 
-def test_the_first_line_of_excel_names_the_delimiter():
-    found = read(b'sep=;\r\na;b\r\n"1;2";3\r\n', "csv")
-    assert [row["record"] for row in found] == [{"a": "1;2", "b": "3"}]
+def test_sep_line_of_excel_sets_the_delimiter():
+    actual = read(b'sep=;\r\na;b\r\n"1;2";3\r\n', "csv")
+    assert [row["record"] for row in actual] == [{"a": "1;2", "b": "3"}]
     assert records_of(formats.parse_kept(['"1;2";3'], "sep=;\na;b")) == [({"a": "1;2", "b": "3"}, None)]
     assert fields(b"\xef\xbb\xbf\xef\xbb\xbfa\tb\n\t\n1\t2\n", "csv") == [{"a": "", "b": ""}, {"a": "1", "b": "2"}]
 
@@ -308,10 +308,10 @@ def parquet(columns: dict, **options) -> bytes:
     return sink.getvalue()
 
 
-def test_parquet_values_are_text_as_json_and_csv_would_have_them():
+def test_parquet_values_are_converted_to_the_same_text_as_in_json_and_csv():
     moment = datetime.datetime(2026, 11, 20, 10, 0, 0, 123456, tzinfo=datetime.UTC)
     nanos = pa.array([1795168800123456789], pa.timestamp("ns", "Europe/Berlin"))
-    given = {
+    columns = {
         "us": pa.array([moment], pa.timestamp("us", "UTC")),
         "ns": nanos,
         "naive": nanos.cast(pa.timestamp("ns")),
@@ -331,19 +331,20 @@ def test_parquet_values_are_text_as_json_and_csv_would_have_them():
         "map": pa.array([[("value", 3.5)]], pa.map_(pa.string(), pa.float64())),
         "we`ird (name)": ["{"],
     }
-    (row,) = read(parquet(given), "parquet")
-    found = row["record"]
+    (row,) = read(parquet(columns), "parquet")
+    actual = row["record"]
     assert (
-        found["us"] == found["ns"] == "2026-11-20 10:00:00.123456Z" and found["naive"] == "2026-11-20 10:00:00.123456"
+        actual["us"] == actual["ns"] == "2026-11-20 10:00:00.123456Z"
+        and actual["naive"] == "2026-11-20 10:00:00.123456"
     )
-    assert found["old"] == "1969-12-31 23:59:59.999999Z"
-    assert (found["u64"], found["dec"], found["f16"], found["nan"]) == (
+    assert actual["old"] == "1969-12-31 23:59:59.999999Z"
+    assert (actual["u64"], actual["dec"], actual["f16"], actual["nan"]) == (
         "18446744073709551615",
         "1234567890123456789.10",
         "1.5",
         "nan",
     )
-    assert (found["t"], found["d"], found["null"], found["b"], found["flag"], found["dict"]) == (
+    assert (actual["t"], actual["d"], actual["null"], actual["b"], actual["flag"], actual["dict"]) == (
         "00:00:01.000000",
         "2026-11-20",
         None,
@@ -351,19 +352,19 @@ def test_parquet_values_are_text_as_json_and_csv_would_have_them():
         "true",
         "x",
     )
-    assert found["list"] == "[1,null]" and found["map"] == '{"value":3.5}'
-    assert found["struct"] == '{"value":2.5,"at":"2026-11-20T10:00:00.123456+00:00","dec":1.50}'
+    assert actual["list"] == "[1,null]" and actual["map"] == '{"value":3.5}'
+    assert actual["struct"] == '{"value":2.5,"at":"2026-11-20T10:00:00.123456+00:00","dec":1.50}'
     assert row["not_json"] == ["we`ird (name)"] and row["raw"] is None
 
 
-def test_old_parquet_timestamps_and_many_row_groups():
+def test_int96_timestamps_and_many_row_groups_are_read():
     moments = [datetime.datetime(year, 1, 1) for year in (1, 2026, 9999)]
     for options in ({"use_deprecated_int96_timestamps": True}, {"row_group_size": 1}):
         data = parquet({"at": pa.array(moments, pa.timestamp("us")), "n": [1, 2, 3]}, **options)
         assert [(f["at"][:4], f["n"]) for f in fields(data, "parquet")] == [("0001", "1"), ("2026", "2"), ("9999", "3")]
 
 
-def test_parquet_files_that_are_none_are_unreadable_and_an_empty_one_has_no_records():
+def test_invalid_parquet_file_is_unreadable_and_an_empty_one_has_no_records():
     data = parquet({"a": [1]})
     for broken in (b"", data[:-4], data[: len(data) // 2], b'{"a":1}'):
         with pytest.raises(Unreadable, match="cannot be read as Parquet"):
@@ -372,7 +373,7 @@ def test_parquet_files_that_are_none_are_unreadable_and_an_empty_one_has_no_reco
     assert problems(parquet({"a": [1], "A": [2]}), "parquet") == ["ambiguous_fields"]
 
 
-def test_one_extreme_value_of_a_parquet_file_stops_only_its_row():
+def test_extreme_parquet_value_affects_only_its_row():
     far = pa.array([0, 2**62], pa.timestamp("ms"))
     assert [f["t"] for f in fields(parquet({"t": far}), "parquet")] == ["1970-01-01 00:00:00.000000", str(2**62)]
     least = pa.array([-(2**63) + 1], pa.timestamp("ns"))
@@ -385,7 +386,7 @@ def test_one_extreme_value_of_a_parquet_file_stops_only_its_row():
     assert (second["record"], second["problem"]) == ({"s": "base64:/w=="}, "invalid_utf8")
 
 
-def test_json_text_in_parquet_is_looked_at_in_every_type_that_can_hold_it():
+def test_json_in_parquet_is_parsed_in_every_text_type():
     text = pa.array(['{"value":1} trailing', '{"value":1}'])
     for column in (text, text.cast(pa.large_string()), text.dictionary_encode()):
         assert [row["not_json"] for row in read(parquet({"p": column}), "parquet")] == [["p"], None]
@@ -393,7 +394,7 @@ def test_json_text_in_parquet_is_looked_at_in_every_type_that_can_hold_it():
     assert [row["not_json"] for row in read(parquet({"p": twice}), "parquet")] == [["p"], None]
 
 
-def test_wide_parquet_files_are_read_in_small_parts():
+def test_wide_parquet_files_are_read_in_small_batches():
     table = {f"column_with_a_rather_long_name_{n:04d}": pa.array(range(9000)) for n in range(400)}
     data, reading = parquet(table), formats.Reading()
     batches = list(formats.read(io.BytesIO(data), "parquet", reading))
@@ -450,20 +451,20 @@ BAD_LINES = st.one_of(
     st.sampled_from([b"\n", b"\r\n"]),
     st.sampled_from([bytes, gzip.compress, zstandard.compress]),
 )
-def test_every_line_of_a_json_file_is_one_record_with_all_its_text(lines, end, pack):
+def test_each_json_line_is_a_record_with_its_full_text(lines, end, pack):
     # In front stands a record, so that no text is one document.
     lines = [(b'{"first":1}', {"first": "1"}), *lines]
-    found = read(pack(end.join(line for line, _ in lines)))
+    actual = read(pack(end.join(line for line, _ in lines)))
     kept = [(line, wanted) for line, wanted in lines if line.strip(b" \t\r\n\x0b\x0c") not in (b"", b"\xef\xbb\xbf")]
     kept = [(line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r"), wanted) for line, wanted in kept]
-    assert len(found) == len(kept)
-    for row, (line, wanted) in zip(found, kept, strict=True):
+    assert len(actual) == len(kept)
+    for row, (line, wanted) in zip(actual, kept, strict=True):
         encoded = row["problem"] == "invalid_utf8"
         assert row["raw"] == ("base64:" + base64.b64encode(line).decode() if encoded else line.decode())
         if wanted is not None:
             assert row["record"] == wanted
-    again = records_of(formats.parse_kept([row["raw"] for row in found], ""))
-    assert again == [(row["record"], row["problem"]) for row in found]
+    again = records_of(formats.parse_kept([row["raw"] for row in actual], ""))
+    assert again == [(row["record"], row["problem"]) for row in actual]
 
 
 def records_of(batch: pa.RecordBatch) -> list[tuple]:
@@ -482,24 +483,24 @@ def records_of(batch: pa.RecordBatch) -> list[tuple]:
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
 @example([["", "", ""]], ",", "\n", True, "utf-8")
-def test_any_cells_come_back_from_a_csv_file(cells, delimiter, end, quoted, encoding):
+def test_csv_cells_survive_a_round_trip(cells, delimiter, end, quoted, encoding):
     text = io.StringIO()
     quoted |= any("\r" in cell for row in cells for cell in row)  # Python's writer leaves it bare
     quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting)
     names = ["one", "two", "three"]
     writer.writerows([names, *cells])
-    found = read(text.getvalue().encode(encoding), "csv")
+    actual = read(text.getvalue().encode(encoding), "csv")
     # A byte order mark in front of a row is one that `cat` left, unless it stands in quotes.
     wanted = [row for row in cells if row != names]
     if not quoted:
         wanted = [
             [row[0].removeprefix("\ufeff"), *row[1:]] if not needs_quotes(row[0], delimiter) else row for row in wanted
         ]
-    assert [list((row["record"] or {}).values()) for row in found] == [row for row in wanted if row != names]
+    assert [list((row["record"] or {}).values()) for row in actual] == [row for row in wanted if row != names]
     head = next(iter(text.getvalue().splitlines()))
-    assert records_of(formats.parse_kept([row["raw"] for row in found], head)) == [
-        (row["record"], row["problem"]) for row in found
+    assert records_of(formats.parse_kept([row["raw"] for row in actual], head)) == [
+        (row["record"], row["problem"]) for row in actual
     ]
 
 
@@ -539,7 +540,7 @@ def needs_quotes(cell: str, delimiter: str) -> bool:
     ).map(b"".join),
     st.sampled_from(["", "x.gz"]),
 )
-def test_any_bytes_are_read_whole_or_unreadable_and_always_alike(kind, data, name):
+def test_any_bytes_are_read_fully_or_unreadable_and_deterministic(kind, data, name):
     outcomes = []
     for _ in range(2):
         try:

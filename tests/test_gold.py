@@ -1,4 +1,4 @@
-"""Gold by hand-computed figures."""
+"""Gold tables, compared with hand-computed figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(settings):
     return {step.table: step for step in result.steps}
 
 
-def test_each_figure_is_what_its_comment_says(lakehouse, deliver):
+def test_figures_match_hand_computed_values(lakehouse, deliver):
     deliver(
         "app_events/a.json",
         [
@@ -73,7 +73,7 @@ def test_each_figure_is_what_its_comment_says(lakehouse, deliver):
     assert first["total_value"] == 30.5
 
 
-def test_only_the_days_that_changed_are_written(lakehouse, deliver):
+def test_only_changed_days_are_written(lakehouse, deliver):
     deliver("app_events/a.json", [event(n, f"2026-03-0{n}T10:00:00Z") for n in range(1, 8)])
     lake = lakehouse()
     run(lake)
@@ -94,36 +94,36 @@ def test_only_the_days_that_changed_are_written(lakehouse, deliver):
         (0, 1, 500, "VIP"), (30, 1, 500, "VIP"), (31, 100, 9000, "Inactive"), (30, 1, 0, "Regular"),
     ],
 )  # fmt: skip
-def test_segment_bounds(spark, recency, events, value, segment):
+def test_segment_thresholds(spark, recency, events, value, segment):
     newest = date(2026, 3, 31)
     seen = date.fromordinal(newest.toordinal() - recency)
     users = spark.createDataFrame(
         [("ann", False, seen), ("other", False, newest), ("gone", True, newest), ("never", False, None)],
         "user_id string, is_deleted boolean, last_seen_date date",
     )
-    made = [("ann", seen, value / events)] * events
-    frame = spark.createDataFrame(made, "user_id string, event_date date, event_value double")
-    found = {r["user_id"]: r for r in gold.segments(users, frame, SegmentSettings()).collect()}
-    assert set(found) == {"ann", "other", "never"}
-    ann = found["ann"]
+    rows = [("ann", seen, value / events)] * events
+    frame = spark.createDataFrame(rows, "user_id string, event_date date, event_value double")
+    actual = {r["user_id"]: r for r in gold.segments(users, frame, SegmentSettings()).collect()}
+    assert set(actual) == {"ann", "other", "never"}
+    ann = actual["ann"]
     assert (ann["segment_name"], ann["recency_days"]) == (segment, recency)
     assert ann["frequency"] == events and ann["monetary_value"] == pytest.approx(value, abs=1e-3)
     assert 0 <= ann["engagement_score"] <= 100 and 0 <= ann["risk_of_churn"] <= 1
-    assert (found["never"]["segment_name"], found["never"]["risk_of_churn"]) == ("Inactive", 1.0)
+    assert (actual["never"]["segment_name"], actual["never"]["risk_of_churn"]) == ("Inactive", 1.0)
 
 
-def test_users_of_seven_and_thirty_days_look_back_exactly_that_far(spark):
+def test_wau_and_mau_cover_exactly_seven_and_thirty_days(spark):
     days = [date.fromordinal(date(2026, 3, 1).toordinal() + n) for n in (0, 6, 7, 29, 30)]
-    made = [(f"u{n}", day, None) for n, day in enumerate(days)]
-    events = spark.createDataFrame(made, "user_id string, event_date date, event_value double")
+    rows = [(f"u{n}", day, None) for n, day in enumerate(days)]
+    events = spark.createDataFrame(rows, "user_id string, event_date date, event_value double")
     none = spark.createDataFrame(
         [], "user_id string, session_date date, session_duration_seconds double, is_bounce boolean"
     )
-    found = {r["summary_date"]: (r["wau"], r["mau"]) for r in gold.daily(events, none).collect()}
-    assert [found[day] for day in days] == [(1, 1), (2, 2), (2, 3), (1, 4), (2, 4)]
+    actual = {r["summary_date"]: (r["wau"], r["mau"]) for r in gold.daily(events, none).collect()}
+    assert [actual[day] for day in days] == [(1, 1), (2, 2), (2, 3), (1, 4), (2, 4)]
 
 
-def test_sums_do_not_depend_on_the_order_of_the_rows(spark):
+def test_sums_are_independent_of_row_order(spark):
     values = [0.1, 0.2, 0.3, 1e9, -1e9, 0.7] * 20
     at = datetime(2026, 3, 2, 10, tzinfo=UTC)
     totals = set()

@@ -1,4 +1,4 @@
-"""The health report: planted troubles are named, and no command that it gives costs a row."""
+"""The health report: injected problems are named, and no suggested command loses a row."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(settings: Settings) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(engine, tmp_path_factory) -> Path:
+def template(engine, tmp_path_factory) -> Path:
     """A small lakehouse that is up to date, and its landing folder; each test has a copy."""
     home = tmp_path_factory.mktemp("health")
     recent = int((NOW - timedelta(hours=1)).timestamp() * 1000)
@@ -60,10 +60,10 @@ def made(engine, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def lake(made, lakehouse, tmp_path, monkeypatch) -> Settings:
-    """A lakehouse of the test's own; commands find it."""
-    shutil.copytree(made / "lake", tmp_path / "lake")
-    shutil.copytree(made / "landing", tmp_path / "landing")
+def lake(template, lakehouse, tmp_path, monkeypatch) -> Settings:
+    """A lakehouse for one test; commands find it."""
+    shutil.copytree(template / "lake", tmp_path / "lake")
+    shutil.copytree(template / "landing", tmp_path / "landing")
     settings = lakehouse()
     for name, value in (("LAKEHOUSE_BASE_PATH", settings.path()), ("SPARK_MASTER", settings.spark_master),
                         ("LANDING_PATH", settings.layer_path("landing")), ("LAKEHOUSE_SAMPLE__ROWS", "0")):  # fmt: skip
@@ -72,7 +72,7 @@ def lake(made, lakehouse, tmp_path, monkeypatch) -> Settings:
 
 
 def follow(settings: Settings, command: str) -> None:
-    """Do what the report says; the layers of `lakehouse run` without their notebooks."""
+    """Run the suggested commands; `lakehouse run` without its notebooks."""
     for part in filter(None, command.split(" && ")):
         if part == "lakehouse run":
             run(settings)
@@ -83,12 +83,16 @@ def follow(settings: Settings, command: str) -> None:
 
 
 def only(settings: Settings, kind: str, table: str, words: str = "") -> health.Finding:
-    """The one trouble that the report names so."""
-    made = health.report(settings)
-    found = [one for one in made.findings if (one.kind, one.table) == (kind, table) and words in one.text]
-    assert len(found) == 1 and made.verdict != "Healthy", made.text()
-    assert made.states[table] == found[0].verdict
-    return found[0]
+    """Return the only finding of this kind."""
+    report = health.report(settings)
+    findings = [
+        finding
+        for finding in report.findings
+        if (finding.kind, finding.table) == (kind, table) and words in finding.text
+    ]
+    assert len(findings) == 1 and report.verdict != "Healthy", report.text()
+    assert report.states[table] == findings[0].verdict
+    return findings[0]
 
 
 def append(settings: Settings, name: str, rows: list[dict]) -> None:
@@ -109,15 +113,20 @@ def stale_feed(settings, deliver, monkeypatch):
     late = NOW + timedelta(hours=80)
     monkeypatch.setattr(health, "datetime", _Clock(late))
     deliver("app_events/2.json", [event(50, (late - timedelta(hours=1)).isoformat())])
-    made = health.report(settings)
-    assert any("1 files wait in landing" in one.text and "newest event is 81.0 hours old and last load" in one.text
-               and one.verdict == "Degraded" for one in made.findings if one.table == "app_events_bronze")  # fmt: skip
+    report = health.report(settings)
+    assert any(
+        "1 files wait in landing" in finding.text
+        and "newest event is 81.0 hours old and last load" in finding.text
+        and finding.verdict == "Degraded"
+        for finding in report.findings
+        if finding.table == "app_events_bronze"
+    )
     monkeypatch.setattr(health, "datetime", datetime)
     return None
 
 
 class _Clock:
-    """A clock that shows another time."""
+    """A clock that is set to another time."""
 
     def __init__(self, shown: datetime):
         self.shown = shown
@@ -209,7 +218,7 @@ def waiting_files(settings, deliver, monkeypatch):
 
 
 def robots(settings, deliver, monkeypatch):
-    """Ten of a hundred records are set aside: the other ninety are good."""
+    """Ten of a hundred records are quarantined; the other ninety are valid."""
     checks = [
         {"name": "no_robots", "check": "expression", "condition": "user_id NOT LIKE 'bot%'", "severity": "quarantine"}
     ]
@@ -256,7 +265,7 @@ def lost_for_good(settings, deliver, monkeypatch):
 
 
 def lost_after_it_was_taken_back(settings, deliver, monkeypatch):
-    """Made again from landing, it would hold the load that a person took back."""
+    """Rebuilt from landing, it would contain the load that a user has undone."""
     deliver("app_events/2.json", [event(50, at())])
     run(settings)
     restore.restore(settings, tables.get(settings, "app_events_bronze"), 1)
@@ -272,10 +281,10 @@ def lost_after_its_file_changed(settings, deliver, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def with_second_file(engine, made, tmp_path_factory) -> dict[str, list[dict]]:
-    """What a clean load of the landing folder with a second file holds."""
+def with_second_file(engine, template, tmp_path_factory) -> dict[str, list[dict]]:
+    """Contents after a clean load of the landing folder with a second file."""
     home = tmp_path_factory.mktemp("second")
-    shutil.copytree(made / "landing", home / "landing")
+    shutil.copytree(template / "landing", home / "landing")
     (home / "landing/app_events/2.json").write_text(json.dumps(event(50, at())) + "\n")
     values = {"lakehouse_base_path": str(home / "lake"), "landing_path": str(home / "landing"), "spark_master": engine}
     settings = config.load(values | {"sample": {"rows": 0}})
@@ -284,22 +293,22 @@ def with_second_file(engine, made, tmp_path_factory) -> dict[str, list[dict]]:
 
 
 def by_content(settings: Settings) -> dict[str, list[dict]]:
-    """All tables without the times at which files landed, which differ between two deliveries."""
-    found = contents(settings)
+    """All tables without the landing times of files, which differ between two deliveries."""
+    contents_by_table = contents(settings)
     return {name: sorted(({k: v for k, v in row.items() if k not in ("load_timestamp", "landed_date")} for row in rows),
-                         key=repr) for name, rows in found.items()}  # fmt: skip
+                         key=repr) for name, rows in contents_by_table.items()}  # fmt: skip
 
 
 @pytest.mark.parametrize("plant", [
     broken_log, lost_file, file_set_aside, cut_off_ledger, failed_run, waiting_files,
 ], ids=lambda plant: plant.__name__)  # fmt: skip
-def test_a_planted_trouble_is_fixed_by_its_command_and_the_tables_are_right(lake, deliver, monkeypatch, request, plant):
+def test_suggested_command_fixes_the_problem_and_the_tables_are_right(lake, deliver, monkeypatch, request, plant):
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
     right = by_content(lake)
     kind, table, words, verdict = plant(lake, deliver, monkeypatch)
-    found = only(lake, kind, table)
-    assert words in found.text and found.verdict == verdict, found
-    follow(lake, found.command)
+    finding = only(lake, kind, table)
+    assert words in finding.text and finding.verdict == verdict, finding
+    follow(lake, finding.command)
     after = health.report(lake)
     assert after.verdict == "Healthy", after.text()
     second = (Path(lake.feed_path("app_events")) / "2.json").exists()
@@ -308,15 +317,15 @@ def test_a_planted_trouble_is_fixed_by_its_command_and_the_tables_are_right(lake
 
 
 @pytest.mark.parametrize("plant", [small_files, long_log, late_archive], ids=lambda plant: plant.__name__)
-def test_upkeep_is_proposed_without_yes_and_loses_no_row(lake, deliver, monkeypatch, plant):
+def test_maintenance_is_suggested_without_yes_and_loses_no_row(lake, deliver, monkeypatch, plant):
     kind, table, words, verdict = plant(lake, deliver, monkeypatch)
-    found = only(lake, kind, table)
-    assert words in found.text and found.verdict == verdict and "--yes" not in found.command, found
+    actual = only(lake, kind, table)
+    assert words in actual.text and actual.verdict == verdict and "--yes" not in actual.command, actual
     before = contents(lake)
-    follow(lake, found.command)
+    follow(lake, actual.command)
     assert contents(lake) == before
     if kind == "late archive":  # it says what would be done: a person decides
-        follow(lake, f"{found.command} --yes")
+        follow(lake, f"{actual.command} --yes")
         (batch,) = archive.batches(lake, tables.get(lake, table))
         assert batch.rows == 5 and len(contents(lake)[table]) == len(before[table]) - 5
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
@@ -333,53 +342,55 @@ def test_upkeep_is_proposed_without_yes_and_loses_no_row(lake, deliver, monkeypa
     (lost_after_it_was_taken_back, ""),
     (lost_after_its_file_changed, ""),
 ], ids=lambda plant: getattr(plant, "__name__", ""))  # fmt: skip
-def test_where_nothing_here_is_a_fix_a_closer_look_is_all_that_is_proposed(lake, deliver, monkeypatch, plant, words):
-    """Following the proposal changes no table: one that took back a whole load once lost good rows."""
-    kind, table, said, verdict = plant(lake, deliver, monkeypatch)
-    found = only(lake, kind, table, said)
-    assert found.verdict == verdict, found
-    assert found.command.startswith(words) and bool(found.command) == bool(words), found
+def test_only_an_inspection_is_suggested_if_no_command_fixes_the_problem(lake, deliver, monkeypatch, plant, words):
+    """Following the suggestion changes no table: one that undid a whole load once lost valid rows."""
+    kind, table, text, verdict = plant(lake, deliver, monkeypatch)
+    finding = only(lake, kind, table, text)
+    assert finding.verdict == verdict, finding
+    assert finding.command.startswith(words) and bool(finding.command) == bool(words), finding
     before = versions(lake) if words else {}
-    follow(lake, found.command)
+    follow(lake, finding.command)
     assert not words or versions(lake) == before
 
 
-def test_commands_carry_the_parameters_file_of_the_run(lake, deliver, monkeypatch, tmp_path):
+def test_suggested_commands_include_the_parameters_file_of_the_run(lake, deliver, monkeypatch, tmp_path):
     waiting_files(lake, deliver, monkeypatch)
     (tmp_path / "my shop.yml").write_text("session_gap_minutes: 20\n")
     monkeypatch.setenv(config.FILE_VARIABLE, str(tmp_path / "my shop.yml"))
-    found = only(lake, "behind", "app_events_bronze")
-    assert found.command == f"lakehouse run --params '{tmp_path}/my shop.yml'"
-    assert cli.parser().parse_args(shlex.split(found.command)[1:]).params == str(tmp_path / "my shop.yml")
+    actual = only(lake, "behind", "app_events_bronze")
+    assert actual.command == f"lakehouse run --params '{tmp_path}/my shop.yml'"
+    assert cli.parser().parse_args(shlex.split(actual.command)[1:]).params == str(tmp_path / "my shop.yml")
 
 
-def test_a_stale_feed_is_reported_by_event_and_by_load(lake, deliver, monkeypatch):
+def test_stale_feed_is_reported_by_event_age_and_by_load_age(lake, deliver, monkeypatch):
     stale_feed(lake, deliver, monkeypatch)
     deliver("cdc_changes/old.json", [change("u", 50, None, {"user_id": "u1"})])
     run(lake)  # of March: fresh by load, not by event
-    made = health.report(lake, NOW + timedelta(hours=23.5))
-    assert made.verdict == "Warning"
-    (found,) = [one for one in made.findings if one.table == "cdc_changes_bronze"]
-    assert found.kind == "stale feed" and "a backfill" in found.text and "last load" not in found.text.split("(")[0]
+    report = health.report(lake, NOW + timedelta(hours=23.5))
+    assert report.verdict == "Warning"
+    (finding,) = [finding for finding in report.findings if finding.table == "cdc_changes_bronze"]
+    assert (
+        finding.kind == "stale feed" and "a backfill" in finding.text and "last load" not in finding.text.split("(")[0]
+    )
 
 
-def test_a_stale_feed_is_fixed_by_loading_the_waiting_files(lakehouse, deliver):
+def test_stale_feed_is_fixed_by_loading_pending_files(lakehouse, deliver):
     deliver("app_events/1.json", [event(n, at(hours=80 + n), user_id=f"u{n}") for n in range(9)])
     settings = lakehouse()
     run(settings)
-    found = only(settings, "stale feed", "app_events_bronze")
-    assert found.verdict == "Degraded" and re.search(r"newest event is 8\d\.\d hours old, at most 24", found.text), (
-        found
+    actual = only(settings, "stale feed", "app_events_bronze")
+    assert actual.verdict == "Degraded" and re.search(r"newest event is 8\d\.\d hours old, at most 24", actual.text), (
+        actual
     )
-    assert "nothing waits in landing: ask who delivers app_events" in found.text
+    assert "nothing waits in landing: ask who delivers app_events" in actual.text
     deliver("app_events/2.json", [event(50, at())])
-    found = only(settings, "stale feed", "app_events_bronze")
-    assert "1 files wait in landing" in found.text
-    follow(settings, found.command)
+    actual = only(settings, "stale feed", "app_events_bronze")
+    assert "1 files wait in landing" in actual.text
+    follow(settings, actual.command)
     assert health.report(settings).verdict == "Healthy", health.report(settings).text()
 
 
-def test_a_day_with_too_few_rows_is_reported_until_the_rest_arrives(lake, deliver):
+def test_day_with_too_few_rows_is_reported_until_the_rest_arrives(lake, deliver):
     picks = random.Random(3)
     rest = []
     for day in range(57, 0, -1):
@@ -389,49 +400,49 @@ def test_a_day_with_too_few_rows_is_reported_until_the_rest_arrives(lake, delive
             records, rest = records[:20], records[20:]
         deliver(f"app_events/day{day}.json", records)
     run(lake)
-    found = only(lake, "volume", "app_events_bronze")
-    assert "drop of rows by day" in found.text and ": 20, expected about" in found.text
-    assert "ask who delivers app_events" in found.text
+    actual = only(lake, "volume", "app_events_bronze")
+    assert "drop of rows by day" in actual.text and ": 20, expected about" in actual.text
+    assert "ask who delivers app_events" in actual.text
     deliver("app_events/rest.json", rest)
     follow(lake, only(lake, "volume", "app_events_bronze").command)
     assert health.report(lake).verdict == "Healthy", health.report(lake).text()
 
 
 def test_verdict_is_unknown_without_tables(lakehouse):
-    made = health.report(lakehouse())
-    assert made.verdict == "Unknown" and set(made.states.values()) == {health.NOT_IN_USE} and not made.findings
+    report = health.report(lakehouse())
+    assert report.verdict == "Unknown" and set(report.states.values()) == {health.NOT_IN_USE} and not report.findings
 
 
-def test_the_worst_finding_comes_first_and_changes_are_reported(lake, deliver, monkeypatch, capsys):
+def test_worst_finding_comes_first_and_changes_are_reported(lake, deliver, monkeypatch, capsys):
     health.remember(lake, health.report(lake))
     small_files(lake, deliver, monkeypatch)
     failed_quality(lake, deliver, monkeypatch)
-    made = health.report(lake)
-    assert made.verdict == "Degraded" and made.findings[0].verdict == "Degraded"
-    told = figures.changes(made).set_index("what")
-    assert tuple(told.loc["verdict"]) == ("Healthy", "Degraded")
-    assert told.loc["app_events_silver: failed check", "now"] == "new"
-    assert tuple(told.loc["rows of app_events_bronze"]) == ("20", "21")
+    report = health.report(lake)
+    assert report.verdict == "Degraded" and report.findings[0].verdict == "Degraded"
+    changes = figures.changes(report).set_index("what")
+    assert tuple(changes.loc["verdict"]) == ("Healthy", "Degraded")
+    assert changes.loc["app_events_silver: failed check", "now"] == "new"
+    assert tuple(changes.loc["rows of app_events_bronze"]) == ("20", "21")
     assert cli.main(["health"]) == 3
     assert "run: lakehouse trace app_events_silver event_id=e99" in capsys.readouterr().out
-    assert health.outdated(lake) and not health.outdated(_remembered(lake, made))
+    assert health.outdated(lake) and not health.outdated(_remembered(lake, report))
 
 
-def _remembered(settings: Settings, made: health.Report) -> Settings:
-    health.remember(settings, made)
+def _remembered(settings: Settings, report: health.Report) -> Settings:
+    health.remember(settings, report)
     return settings
 
 
-def test_notify_reports_a_failure_and_a_changed_verdict(lake, deliver, monkeypatch, tmp_path, capsys):
-    told = tmp_path / "told.json"
-    settings = lake.model_copy(update={"notify": f"cat > {told}"})
+def test_notification_reports_failures_and_changed_verdicts(lake, deliver, monkeypatch, tmp_path, capsys):
+    summary_file = tmp_path / "told.json"
+    settings = lake.model_copy(update={"notify": f"cat > {summary_file}"})
     health.tell(settings, "r1", "Healthy", None)
-    assert not told.exists()
+    assert not summary_file.exists()
     health.tell(settings, "r2", "Warning", None)
-    assert json.loads(told.read_text())["verdict"] == "Healthy"
+    assert json.loads(summary_file.read_text())["verdict"] == "Healthy"
     health.tell(settings, "r3", "Healthy", RuntimeError("the disk is full"))
-    said = json.loads(told.read_text())
-    assert (said["run_id"], said["failure"], said["verdict"], said["findings"]) == (
+    summary = json.loads(summary_file.read_text())
+    assert (summary["run_id"], summary["failure"], summary["verdict"], summary["findings"]) == (
         "r3",
         "the disk is full",
         "Healthy",
@@ -442,8 +453,8 @@ def test_notify_reports_a_failure_and_a_changed_verdict(lake, deliver, monkeypat
 
 
 @pytest.mark.parametrize("width", [1300, 390])
-def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, deliver, monkeypatch, width):
-    """No engine is started for it; first the verdict and three troubles, then the figures."""
+def test_report_page_works_offline_and_shows_no_code(lake, browser, deliver, monkeypatch, width):
+    """No engine is started; the verdict and three findings come first, then the figures."""
     failed_quality(lake, deliver, monkeypatch)
     monkeypatch.setenv("SPARK_MASTER", "sc://localhost:1")  # nobody answers there
     monkeypatch.setattr(session, "connect", lambda *_: pytest.fail("Spark was started"))
@@ -458,7 +469,7 @@ def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, de
     assert page.get_by_text("Degraded", exact=True).first.bounding_box()["y"] < first.bounding_box()["y"] < 900
     for heading in (
         "Tables",
-        "What became of the records",
+        "Records by outcome",
         "Volume",
         "Quality",
         "Storage",
@@ -477,20 +488,22 @@ def test_the_page_is_whole_without_a_network_and_shows_no_code(lake, browser, de
     context.close()
 
 
-def test_the_run_ends_with_the_report(lake, deliver, tmp_path):
-    """Through the command itself, with maintenance on the way."""
+def test_run_ends_with_the_report(lake, deliver, tmp_path):
+    """Run the command itself, including maintenance."""
     for n in range(9):
         append(lake, "event_metrics_gold", [metric(n, days=3)])
     deliver("app_events/2.json", [event(50, at())])
-    told = tmp_path / "told.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "lakehouse_lib", "run", "--notify", f"cat > {told}"], capture_output=True, text=True
+    summary_file = tmp_path / "told.json"
+    result = subprocess.run(
+        [sys.executable, "-m", "lakehouse_lib", "run", "--notify", f"cat > {summary_file}"],
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert "70_maintenance" in done.stdout and "event_metrics_gold: " in done.stdout
-    page = Path(done.stdout.split("Health report: ")[1].splitlines()[0])
+    assert result.returncode == 0, result.stderr
+    assert "70_maintenance" in result.stdout and "event_metrics_gold: " in result.stdout
+    page = Path(result.stdout.split("Health report: ")[1].splitlines()[0])
     assert page.name == "60_health_report.html" and page.exists() and page.parent.name in os.listdir(lake.path("runs"))
-    assert json.loads(told.read_text())["verdict"] == "Healthy"
+    assert json.loads(summary_file.read_text())["verdict"] == "Healthy"
     shutil.rmtree(page.parent)
     again = subprocess.run([sys.executable, "-m", "lakehouse_lib", "run"], capture_output=True, text=True)
     assert "Nothing new" in again.stdout and "Health report" not in again.stdout
@@ -500,25 +513,27 @@ def test_the_run_ends_with_the_report(lake, deliver, tmp_path):
 
 
 def scheduled() -> list[str]:
-    """The commands of the examples for cron and systemd."""
+    """Commands in the examples for cron and systemd."""
     lines = Path("deploy/crontab").read_text().splitlines()
-    found = [line.split(".venv/bin/lakehouse ")[1].split(" >>")[0] for line in lines if ".venv/bin/lakehouse" in line]
+    commands = [
+        line.split(".venv/bin/lakehouse ")[1].split(" >>")[0] for line in lines if ".venv/bin/lakehouse" in line
+    ]
     for unit in Path("deploy/systemd").glob("*.service"):
         (start,) = [line for line in unit.read_text().splitlines() if line.startswith("ExecStart=")]
-        found.append(start.split("/.venv/bin/lakehouse ")[1])
+        commands.append(start.split("/.venv/bin/lakehouse ")[1])
         assert unit.with_suffix(".timer").exists()
-    return found
+    return commands
 
 
 @pytest.mark.parametrize("command", scheduled())
-def test_each_scheduled_command_is_understood(command):
+def test_scheduled_commands_are_valid(command):
     options = cli.parser().parse_args(shlex.split(command))
     assert options.does and Path(options.params or "parameters/default.yml").exists()
     if notify := getattr(options, "notify", ""):
         assert os.access(notify, os.X_OK)
 
 
-def test_the_notification_is_one_line_that_names_the_worst(lake, deliver, monkeypatch, tmp_path):
+def test_notification_is_one_line_with_the_worst_finding(lake, deliver, monkeypatch, tmp_path):
     failed_quality(lake, deliver, monkeypatch)
     out = tmp_path / "said.txt"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -531,13 +546,13 @@ def test_the_notification_is_one_line_that_names_the_worst(lake, deliver, monkey
     assert line.endswith("lakehouse trace app_events_silver event_id=e99")
 
 
-def test_the_notebook_for_a_scheduler_runs_the_same_command(lake, tmp_path):
+def test_scheduler_notebook_runs_the_same_command(lake, tmp_path):
     import papermill
 
-    given = {"lakehouse_home": os.getcwd(), "notify": f"cat > {tmp_path}/told.json"}
-    done = papermill.execute_notebook(
-        "deploy/scheduled_run.ipynb", str(tmp_path / "out.ipynb"), given, cwd=str(tmp_path), kernel_name="python3",
+    parameters = {"lakehouse_home": os.getcwd(), "notify": f"cat > {tmp_path}/told.json"}
+    result = papermill.execute_notebook(
+        "deploy/scheduled_run.ipynb", str(tmp_path / "out.ipynb"), parameters, cwd=str(tmp_path), kernel_name="python3",
         progress_bar=False,
     )  # fmt: skip
-    assert "Nothing new: all tables are up to date" in str(done.cells[-1].outputs)
+    assert "Nothing new: all tables are up to date" in str(result.cells[-1].outputs)
     assert json.loads((tmp_path / "told.json").read_text())["verdict"] == "Healthy"

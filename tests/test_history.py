@@ -1,4 +1,4 @@
-"""Versions: what each changed, what differs between two, and going back without losing count."""
+"""Versions: what each changed, the difference between two, and restores with correct counts."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def run(settings: Settings) -> None:
 
 def ledger(settings: Settings) -> dict[str, tuple[int, int, int]]:
     """Records read, accepted and quarantined, by target."""
-    found = reader.query(
+    sums = reader.query(
         settings,
         """
         SELECT target, sum(records_read) r, sum(accepted) a, sum(quarantined) q, sum(duplicate) d, sum(updated) u,
                sum(unchanged) s FROM ops_ledger GROUP BY target""",
     )
-    assert (found.r == found.a + found.q + found.d + found.u + found.s).all()
-    return {row.target: (row.r, row.a, row.q) for row in found.itertuples()}
+    assert (sums.r == sums.a + sums.q + sums.d + sums.u + sums.s).all()
+    return {row.target: (row.r, row.a, row.q) for row in sums.itertuples()}
 
 
 def load(deliver, number: int) -> None:
@@ -48,7 +48,7 @@ def load(deliver, number: int) -> None:
     deliver(f"cdc_changes/{number}.json", [change("u", number, None, {"user_id": "ann", "plan": f"plan {number}"})])
 
 
-def test_a_bad_load_is_undone_as_if_it_had_never_come(lakehouse, deliver, tmp_path):
+def test_restore_undoes_a_bad_load_completely(lakehouse, deliver, tmp_path):
     lake, clean = lakehouse(), lakehouse("clean")
     load(deliver, 1)
     run(lake)
@@ -62,9 +62,9 @@ def test_a_bad_load_is_undone_as_if_it_had_never_come(lakehouse, deliver, tmp_pa
         restore.restore(lake, table, before[name])
     run(lake)
     assert_same(lake, clean)
-    done, meant = ledger(lake), ledger(clean)
+    result, expected = ledger(lake), ledger(clean)
     for name in ("app_events_bronze", "clickstream_bronze", "cdc_changes_bronze"):
-        assert done[name] == meant[name]
+        assert result[name] == expected[name]
     assert selection.pending(lake) == []  # the files are still there, and are not loaded again
     run(lake.model_copy(update={"full": True}))
     assert_same(lake, clean)
@@ -76,7 +76,7 @@ def test_a_bad_load_is_undone_as_if_it_had_never_come(lakehouse, deliver, tmp_pa
     assert steps["restore"] == 3
 
 
-def test_a_table_that_is_taken_back_is_made_again_by_the_next_run(lakehouse, deliver):
+def test_next_run_rebuilds_a_restored_table(lakehouse, deliver):
     lake = lakehouse()
     load(deliver, 1)
     run(lake)
@@ -86,25 +86,25 @@ def test_a_table_that_is_taken_back_is_made_again_by_the_next_run(lakehouse, del
     good = {name: rows(lake, name) for name in first}
     derived = [table for table in tables.declared(lake).values() if table.layer != "bronze"]
     for table in derived:
-        made = restore.restore(lake, table, first[table.name])
-        assert made == DeltaTable(delta.table_path(lake, table)).version()
+        version = restore.restore(lake, table, first[table.name])
+        assert version == DeltaTable(delta.table_path(lake, table)).version()
     assert len(rows(lake, "app_events_silver")) == 2
     run(lake)
     assert {name: rows(lake, name) for name in first} == good
     ledger(lake)
 
 
-def test_versions_tell_operation_run_and_change(lakehouse, deliver):
+def test_versions_show_operation_run_and_change(lakehouse, deliver):
     lake = lakehouse(tables="app_events_bronze,app_events_silver")
     table = tables.get(lake, "app_events_silver")
     for number in (1, 2):
         load(deliver, number)
         run(lake.model_copy(update={"run_id": f"run-{number}"}))
-    found = history.versions(lake, table)
-    assert list(found.version) == [2, 1, 0]
-    assert list(found.operation) == ["WRITE", "WRITE", "CREATE TABLE"]
-    assert list(found.run_id) == ["run-2", "run-1", ""]
-    assert list(found.rows) == [4, 2, 0] and list(found.change) == [2, 2, 0]
+    actual = history.versions(lake, table)
+    assert list(actual.version) == [2, 1, 0]
+    assert list(actual.operation) == ["WRITE", "WRITE", "CREATE TABLE"]
+    assert list(actual.run_id) == ["run-2", "run-1", ""]
+    assert list(actual.rows) == [4, 2, 0] and list(actual.change) == [2, 2, 0]
     with pytest.raises(ConfigError, match="app_events_silver has no version 7 that can be read; the newest is 2"):
         history.diff(lake, table, 0, 7)
 
@@ -114,7 +114,7 @@ ROW = st.fixed_dictionaries({"user": st.sampled_from(["ann", "bob", None]), "hou
 
 @hypothesis_settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(one=st.dictionaries(st.integers(1, 6), ROW), other=st.dictionaries(st.integers(1, 6), ROW))
-def test_a_difference_is_what_python_says_it_is(tmp_path_factory, one, other):
+def test_difference_matches_a_comparison_in_python(tmp_path_factory, one, other):
     lake = Settings(lakehouse_base_path=str(tmp_path_factory.mktemp("diff")))
     table = tables.get(lake, "app_events_silver")
     delta.ensure(lake, table)
@@ -122,14 +122,14 @@ def test_a_difference_is_what_python_says_it_is(tmp_path_factory, one, other):
     schema = pa.schema(DeltaTable(path).schema().to_arrow())
     at = datetime(2026, 3, 2, tzinfo=UTC)
     for content in (one, other):
-        made = [{"event_id": f"e{key}", "user_id": row["user"], "event_hour": row["hour"], "event_type": "t",
+        records = [{"event_id": f"e{key}", "user_id": row["user"], "event_hour": row["hour"], "event_type": "t",
                  "event_timestamp": at, "event_date": date(2026, 3, 2), "is_error": False, "_run_id": "r",
                  "_processed_at": at} for key, row in content.items()]  # fmt: skip
-        write_deltalake(path, pa.Table.from_pylist(made, schema), mode="overwrite")
-    found = history.diff(lake, table, 1, 2)
+        write_deltalake(path, pa.Table.from_pylist(records, schema), mode="overwrite")
+    actual = history.diff(lake, table, 1, 2)
     both = one.keys() & other.keys()
     changed = {key for key in both if one[key] != other[key]}
-    assert (found.added, found.removed, found.changed) == (
+    assert (actual.added, actual.removed, actual.changed) == (
         len(other.keys() - both),
         len(one.keys() - both),
         len(changed),
@@ -138,22 +138,22 @@ def test_a_difference_is_what_python_says_it_is(tmp_path_factory, one, other):
         "user_id": sum(one[k]["user"] != other[k]["user"] for k in both),
         "event_hour": sum(one[k]["hour"] != other[k]["hour"] for k in both),
     }
-    assert found.columns == {name: count for name, count in expected.items() if count}
-    for row in found.examples.itertuples():
+    assert actual.columns == {name: count for name, count in expected.items() if count}
+    for row in actual.examples.itertuples():
         assert row.event_id.removeprefix("e") in {str(key) for key in {*one, *other}}
 
 
-def test_rows_without_a_key_are_compared_whole(lakehouse, deliver):
+def test_rows_without_a_key_are_compared_as_a_whole(lakehouse, deliver):
     lake = lakehouse(tables="app_events_bronze")
     deliver("app_events/1.json", [event(1), event(1)])
     run(lake)
     deliver("app_events/2.json", [event(1), event(2)])
     run(lake)
-    found = history.diff(lake, tables.get(lake, "app_events_bronze"), 1, 2)
-    assert (found.added, found.removed, found.changed, len(found.examples)) == (2, 0, 0, 2)
+    actual = history.diff(lake, tables.get(lake, "app_events_bronze"), 1, 2)
+    assert (actual.added, actual.removed, actual.changed, len(actual.examples)) == (2, 0, 0, 2)
 
 
-def test_the_terminal_asks_before_it_restores(lakehouse, deliver):
+def test_restore_command_needs_confirmation(lakehouse, deliver):
     lake = lakehouse(tables="app_events_bronze")
     deliver("app_events/1.json", [event(1)])
     run(lake)
@@ -168,8 +168,8 @@ def test_the_terminal_asks_before_it_restores(lakehouse, deliver):
     asked = command("restore", "app_events_bronze", "0")
     assert asked.returncode == 0 and "1 removed" in asked.stdout and "Nothing was done" in asked.stdout
     assert len(rows(lake, "app_events_bronze")) == 1
-    done = command("restore", "app_events_bronze", "0", "--yes")
-    assert done.returncode == 0, done.stderr
-    assert "app_events_bronze is now version 2" in done.stdout and rows(lake, "app_events_bronze") == []
+    result = command("restore", "app_events_bronze", "0", "--yes")
+    assert result.returncode == 0, result.stderr
+    assert "app_events_bronze is now version 2" in result.stdout and rows(lake, "app_events_bronze") == []
     shown = command("history", "app_events_bronze")
     assert "RESTORE" in shown.stdout

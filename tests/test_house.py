@@ -1,4 +1,4 @@
-"""The library's own rules: the picture of its packages, the length of its functions, one version."""
+"""Rules of the code base: the package diagram, the length of functions, and a single version number."""
 
 from __future__ import annotations
 
@@ -16,47 +16,55 @@ LONGEST_FUNCTION = 50
 
 
 def imports() -> set[tuple[str, str]]:
-    """Which package, or module at the top, imports which other."""
+    """Return which package or top-level module imports which other."""
     graph = grimp.build_graph("lakehouse_lib", exclude_type_checking_imports=True, cache_dir=None)
-    found = set()
+    edges = set()
     for module in graph.modules - {"lakehouse_lib"}:
-        for other in graph.find_modules_directly_imported_by(module) - {"lakehouse_lib"}:
-            found.add((module.split(".")[1], other.split(".")[1]))
-    return {(one, other) for one, other in found if one != other and other not in FREE and one != "__main__"}
+        for imported in graph.find_modules_directly_imported_by(module) - {"lakehouse_lib"}:
+            edges.add((module.split(".")[1], imported.split(".")[1]))
+    return {
+        (importer, imported)
+        for importer, imported in edges
+        if importer != imported and imported not in FREE and importer != "__main__"
+    }
 
 
 def reached(edges: set[tuple[str, str]], start: str) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     waiting = [start]
     while waiting:
         at = waiting.pop()
-        new = {other for one, other in edges if one == at} - found
-        found |= new
+        new = {imported for importer, imported in edges if importer == at} - names
+        names |= new
         waiting += new
-    return found
+    return names
 
 
-def test_the_picture_of_the_packages_is_what_they_import():
-    """An arrow for each import that no other arrows lead to, and none besides."""
+def test_package_diagram_matches_the_imports():
+    """The diagram has an arrow for each import that does not follow from other arrows, and no others."""
     drawn = set(re.findall(r"^    (\w+).*--> (\w+)", Path("lakehouse_lib/README.md").read_text(), re.M))
     edges = imports()
-    needed = {(one, other) for one, other in edges if other not in reached(edges - {(one, other)}, one)}
+    needed = {
+        (importer, imported)
+        for importer, imported in edges
+        if imported not in reached(edges - {(importer, imported)}, importer)
+    }
     assert drawn == needed
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_a_function_is_read_at_once(path):
+def test_functions_are_short(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__init__.py"], ids=str)
-def test_each_package_says_what_lives_there(path):
+def test_each_package_has_a_docstring(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_the_version_stands_in_one_place():
-    said = re.search(r'^version = "(.+)"', Path("pyproject.toml").read_text(), re.M)
-    assert said and metadata.version("lakehouse-workbook") == said[1]
+def test_version_is_defined_in_one_place():
+    declared = re.search(r'^version = "(.+)"', Path("pyproject.toml").read_text(), re.M)
+    assert declared and metadata.version("lakehouse-workbook") == declared[1]
     assert not [path for path in SOURCES if re.search(r'__version__ =|VERSION = "', path.read_text())]

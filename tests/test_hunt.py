@@ -1,4 +1,4 @@
-"""Files from public bug reports, with what is right for them: in one load, in two runs, and rebuilt."""
+"""Files from public bug reports with their expected results: in one load, in two runs, and rebuilt."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TABLES = (
 
 @pytest.fixture(scope="module")
 def landing(tmp_path_factory) -> Path:
-    """The files of all cases, each case in a folder of its own in its feed."""
+    """The files of all cases, each case in a separate folder of its feed."""
     from conftest import SHARED
 
     if not SHARED.is_dir():
@@ -98,7 +98,7 @@ def settings_of(engine: str, base: Path, folder: Path) -> Settings:
 
 
 def run(settings: Settings) -> set[str]:
-    """Run, and return the files that were set aside; nothing else may be wrong."""
+    """Run, and return the files that were set aside; nothing else may fail."""
     result = run_tables(settings)
     return {problem.split(" cannot be read")[0] for problem in result.problems}
 
@@ -113,23 +113,25 @@ def lake(engine, landing, tmp_path_factory) -> Settings:
 def bronze(lake: Settings, feed: str, case: str) -> dict[str, dict]:
     """Accepted records of a case by id."""
     identity = {"app_events": "event_id", "clickstream": "click_id"}[feed]
-    found = reader.query(lake, f"SELECT * FROM {feed}_bronze WHERE len(_quality_flags) = 0").to_dict("records")
-    own = [row for row in found if row["_source_file"].split("/")[0] in (case, f"{case}-bad", f"{case}-2", f"{case}-3")]
-    assert len({row[identity] for row in own}) == len(own)
-    return {row[identity]: row for row in own}
+    all_rows = reader.query(lake, f"SELECT * FROM {feed}_bronze WHERE len(_quality_flags) = 0").to_dict("records")
+    of_case = [
+        row for row in all_rows if row["_source_file"].split("/")[0] in (case, f"{case}-bad", f"{case}-2", f"{case}-3")
+    ]
+    assert len({row[identity] for row in of_case}) == len(of_case)
+    return {row[identity]: row for row in of_case}
 
 
 def rejected(lake: Settings, feed: str, case: str) -> dict[str, list[str]]:
     """Rejected records of a case and their reasons."""
-    found = reader.query(lake, f"SELECT record, reasons, _source_file f FROM {feed}_bronze_quarantine")
-    return {row.record: list(row.reasons) for row in found.itertuples() if row.f.startswith(case)}
+    all_rows = reader.query(lake, f"SELECT record, reasons, _source_file f FROM {feed}_bronze_quarantine")
+    return {row.record: list(row.reasons) for row in all_rows.itertuples() if row.f.startswith(case)}
 
 
 def ids(text: str, numbers: range | list[int]) -> set[str]:
     return {f"{text}{n:02d}" for n in numbers}
 
 
-def test_two_runs_and_a_rebuild_give_the_same_tables(lake, engine, landing, tmp_path):
+def test_two_runs_and_a_rebuild_give_equal_tables(lake, engine, landing, tmp_path):
     files = sorted(path for path in landing.rglob("*") if path.is_file())
     twice = settings_of(engine, tmp_path / "lake", tmp_path / "landing")
     for half in (files[1::2], files[::2]):
@@ -299,11 +301,11 @@ def test_21_parquet(lake):
 def test_22_file_names(lake):
     good = bronze(lake, "clickstream", "22-file-names")
     assert set(good) == ids("f", [*range(32), 50, 51])
-    own = [row for name, row in good.items() if name < "f32"]
-    assert {(row["user_id"], row["page_name"], str(row["click_date"])[:10]) for row in own} == {
+    valid = [row for name, row in good.items() if name < "f32"]
+    assert {(row["user_id"], row["page_name"], str(row["click_date"])[:10]) for row in valid} == {
         ("u1", "p", "2026-11-20")
     }
-    files = {row["_source_file"].removeprefix("22-file-names/") for row in own}
+    files = {row["_source_file"].removeprefix("22-file-names/") for row in valid}
     assert {
         "percent%20.json",
         "colon:10:00.json",
@@ -328,7 +330,7 @@ def test_23_compressed(lake):
 
 
 @pytest.mark.parametrize("case", ["16-csv-excel", "26-empty-and-null"])
-def test_sessions_and_metrics_of_a_case_alone(lakehouse, landing, tmp_path, case):
+def test_sessions_and_metrics_of_a_single_case(lakehouse, landing, tmp_path, case):
     for feed in ("clickstream", "app_events"):
         if (landing / feed / case).is_dir():
             shutil.copytree(landing / feed / case, tmp_path / "landing" / feed)

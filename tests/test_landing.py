@@ -1,4 +1,4 @@
-"""Files: every format, each exactly once, and errors that name the file."""
+"""Landing files: every format, each file exactly once, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -51,40 +51,42 @@ def as_csv(records, names):
     return text.getvalue().encode()
 
 
-def test_every_format_arrives_with_its_columns_by_name(lakehouse, deliver, tmp_path):
+def test_every_format_is_loaded_with_columns_by_name(lakehouse, deliver, tmp_path):
     names = ["event_id", "event_type", "event_timestamp", "user_id", "properties"]
-    made = [event(n, properties=json.dumps({"value": n})) for n in range(14)]
-    deliver("app_events/a.json", made[0:2])
-    deliver("app_events/deep/er/b.jsonl.gz", made[2:4])
+    events = [event(n, properties=json.dumps({"value": n})) for n in range(14)]
+    deliver("app_events/a.json", events[0:2])
+    deliver("app_events/deep/er/b.jsonl.gz", events[2:4])
     deliver(
         "app_events/c.ndjson.zst",
-        [zstandard.compress(b"".join(json.dumps(r).encode() + b"\n" for r in made[4:6]))],
+        [zstandard.compress(b"".join(json.dumps(r).encode() + b"\n" for r in events[4:6]))],
     )
-    deliver("app_events/d.csv", [as_csv(made[6:8], names)])
-    deliver("app_events/e e+%41[1].csv.gz", [as_csv(made[8:10], names[::-1])])
-    pq.write_table(pa.Table.from_pylist(made[10:12]), tmp_path / "landing/app_events/f.parquet")
-    typed = [r | {"event_timestamp": pa.scalar(1772445600000000, pa.timestamp("us", "UTC")).as_py()} for r in made[12:]]
+    deliver("app_events/d.csv", [as_csv(events[6:8], names)])
+    deliver("app_events/e e+%41[1].csv.gz", [as_csv(events[8:10], names[::-1])])
+    pq.write_table(pa.Table.from_pylist(events[10:12]), tmp_path / "landing/app_events/f.parquet")
+    typed = [
+        r | {"event_timestamp": pa.scalar(1772445600000000, pa.timestamp("us", "UTC")).as_py()} for r in events[12:]
+    ]
     pq.write_table(pa.Table.from_pylist(typed), tmp_path / "landing/app_events/g.parquet")
     for ignored in ("_tmp/x.json", ".hidden.json", "y.json.tmp", "notes.txt"):
         deliver(f"app_events/{ignored}", ["not for us"])
     lake = lakehouse(**BRONZE)
     load(lake).check()
-    found = rows(
+    actual = rows(
         lake,
         "app_events_bronze",
         ["event_id", "user_id", "event_timestamp", "event_properties", "_quality_flags"],
     )
-    assert [r["event_id"] for r in found] == sorted(r["event_id"] for r in made)
-    assert {r["user_id"] for r in found} == {"ann"}
-    assert [r for r in found if r["_quality_flags"]] == []
-    assert {str(r["event_timestamp"]) for r in found} == {"2026-03-02 10:00:00+00:00"}
-    assert {json.loads(r["event_properties"])["value"] for r in found} == set(range(14))
+    assert [r["event_id"] for r in actual] == sorted(r["event_id"] for r in events)
+    assert {r["user_id"] for r in actual} == {"ann"}
+    assert [r for r in actual if r["_quality_flags"]] == []
+    assert {str(r["event_timestamp"]) for r in actual} == {"2026-03-02 10:00:00+00:00"}
+    assert {json.loads(r["event_properties"])["value"] for r in actual} == set(range(14))
     assert set(reader.query(lake, "SELECT DISTINCT _source_file f FROM app_events_bronze").f) == {
         "a.json", "deep/er/b.jsonl.gz", "c.ndjson.zst", "d.csv", "e e+%41[1].csv.gz", "f.parquet", "g.parquet",
     }  # fmt: skip
 
 
-def test_a_file_is_loaded_once_whatever_its_name(lakehouse, deliver):
+def test_file_is_loaded_once_under_any_name(lakehouse, deliver):
     first = deliver("app_events/a.json", [event(1), event(2)])
     lake = lakehouse(**BRONZE)
     load(lake).check()
@@ -100,7 +102,7 @@ def test_a_file_is_loaded_once_whatever_its_name(lakehouse, deliver):
     assert versions(lake) == before
 
 
-def test_new_content_under_an_old_name_is_an_error_that_names_it(lakehouse, deliver):
+def test_new_content_under_an_old_name_is_an_error(lakehouse, deliver):
     deliver("app_events/a.json", [event(1)])
     lake = lakehouse(**BRONZE)
     load(lake).check()
@@ -118,7 +120,7 @@ def test_new_content_under_an_old_name_is_an_error_that_names_it(lakehouse, deli
 
 
 @pytest.mark.parametrize("kind", ["gz", "zst", "parquet"])
-def test_nothing_of_a_broken_file_is_loaded_and_the_others_are(lakehouse, deliver, tmp_path, kind):
+def test_broken_file_is_left_out_and_the_others_are_loaded(lakehouse, deliver, tmp_path, kind):
     lines = "".join(json.dumps(event(n)) + "\n" for n in range(3000)).encode()
     if kind == "parquet":
         pq.write_table(pa.Table.from_pylist([event(n) for n in range(3000)]), tmp_path / "whole")
@@ -140,7 +142,7 @@ def test_nothing_of_a_broken_file_is_loaded_and_the_others_are(lakehouse, delive
     assert len(rows(lake, "app_events_bronze")) == 3001
 
 
-def test_a_required_field_that_is_missing_everywhere_stops_the_feed(lakehouse, deliver):
+def test_required_field_missing_everywhere_fails_the_feed(lakehouse, deliver):
     deliver("app_events/a.json", [{"id": n, "what": "tap", "event_timestamp": "2026-03-02"} for n in range(20)])
     lake = lakehouse(**BRONZE)
     with pytest.raises(
@@ -154,18 +156,18 @@ def test_a_required_field_that_is_missing_everywhere_stops_the_feed(lakehouse, d
     assert len(rows(mapped, "app_events_bronze")) == 20
 
 
-def test_the_fields_of_new_files_are_known_before_spark_is_asked(lakehouse, deliver):
+def test_fields_of_new_files_are_known_without_spark(lakehouse, deliver):
     deliver("app_events/a.json.gz", [event(1), {"odd": 1}])
     deliver("app_events/b.csv", [as_csv([event(2)], list(event(2)))])
     lake = lakehouse(**BRONZE)
-    found = loading.next_load(lake, tables.get(lake, "app_events_bronze"), "run")
-    assert {file.path: (file.records, set(file.names)) for file in found.files} == {
+    actual = loading.next_load(lake, tables.get(lake, "app_events_bronze"), "run")
+    assert {file.path: (file.records, set(file.names)) for file in actual.files} == {
         "a.json.gz": (2, {*event(1), "odd"}),
         "b.csv": (1, set(event(2))),
     }
 
 
-def test_garbage_is_kept_and_explained(lakehouse, deliver):
+def test_invalid_records_are_kept_and_explained(lakehouse, deliver):
     huge = json.dumps(event(1, properties={"text": "x" * 25_000_000}))
     lines = {
         b'{"event_id": "a"': "malformed_record",
@@ -222,7 +224,7 @@ BAD_FILES = {
 
 @pytest.fixture(scope="module")
 def with_bad_files(engine, tmp_path_factory):
-    """A lakehouse into which good files were loaded beside bad ones of every kind."""
+    """A lakehouse that has loaded valid files beside invalid ones of every kind."""
     base = tmp_path_factory.mktemp("bad")
     settings = config.load({"lakehouse_base_path": str(base / "lake"), "landing_path": str(base / "landing"),
                             "spark_master": engine, "sample": {"rows": 0}, **BRONZE})  # fmt: skip
@@ -238,7 +240,7 @@ def with_bad_files(engine, tmp_path_factory):
     return settings, load(settings)
 
 
-def test_bad_files_are_set_aside_alone_and_the_others_load_in_the_same_run(with_bad_files):
+def test_bad_files_are_set_aside_and_the_others_are_loaded_in_the_same_run(with_bad_files):
     lake, result = with_bad_files
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e0", "e1", "e2", "e3"]
     listed = reader.query(lake, "SELECT path, state, reason FROM ops_landing_files")
@@ -246,14 +248,14 @@ def test_bad_files_are_set_aside_alone_and_the_others_load_in_the_same_run(with_
     assert all(row.reason for row in listed.itertuples() if row.state == "set_aside")
     assert {row.path for row in listed.itertuples() if row.state == "loaded"} == {
         "good0.json", "good1.json", "good2.json", "folder.json/good3.csv"}  # fmt: skip
-    assert result.steps[0].notes == ["app_events: left alone, because their names end in no format: notes.txt"]
-    said = "\n".join(result.problems)
+    assert result.steps[0].notes == ["app_events: ignored, because their names do not end in a known format: notes.txt"]
+    problems = "\n".join(result.problems)
     for name in BAD_FILES:
-        assert f"app_events/{name} cannot be read: " in said
-    assert "Traceback" not in said and "0xf6 in line 2" in said
+        assert f"app_events/{name} cannot be read: " in problems
+    assert "Traceback" not in problems and "0xf6 in line 2" in problems
 
 
-def test_a_file_set_aside_is_reported_until_a_person_acts_and_blocks_nothing(with_bad_files):
+def test_file_set_aside_is_reported_until_fixed_and_blocks_nothing(with_bad_files):
     lake, _ = with_bad_files
     before = versions(lake)
     assert selection.pending(lake) == [] and not list(Path(lake.path("ops/staging")).iterdir())
@@ -262,13 +264,15 @@ def test_a_file_set_aside_is_reported_until_a_person_acts_and_blocks_nothing(wit
     with pytest.raises(LandingError, match=r"app_events/zero\.csv cannot be read"):
         load(lake).check()
     assert versions(lake) == before
-    found = {
-        one.text.split(" ")[0]: one.command for one in health.report(lake).findings if one.kind == "file set aside"
+    actual = {
+        finding.text.split(" ")[0]: finding.command
+        for finding in health.report(lake).findings
+        if finding.kind == "file set aside"
     }
-    assert set(found) == {f"app_events/{name}" for name in BAD_FILES}
+    assert set(actual) == {f"app_events/{name}" for name in BAD_FILES}
     folder = lake.feed_path("app_events")
-    assert found["app_events/zero.csv"] == f"mv {folder}/zero.csv {folder}/_zero.csv && lakehouse run"
-    for command in found.values():  # what is proposed keeps the file
+    assert actual["app_events/zero.csv"] == f"mv {folder}/zero.csv {folder}/_zero.csv && lakehouse run"
+    for command in actual.values():  # what is proposed keeps the file
         subprocess.run(command.removesuffix(" && lakehouse run"), shell=True, check=True)
     selection.stop_on_files(lake)
     (Path(folder) / "good4.json").write_text(json.dumps(event(4)) + "\n")
@@ -276,10 +280,10 @@ def test_a_file_set_aside_is_reported_until_a_person_acts_and_blocks_nothing(wit
     assert len(rows(lake, "app_events_bronze")) == 5
     states = reader.query(lake, "SELECT DISTINCT state FROM ops_landing_files ORDER BY state").state.tolist()
     assert states == ["ignored", "loaded", "removed"]
-    assert [one for one in health.report(lake).findings if one.kind == "file set aside"] == []
+    assert [finding for finding in health.report(lake).findings if finding.kind == "file set aside"] == []
 
 
-def test_a_file_that_cannot_be_opened_is_tried_again(lakehouse, deliver, monkeypatch):
+def test_file_that_cannot_be_opened_is_tried_again(lakehouse, deliver, monkeypatch):
     deliver("app_events/a.json", [event(1)])
     locked = deliver("app_events/b.json", [event(2)])
     honest = landing.opened
@@ -300,7 +304,7 @@ def test_a_file_that_cannot_be_opened_is_tried_again(lakehouse, deliver, monkeyp
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
 
 
-def test_a_folder_that_cannot_be_listed_is_named_and_a_circle_of_links_ends(lakehouse, deliver, tmp_path, monkeypatch):
+def test_unlistable_folder_is_reported_and_link_cycles_end(lakehouse, deliver, tmp_path, monkeypatch):
     deliver("app_events/a.json", [event(1)])
     deliver("app_events/closed/b.json", [event(2)])
     (tmp_path / "landing/app_events/again").symlink_to(tmp_path / "landing/app_events")
@@ -321,7 +325,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_a_circle_of_links_ends(lake
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
 
 
-def test_a_record_that_the_engine_cannot_compute_is_named_and_stops_only_its_file(lakehouse, deliver):
+def test_record_that_the_engine_cannot_compute_fails_only_its_file(lakehouse, deliver):
     deliver("app_events/a.json", [event(1, x="1"), event(2, x="2")])
     deliver("app_events/b.json", [event(n, x="seven" if n == 5 else "7") for n in range(3, 9)])
     lake = lakehouse(**BRONZE, feeds={"app_events": {"select": {"session_id": "cast(x AS int)"}}})
@@ -332,7 +336,7 @@ def test_a_record_that_the_engine_cannot_compute_is_named_and_stops_only_its_fil
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
 
 
-def test_a_difference_between_read_and_written_sets_the_file_aside(lakehouse, deliver, monkeypatch):
+def test_mismatch_between_read_and_written_records_sets_the_file_aside(lakehouse, deliver, monkeypatch):
     deliver("app_events/a.json", [event(1), event(2), {"event_id": "e3"}])
     deliver("app_events/b.json", [event(4), event(5), {"event_id": "e6"}])
     honest = loading.bronze_rows
@@ -357,10 +361,10 @@ def test_a_difference_between_read_and_written_sets_the_file_aside(lakehouse, de
         pipeline.run(lake, progress=lambda line: None)
 
 
-# Which files are done ------------------------------------------------------------
+# Loaded files --------------------------------------------------------------------
 
 
-def test_a_good_file_of_a_load_that_failed_is_loaded_by_the_next(lakehouse, deliver):
+def test_good_file_of_a_failed_load_is_loaded_by_the_next_run(lakehouse, deliver):
     deliver("app_events/good.json", [event(1)])
     bad = deliver("app_events/zero.csv", [])
     lake = lakehouse(**BRONZE)
@@ -375,14 +379,14 @@ def test_a_good_file_of_a_load_that_failed_is_loaded_by_the_next(lakehouse, deli
         assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
 
 
-def test_a_load_that_another_run_overtook_is_planned_again(lakehouse, deliver, monkeypatch):
+def test_load_is_planned_again_if_another_run_committed_first(lakehouse, deliver, monkeypatch):
     """Two machines: one lists f1; f2 lands; the other loads both; the first commits."""
     deliver("app_events/f1.json", [event(1)])
     lake = lakehouse(**BRONZE)
     honest, overtaken = loading.next_load, []
 
-    def late(settings, *given):
-        planned = honest(settings, *given)
+    def late(settings, *arguments):
+        planned = honest(settings, *arguments)
         if not overtaken:
             overtaken.append(planned.id)
             deliver("app_events/f2.json", [event(2), event(3)])
@@ -393,14 +397,14 @@ def test_a_load_that_another_run_overtook_is_planned_again(lakehouse, deliver, m
     monkeypatch.setattr(loading, "next_load", late)
     load(lake).check()
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2", "e3", "e4"]
-    loads = [delta.says(one).get("load") for one in commits(lake, tables.get(lake, "app_events_bronze"))]
+    loads = [delta.says(commit).get("load") for commit in commits(lake, tables.get(lake, "app_events_bronze"))]
     assert len(loads) == 3 and overtaken[0] not in loads
     ledger = reader.query(lake, "SELECT sum(records_read)::INT r FROM ops_ledger WHERE target = 'app_events_bronze'")
     assert ledger.r[0] == 4
 
 
 @pytest.mark.parametrize("lost", ["nothing", "landing_files", "landing_files and log"])
-def test_what_is_loaded_follows_from_the_table_alone(lakehouse, deliver, monkeypatch, lost):
+def test_loaded_files_are_known_from_the_table_alone(lakehouse, deliver, monkeypatch, lost):
     for n in range(2):
         deliver(f"app_events/{n}.json", [event(n)])
     lake = lakehouse(**BRONZE)
@@ -425,7 +429,7 @@ def test_what_is_loaded_follows_from_the_table_alone(lakehouse, deliver, monkeyp
     assert set(again.path[again.state == "loaded"]) >= {"2.json"}
 
 
-def test_files_whose_rows_went_to_the_archive_stay_known(lakehouse, deliver):
+def test_files_with_archived_rows_are_not_loaded_again(lakehouse, deliver):
     os.utime(deliver("app_events/a.json", [event(1)]), (1772445600, 1772445600))
     lake = lakehouse(**BRONZE)
     load(lake).check()
@@ -439,7 +443,7 @@ def test_files_whose_rows_went_to_the_archive_stay_known(lakehouse, deliver):
     assert landing.pending_files(lake, bronze) == []
 
 
-def test_a_table_that_was_removed_is_loaded_again(lakehouse, deliver):
+def test_removed_table_is_loaded_again(lakehouse, deliver):
     deliver("app_events/a.json", [event(1)])
     lake = lakehouse(**BRONZE)
     load(lake).check()
@@ -448,7 +452,7 @@ def test_a_table_that_was_removed_is_loaded_again(lakehouse, deliver):
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1"]
 
 
-def test_many_files_are_loaded_some_at_a_time_and_copies_count_once(lakehouse, deliver, monkeypatch):
+def test_many_files_are_loaded_in_parts_and_copies_count_once(lakehouse, deliver, monkeypatch):
     monkeypatch.setattr(loading, "AT_ONCE", 2)
     for n in range(5):
         deliver(f"app_events/{n}.json", [event(n), event(n + 10)])
@@ -467,7 +471,7 @@ def test_many_files_are_loaded_some_at_a_time_and_copies_count_once(lakehouse, d
     assert dict(zip(states.state, states.n, strict=True)) == {"loaded": 6, "duplicate": 1}
 
 
-def test_files_that_a_restore_takes_back_stay_out_and_come_back_with_it(lakehouse, deliver):
+def test_withdrawn_files_stay_out_until_a_restore_brings_them_back(lakehouse, deliver):
     deliver("app_events/a.json", [event(1)])
     lake = lakehouse(**BRONZE)
     load(lake).check()
@@ -489,18 +493,18 @@ def test_files_that_a_restore_takes_back_stay_out_and_come_back_with_it(lakehous
 # What is a person's own ------------------------------------------------------------
 
 
-def test_a_landing_folder_that_is_not_there_is_named_and_not_made(lakehouse, tmp_path):
+def test_missing_landing_folder_is_reported_and_not_created(lakehouse, tmp_path):
     lake = lakehouse(landing_path=str(tmp_path / "mistyped"), sample={"rows": 50})
     with pytest.raises(LakehouseError, match=rf"The landing folder {tmp_path}/mistyped does not exist"):
         load(lake).check()
     assert not (tmp_path / "mistyped").exists()
-    own = lakehouse("own", feeds={"clickstream": {"path": str(tmp_path / "nowhere")}})
+    custom = lakehouse("own", feeds={"clickstream": {"path": str(tmp_path / "nowhere")}})
     (tmp_path / "landing").mkdir()
     with pytest.raises(LakehouseError, match=r"/nowhere does not exist. Create it or correct feeds.clickstream.path"):
-        load(own).check()
+        load(custom).check()
 
 
-def test_sample_input_is_written_only_into_an_empty_lakehouse_with_the_default_folder(tmp_path, lakehouse, deliver):
+def test_sample_is_written_only_to_an_empty_lakehouse_with_the_default_landing_folder(tmp_path, lakehouse, deliver):
     base = {"lakehouse_base_path": str(tmp_path / "new"), "sample": {"rows": 50, "days": 1}}
     fresh = config.load(base)
     assert sample.wanted(fresh) and not sample.is_sample(fresh)
@@ -518,7 +522,7 @@ def test_sample_input_is_written_only_into_an_empty_lakehouse_with_the_default_f
     assert not sample.wanted(mine) and not sample.is_sample(mine)
 
 
-def test_the_command_finds_its_workbook_from_any_folder(tmp_path, monkeypatch):
+def test_command_finds_its_workbook_from_any_folder(tmp_path, monkeypatch):
     checkout = Path(config.__file__).parents[1]
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "parameters").mkdir()  # another project's
@@ -533,7 +537,7 @@ def test_the_command_finds_its_workbook_from_any_folder(tmp_path, monkeypatch):
 ROUNDS = int(os.environ.get("LAKEHOUSE_TEST_ROUNDS", "8"))
 
 
-def test_two_machines_that_load_at_once_lose_and_double_nothing(lakehouse, deliver, tmp_path):
+def test_concurrent_loads_lose_and_duplicate_nothing(lakehouse, deliver, tmp_path):
     """Two processes that do not share a lock, with pauses at random; files land while they run."""
     lake = lakehouse(**BRONZE)
     (tmp_path / "landing/app_events").mkdir(parents=True)
@@ -569,7 +573,7 @@ def test_two_machines_that_load_at_once_lose_and_double_nothing(lakehouse, deliv
     assert_same(lake, clean)
     assert len(rows(lake, "app_events_bronze")) == number
     query = "SELECT sum(records_read)::INT r, sum(accepted)::INT a FROM ops_ledger WHERE target = 'app_events_bronze'"
-    sums = [reader.query(one, query).iloc[0].tolist() for one in (lake, clean)]
+    sums = [reader.query(settings, query).iloc[0].tolist() for settings in (lake, clean)]
     assert sums[0] == sums[1] == [number, number]
     files = reader.query(lake, "SELECT count(*)::INT n, count(DISTINCT path)::INT d FROM ops_landing_files")
     assert files.n[0] == files.d[0]
@@ -590,7 +594,7 @@ RECORD = st.one_of(
 
 @st.composite
 def files(draw) -> tuple[str, bytes]:
-    """A file of any format: good, with bad records, cut, compressed, or no such file at all."""
+    """A file of any format: valid, with invalid records, truncated, compressed, or not of that format at all."""
     lines = b"\n".join(draw(st.lists(RECORD, max_size=5)))
     kind = draw(st.sampled_from(["json", "json", "json.gz", "json.zst", "csv", "parquet", "array"]))
     if kind == "csv":
@@ -612,7 +616,7 @@ def files(draw) -> tuple[str, bytes]:
 
 @hypothesis_settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(made=st.lists(files(), min_size=12, max_size=40), data=st.data())
-def test_any_files_in_any_runs_give_the_tables_of_one_run(engine, tmp_path_factory, made, data):
+def test_files_in_several_runs_give_the_tables_of_one_run(engine, tmp_path_factory, made, data):
     base = tmp_path_factory.mktemp("any")
     names = "app_events_bronze,app_events_bronze_quarantine,app_events_silver"
     parts, once = (config.load({
@@ -641,23 +645,23 @@ def test_any_files_in_any_runs_give_the_tables_of_one_run(engine, tmp_path_facto
     assert rows(parts, "app_events_silver") == rows(once, "app_events_silver")
     for settings in (parts, once):
         listed = {file.path for file in landing.list_files(settings, "app_events")}
-        told = reader.query(settings, "SELECT path, state, records FROM ops_landing_files")
-        assert listed == set(told.path) and set(told.state) <= {"loaded", "duplicate", "set_aside"}
+        files_table = reader.query(settings, "SELECT path, state, records FROM ops_landing_files")
+        assert listed == set(files_table.path) and set(files_table.state) <= {"loaded", "duplicate", "set_aside"}
         sums = reader.query(
             settings,
             "SELECT sum(records_read)::INT r, sum(accepted)::INT a, sum(duplicate)::INT d, "
             "sum(quarantined)::INT q FROM ops_ledger WHERE target = 'app_events_bronze'",
         ).iloc[0]
-        held = told[told.state.isin(["loaded", "duplicate"])].records.sum()
+        held = files_table[files_table.state.isin(["loaded", "duplicate"])].records.sum()
         assert sums.r == sums.a + sums.d + sums.q == held
         assert sums.a + sums.q == reader.count(settings, "app_events_bronze")
-        for path in told.path[told.state == "set_aside"]:
+        for path in files_table.path[files_table.state == "set_aside"]:
             (Path(settings.feed_path("app_events")) / path).unlink()
         selection.stop_on_files(settings)
         pipeline.run(settings, progress=lambda line: None).check()
 
 
-def test_finite_numbers_beyond_the_bounds_stop_no_table(lakehouse, deliver):
+def test_numbers_beyond_the_bounds_do_not_fail_a_table(lakehouse, deliver):
     deliver("app_events/a.json", [event(1, properties={"value": 1e30}), event(2, properties={"value": 1e15}),
                                   event(3, properties={"value": -1e-300, "duration_ms": 9e15})])  # fmt: skip
     deliver("clickstream/a.json", [click(1, response_time_ms=1e250), click(2, response_time_ms=1e15)])
@@ -678,7 +682,7 @@ def test_finite_numbers_beyond_the_bounds_stop_no_table(lakehouse, deliver):
 # What reviews found ------------------------------------------------------------------
 
 
-def test_a_rebuild_keeps_the_rows_of_a_file_that_can_no_longer_be_read(lakehouse, deliver):
+def test_rebuild_keeps_rows_of_a_file_that_can_no_longer_be_read(lakehouse, deliver):
     for n in range(2):
         deliver(f"app_events/{n}.json.gz", [event(n)])
     lake = lakehouse(**BRONZE)
@@ -694,7 +698,7 @@ def test_a_rebuild_keeps_the_rows_of_a_file_that_can_no_longer_be_read(lakehouse
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e0", "e1"]
 
 
-def test_content_that_a_restore_took_back_comes_with_a_new_name_alone(lakehouse, deliver):
+def test_withdrawn_content_is_loaded_again_only_under_a_new_name(lakehouse, deliver):
     deliver("app_events/a.json", [event(1)])
     lake = lakehouse(**BRONZE)
     load(lake).check()
@@ -712,26 +716,26 @@ def test_content_that_a_restore_took_back_comes_with_a_new_name_alone(lakehouse,
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
 
 
-def test_a_file_is_looked_at_again_when_the_settings_give_it_a_format(lakehouse, deliver):
+def test_ignored_file_is_read_once_the_settings_give_it_a_format(lakehouse, deliver):
     deliver("app_events/a.txt", [event(1)])
     assert load(lakehouse(**BRONZE)).steps[0].notes and load(lakehouse(**BRONZE)).steps[0].notes == []
-    told = lakehouse(**BRONZE, feeds={"app_events": {"format": "json"}})
-    load(told).check()
-    assert [row["event_id"] for row in rows(told, "app_events_bronze")] == ["e1"]
+    with_format = lakehouse(**BRONZE, feeds={"app_events": {"format": "json"}})
+    load(with_format).check()
+    assert [row["event_id"] for row in rows(with_format, "app_events_bronze")] == ["e1"]
 
 
-def test_a_file_of_which_nothing_arrived_is_set_aside(lakehouse, deliver, monkeypatch):
+def test_file_whose_records_do_not_reach_the_table_is_set_aside(lakehouse, deliver, monkeypatch):
     deliver("app_events/a.json", [event(1)])
     deliver("app_events/b.json", [event(2)])
     honest = loading.bronze_rows
-    monkeypatch.setattr(loading, "bronze_rows", lambda *given: honest(*given).where("event_id <> 'e2'"))
+    monkeypatch.setattr(loading, "bronze_rows", lambda *arguments: honest(*arguments).where("event_id <> 'e2'"))
     lake = lakehouse(**BRONZE)
     with pytest.raises(LandingError, match=r"b\.json cannot be read: it holds 1 records, and 0 arrived"):
         load(lake).check()
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1"]
 
 
-def test_a_rebuild_ends_where_a_record_cannot_be_computed(lakehouse, deliver):
+def test_rebuild_stops_at_a_record_that_cannot_be_computed(lakehouse, deliver):
     deliver("app_events/a.json", [event(1, x="1")])
     deliver("app_events/b.json", [event(2, x="two")])
     lake = lakehouse(**BRONZE, full=True, feeds={"app_events": {"select": {"session_id": "cast(x AS int)"}}})
@@ -744,14 +748,14 @@ def test_a_rebuild_ends_where_a_record_cannot_be_computed(lakehouse, deliver):
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2"]
 
 
-def test_changes_keep_the_reason_for_which_they_are_no_records(lakehouse, deliver, tmp_path):
+def test_invalid_changes_keep_the_reason(lakehouse, deliver, tmp_path):
     deliver("cdc_changes/a.json", [b'{"op":\n', b"\xff\n", b'{"op":"c","op":"u"}\n', b"null\n", b'{"payload":null}\n'])
     table = pa.table({"operation_type": ["INSERT"], "Operation_Type": ["DELETE"], "table_name": ["users"]})
     pq.write_table(table, tmp_path / "landing/cdc_changes/b.parquet")
     lake = lakehouse(tables="cdc_changes_bronze,cdc_changes_bronze_quarantine")
     load(lake).check()
-    found = reader.query(lake, "SELECT reasons[1] r, count(*)::INT n FROM cdc_changes_bronze_quarantine GROUP BY 1")
-    assert dict(zip(found.r, found.n, strict=True)) == {
+    actual = reader.query(lake, "SELECT reasons[1] r, count(*)::INT n FROM cdc_changes_bronze_quarantine GROUP BY 1")
+    assert dict(zip(actual.r, actual.n, strict=True)) == {
         "malformed_record": 1,
         "invalid_utf8": 1,
         "ambiguous_fields": 2,
@@ -759,7 +763,7 @@ def test_changes_keep_the_reason_for_which_they_are_no_records(lakehouse, delive
     }
 
 
-def test_sample_input_is_not_written_beside_other_files(tmp_path, deliver, capsys):
+def test_sample_is_not_written_beside_other_files(tmp_path, deliver, capsys):
     deliver("clickstream/a.json", [click(1)], tmp_path / "mine")
     assert cli.main(["sample", "--rows", "10", "--out", str(tmp_path / "mine")]) == 2
     assert "holds files that are no sample" in capsys.readouterr().err

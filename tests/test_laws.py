@@ -45,7 +45,7 @@ def run(settings: Settings) -> None:
 
 
 def started(settings: Settings) -> subprocess.Popen:
-    """A run in a process of its own."""
+    """Start a run in a separate process."""
     values = {name: getattr(settings, name) for name in ("lakehouse_base_path", "landing_path", "spark_master")}
     values["sample"] = {"rows": 0}
     return subprocess.Popen(
@@ -68,16 +68,16 @@ def put(files: list[Path], source: Path, landing_folder: Path, suffix: str = "")
 
 
 def ledger_adds_up(settings: Settings) -> None:
-    """Every record of the landing files is in bronze; what bronze accepted is in silver or a duplicate."""
+    """Assert that every landing record is in bronze, and what bronze accepted is in silver or a duplicate."""
     assert_ledger_matches_tables(settings)
-    found = reader.query(
+    counts = reader.query(
         settings,
         """
         SELECT target, sum(records_read)::BIGINT r, sum(accepted)::BIGINT a, sum(updated)::BIGINT u,
                sum(duplicate)::BIGINT d, sum(quarantined)::BIGINT q, sum(unchanged)::BIGINT s
         FROM ops_ledger GROUP BY target""",
     )
-    by_target = {row.target: row for row in found.itertuples()}
+    by_target = {row.target: row for row in counts.itertuples()}
     assert [row.target for row in by_target.values() if row.r != row.a + row.u + row.d + row.q + row.s] == []
     for name in BASES:
         assert by_target[name].a + by_target[name].q == reader.count(settings, name), name
@@ -94,7 +94,7 @@ def dirty(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean_load(dirty, engine, tmp_path_factory) -> Settings:
-    """The lakehouse that one clean load makes of them."""
+    """The lakehouse after one clean load of them."""
     settings = config.load({"lakehouse_base_path": str(tmp_path_factory.mktemp("clean")), "landing_path": str(dirty),
                             "spark_master": engine, "sample": {"rows": 0}})  # fmt: skip
     run(settings)
@@ -105,7 +105,7 @@ def clean_load(dirty, engine, tmp_path_factory) -> Settings:
     max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 50, suppress_health_check=list(HealthCheck)
 )
 @given(data=st.data())
-def test_any_batches_in_any_order_repeated_or_killed_give_the_same_tables(
+def test_batches_in_any_order_repeated_or_killed_give_the_same_tables(
     dirty, clean_load, engine, tmp_path_factory, data
 ):
     files = sorted(path for path in dirty.rglob("*") if path.is_file())
@@ -133,7 +133,7 @@ def test_any_batches_in_any_order_repeated_or_killed_give_the_same_tables(
     ledger_adds_up(settings)
 
 
-def test_twenty_kills_lose_and_double_nothing(dirty, clean_load, tmp_path):
+def test_twenty_kills_lose_and_duplicate_nothing(dirty, clean_load, tmp_path):
     """Deliver, kill, deliver, kill …; after each kill every table opens and holds whole commits."""
     rng = random.Random(7)
     files = sorted(path for path in dirty.rglob("*") if path.is_file())
@@ -150,19 +150,19 @@ def test_twenty_kills_lose_and_double_nothing(dirty, clean_load, tmp_path):
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
-        for name, found in contents(settings).items():
+        for name, counts in contents(settings).items():
             keys = tables.get(settings, name).key
             if keys and not keys[0].startswith("_"):
-                assert max(Counter(tuple(row[k] for k in keys) for row in found).values(), default=1) == 1, name
-            reached.update([name] if found else [])
+                assert max(Counter(tuple(row[k] for k in keys) for row in counts).values(), default=1) == 1, name
+            reached.update([name] if counts else [])
     assert reached >= {"app_events_bronze", "app_events_silver"}  # the kills came late enough to matter
     run(settings)
     assert_same(settings, clean_load)
     ledger_adds_up(settings)
 
 
-def test_a_run_killed_between_a_commit_and_its_watermarks_is_recovered(lakehouse, jvm, deliver, monkeypatch):
-    """Spark remembers a second source in a commit of its own."""
+def test_run_killed_between_commit_and_watermarks_is_recovered(lakehouse, jvm, deliver, monkeypatch):
+    """Spark stores the watermark of a second source in a separate commit."""
     deliver("app_events/1.json", [event(1), event(2, "2026-03-03T10:00:00Z"), {"event_id": "rejected"}])
     lake = lakehouse(
         spark_master=jvm,
@@ -188,17 +188,17 @@ def test_a_run_killed_between_a_commit_and_its_watermarks_is_recovered(lakehouse
     assert_same(lake, clean)
 
 
-def test_two_runs_at_once_end_well_or_say_who_holds_the_lakehouse(dirty, clean_load, tmp_path):
+def test_concurrent_runs_succeed_or_report_the_lock(dirty, clean_load, tmp_path):
     settings = clean_load.model_copy(update={"lakehouse_base_path": str(tmp_path / "lake")})
     both = [started(settings) for _ in range(2)]
     ends = [(process.communicate(timeout=300), process.returncode) for process in both]
     assert sorted(status for _, status in ends) == [0, 1]
-    (((_, said), _),) = (end for end in ends if end[1])
-    assert "Another run holds the lakehouse" in said and "Traceback" not in said
+    (((_, outputs), _),) = (end for end in ends if end[1])
+    assert "Another run holds the lakehouse" in outputs and "Traceback" not in outputs
     assert_same(settings, clean_load)
 
 
-def test_a_run_with_nothing_new_writes_nothing_and_needs_no_engine(clean_load, monkeypatch):
+def test_run_with_nothing_new_writes_nothing_and_needs_no_engine(clean_load, monkeypatch):
     before = versions(clean_load)
 
     def never(*_):
@@ -211,7 +211,7 @@ def test_a_run_with_nothing_new_writes_nothing_and_needs_no_engine(clean_load, m
     assert versions(clean_load) == before
 
 
-def test_a_full_rebuild_is_the_same_also_when_it_was_killed(dirty, clean_load, tmp_path):
+def test_full_rebuild_gives_the_same_tables_even_after_a_kill(dirty, clean_load, tmp_path):
     settings = clean_load.model_copy(update={"lakehouse_base_path": str(tmp_path / "lake")})
     run(settings)
     full = settings.model_copy(update={"full": True})
@@ -224,8 +224,8 @@ def test_a_full_rebuild_is_the_same_also_when_it_was_killed(dirty, clean_load, t
     assert (ledger.records_read == ledger[list(ops.COUNTS[1:])].sum(axis=1)).all()
 
 
-def test_every_record_of_a_dirty_input_is_accounted_for_by_reason(clean_load, dirty):
-    """Counted by the plainest reader there is: line by line, in Python."""
+def test_every_record_of_dirty_input_is_accounted_for(clean_load, dirty):
+    """Counted by the simplest possible reader: line by line, in Python."""
     ledger_adds_up(clean_load)
     for feed in ("app_events", "clickstream", "cdc_changes"):
         lines = sum(len(open_lines(path)) for path in (dirty / feed).rglob("*") if path.is_file())
@@ -262,7 +262,7 @@ def parses(line: str) -> bool:
         return False
 
 
-def test_each_row_leads_to_its_file_and_each_table_to_its_sources_code_and_run(clean_load, dirty):
+def test_rows_can_be_traced_to_files_and_tables_to_sources_code_and_run(clean_load, dirty):
     files = {str(p.relative_to(dirty / "app_events")) for p in (dirty / "app_events").rglob("*") if p.is_file()}
     assert set(reader.query(clean_load, "SELECT DISTINCT _source_file f FROM app_events_bronze").f) <= files
     lineage = reader.query(clean_load, "SELECT * FROM ops_lineage")
@@ -275,21 +275,21 @@ def test_each_row_leads_to_its_file_and_each_table_to_its_sources_code_and_run(c
     assert set(lineage.job) == {table.transform for table in tables.declared(clean_load).values()}
 
 
-def test_a_ledger_that_does_not_add_up_fails_the_run(clean_load, tmp_path, monkeypatch):
+def test_run_fails_if_the_ledger_does_not_add_up(clean_load, tmp_path, monkeypatch):
     from lakehouse_lib.layers import refresh
 
     settings = clean_load.model_copy(update={"lakehouse_base_path": str(tmp_path / "lake"), "tables": BASES[0]})
     run(settings)
     honest = refresh._counts
     monkeypatch.setattr(
-        refresh, "_counts", lambda **given: honest(**given | {"duplicate": given.get("duplicate", 0) + 1})
+        refresh, "_counts", lambda **arguments: honest(**arguments | {"duplicate": arguments.get("duplicate", 0) + 1})
     )
     silver = settings.model_copy(update={"tables": "app_events_silver"})
     with pytest.raises(Exception, match=r"The ledger of app_events_silver version .* does not add up"):
         run(silver)
 
 
-def test_one_per_cent_more_events_touch_only_their_days(lakehouse, tmp_path):
+def test_additional_events_change_only_their_days(lakehouse, tmp_path):
     """Increment and full rebuild of the same input, compared column by column."""
     sizes = SampleSettings(days=7, end=date(2026, 3, 10))
     sample.write(sizes, tmp_path / "landing", 5000)

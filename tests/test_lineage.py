@@ -1,4 +1,4 @@
-"""Lineage of columns, its events, and the way from any row down to its record, on sample input in two halves."""
+"""Column lineage, OpenLineage events, and traces from any row to its record, on sample input in two halves."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ CHOSEN = {
 
 def by_hand() -> dict[str, set[str]]:
     """`EXPECTED` as sources by ``table.column``."""
-    found, table = {}, None
+    expected, table = {}, None
     declared = tables.declared(Settings())
     for line in filter(None, EXPECTED.splitlines()):
         if not line.startswith(" "):
@@ -190,8 +190,8 @@ def by_hand() -> dict[str, set[str]]:
             if ref.startswith("REJECTED"):
                 names = [ref.replace("REJECTED", name) for name in table.sources if name.endswith("_quarantine")]
             full.update(names)
-        found[f"{table.name}.{column}"] = full
-    return found
+        expected[f"{table.name}.{column}"] = full
+    return expected
 
 
 @pytest.fixture(scope="module")
@@ -211,33 +211,35 @@ def lake(engine, tmp_path_factory) -> Settings:
         result = pipeline.run(settings.model_copy(update={"run_id": f"run{half}"}), progress=lambda line: None)
         assert not result.problems
         (base_path / f"columns{half}.json").write_text(
-            json.dumps({name: [made.direct, made.indirect] for name, made in lineage.columns(settings).items()})
+            json.dumps(
+                {name: [columns.direct, columns.indirect] for name, columns in lineage.columns(settings).items()}
+            )
         )
     return settings
 
 
 @pytest.mark.parametrize("half", [0, 1])
-def test_each_column_is_made_from_what_the_map_by_hand_says(lake, half):
-    """After a first load, and after one in which tables were merged into."""
+def test_column_lineage_matches_the_expected_map(lake, half):
+    """After a first load, and after one that merges into the tables."""
     merged = {
         t.name
         for t in tables.declared(lake).values()
         if any(e["operation"] == "MERGE" for e in DeltaTable(delta.table_path(lake, t)).history())
     }
     assert {"clickstream_silver", "users_history_silver", "users_silver", "user_segments_gold"} <= merged
-    found = json.loads(Path(lake.path(f"columns{half}.json")).read_text())
+    actual = json.loads(Path(lake.path(f"columns{half}.json")).read_text())
     expected = by_hand()
     declared = {f"{t.name}.{c}" for t in tables.declared(lake).values() if t.layer in ("silver", "gold")
                 for c in t.names if c not in ("_run_id", "_processed_at")}  # fmt: skip
     assert declared <= expected.keys()
     for column, refs in expected.items():
-        assert set(found.get(column, [[]])[0]) == refs, column
-    assert {name for name in found if name.split(".")[0].endswith(("_silver", "_gold"))} <= expected.keys()
+        assert set(actual.get(column, [[]])[0]) == refs, column
+    assert {name for name in actual if name.split(".")[0].endswith(("_silver", "_gold"))} <= expected.keys()
     for column, refs in CHOSEN.items():
-        assert set(found[column][1]) == refs, column
+        assert set(actual[column][1]) == refs, column
 
 
-def test_columns_are_followed_up_to_the_fields_of_the_feed_and_down_to_gold(lake):
+def test_column_lineage_reaches_feed_fields_and_gold(lake):
     up = lineage.column_upstream(lake, "daily_summary_gold.bounce_rate")
     assert "clickstream_bronze.*" in up and "landing/clickstream.click_id" not in up
     up = lineage.column_upstream(lake, "users_silver.last_seen_date")
@@ -256,17 +258,17 @@ def test_columns_are_followed_up_to_the_fields_of_the_feed_and_down_to_gold(lake
         lineage.column_upstream(lake, "users_silver.nothing")
 
 
-def test_the_terminal_shows_columns(lake, capsys, monkeypatch):
+def test_lineage_command_shows_columns(lake, capsys, monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     assert cli.main(["lineage", "users_silver.email", "--up"]) == 0
-    said = capsys.readouterr().out
-    assert said.splitlines()[:3] == ["Made from:", "    users_silver.email", "        users_history_silver.email"]
-    assert "landing/cdc_changes._after" in said and "Which value it is" not in said
+    output = capsys.readouterr().out
+    assert output.splitlines()[:3] == ["Made from:", "    users_silver.email", "        users_history_silver.email"]
+    assert "landing/cdc_changes._after" in output and "Which value it is" not in output
     assert cli.main(["lineage", "landing/app_events.properties", "--down"]) == 0
     assert "event_metrics_gold.sum_event_value" in capsys.readouterr().out
 
 
-def test_a_table_made_by_sql_has_lineage_of_its_columns(lake, extra_table):
+def test_table_defined_in_sql_has_column_lineage(lake, extra_table):
     extra_table(Table(
         name="busy_days_gold", layer="gold", description="Days with many users", grain="day", key=("day",),
         sources=("daily_summary_gold", "users_silver"), transform="test_lineage.busy_days",
@@ -277,10 +279,10 @@ def test_a_table_made_by_sql_has_lineage_of_its_columns(lake, extra_table):
         """,
     ))  # fmt: skip
     pipeline.run(lake.model_copy(update={"tables": "busy_days_gold"}), progress=lambda line: None).check()
-    found = lineage.columns(lake)
-    assert found["busy_days_gold.day"].direct == ["daily_summary_gold.summary_date"]
-    assert found["busy_days_gold.users"].direct == ["daily_summary_gold.mau", "daily_summary_gold.total_users"]
-    assert found["busy_days_gold.known"].direct == ["users_silver.name"]
+    actual = lineage.columns(lake)
+    assert actual["busy_days_gold.day"].direct == ["daily_summary_gold.summary_date"]
+    assert actual["busy_days_gold.users"].direct == ["daily_summary_gold.mau", "daily_summary_gold.total_users"]
+    assert actual["busy_days_gold.known"].direct == ["users_silver.name"]
 
 
 def busy_days(inputs: Inputs):
@@ -300,22 +302,22 @@ def busy_days(inputs: Inputs):
 
 
 def fits(value: typing.Any, kind: typing.Any, names: dict[str, typing.Any], where: str) -> None:
-    """Hold JSON against the classes that OpenLineage makes from its JSON schemas: no field more, none
-    that is required less, each of its type."""
+    """Check JSON against the classes that OpenLineage generates from its JSON schemas: no additional field, no required
+    field missing, and each of its type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         assert value is None or any(
-            _does_fit(value, one, names, where) for one in arguments if one is not type(None)
+            _does_fit(value, part, names, where) for part in arguments if part is not type(None)
         ), f"{where}: {value!r}"
     elif origin is list:
         assert isinstance(value, list), where
-        for n, one in enumerate(value):
-            fits(one, arguments[0], names, f"{where}[{n}]")
+        for n, part in enumerate(value):
+            fits(part, arguments[0], names, f"{where}[{n}]")
     elif origin is dict:
         assert isinstance(value, dict), where
-        for key, one in value.items():
-            inner = _facet(one) if where.endswith(("acets",)) else arguments[1]
-            fits(one, inner, names, f"{where}.{key}")
+        for key, part in value.items():
+            inner = _facet(part) if where.endswith(("acets",)) else arguments[1]
+            fits(part, inner, names, f"{where}.{key}")
     elif attr.has(kind):
         hints = typing.get_type_hints(
             kind, {**vars(typing), **names, **vars(__import__(kind.__module__, fromlist=["x"]))}
@@ -327,7 +329,7 @@ def fits(value: typing.Any, kind: typing.Any, names: dict[str, typing.Any], wher
             if name in value and not name.startswith("_"):
                 fits(value[name], hints[name], names, f"{where}.{name}")
     elif isinstance(kind, type) and issubclass(kind, base.EventType):
-        assert value in {one.value for one in kind}, where
+        assert value in {part.value for part in kind}, where
     elif kind is not typing.Any:
         assert isinstance(value, kind), f"{where}: {value!r}"
 
@@ -341,7 +343,7 @@ def _does_fit(value, kind, names, where) -> bool:
 
 
 def _facet(value: dict) -> type:
-    """The class of a facet, by the schema that it names."""
+    """Return the class of a facet, by the schema that it names."""
     name = value["_schemaURL"].rpartition("/")[2]
     modules = [
         getattr(facet_v2, module) for module in dir(facet_v2) if isinstance(getattr(facet_v2, module), types.ModuleType)
@@ -360,16 +362,18 @@ def events_of(settings: Settings, run_id: str) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def test_events_fit_the_schemas_and_tell_the_whole_story(lake):
+def test_events_conform_to_the_schemas_and_are_complete(lake):
     events = events_of(lake, "run1")
     names = vars(base)
-    for one in events:
-        fits(one, event_v2.RunEvent, names, one["job"]["name"])
-        assert one["schemaURL"].endswith("OpenLineage.json#/$defs/RunEvent")
-        assert datetime.fromisoformat(one["eventTime"]).tzinfo and re.fullmatch(r"urn:[\w:.-]+", one["producer"])
+    for run_event in events:
+        fits(run_event, event_v2.RunEvent, names, run_event["job"]["name"])
+        assert run_event["schemaURL"].endswith("OpenLineage.json#/$defs/RunEvent")
+        assert datetime.fromisoformat(run_event["eventTime"]).tzinfo and re.fullmatch(
+            r"urn:[\w:.-]+", run_event["producer"]
+        )
     states: dict[str, list[str]] = {}
-    for one in events:
-        states.setdefault(one["run"]["runId"], []).append(one["eventType"])
+    for run_event in events:
+        states.setdefault(run_event["run"]["runId"], []).append(run_event["eventType"])
     assert set(map(tuple, states.values())) == {("START", "COMPLETE")}
     ended = {
         e["job"]["name"].split(".")[1]: e
@@ -377,38 +381,38 @@ def test_events_fit_the_schemas_and_tell_the_whole_story(lake):
         if e["eventType"] == "COMPLETE" and "checks" not in e["job"]["name"]
     }
     assert ended.keys() == tables.declared(lake).keys()
-    for name, one in ended.items():
+    for name, run_event in ended.items():
         table = tables.get(lake, name)
-        (output,) = one["outputs"]
+        (output,) = run_event["outputs"]
         assert output["name"] == delta.table_path(lake, table) and output["namespace"] == "file"
         facets = output["facets"]
         assert [f["name"] for f in facets["schema"]["fields"]] == table.names
         assert facets["ownership"]["owners"][0]["name"] == f"team:{table.owner}"
         assert facets["version"]["datasetVersion"] == str(DeltaTable(delta.table_path(lake, table)).version())
-        made = facets["columnLineage"]["fields"]
+        lineage_fields = facets["columnLineage"]["fields"]
         for column, refs in by_hand().items():
             owner, _, path = column.partition(".")
             if owner == name and "." not in path:
-                told = {
+                reported = {
                     (Path(f["name"]).name, f["field"])
-                    for f in made[path]["inputFields"]
+                    for f in lineage_fields[path]["inputFields"]
                     if f["transformations"][0]["type"] == "DIRECT"
                 }
                 plain = {tuple(ref.split(".")[:2]) for ref in refs if not ref.endswith(".*")}
-                assert told == {(source.removesuffix("_quarantine"), field) for source, field in plain}
-        assert len(one["inputs"]) == max(1, len(table.sources))
-        for source in one["inputs"]:
+                assert reported == {(source.removesuffix("_quarantine"), field) for source, field in plain}
+        assert len(run_event["inputs"]) == max(1, len(table.sources))
+        for source in run_event["inputs"]:
             if table.sources:
                 assert source["inputFacets"]["dataQualityAssertions"]["assertions"] and "version" in source["facets"]
     ledger = reader.query(lake, "SELECT target, sum(accepted + updated + quarantined)::INT AS n FROM ops_ledger "
                                 "WHERE run_id = 'run1' GROUP BY target").set_index("target").n  # fmt: skip
-    for name, one in ended.items():
-        told = one["outputs"][0]["outputFacets"]["outputStatistics"]
-        assert told["rowCount"] == ledger[name], name
-        assert told["size"] > 0 and told["fileCount"] > 0
+    for name, run_event in ended.items():
+        reported = run_event["outputs"][0]["outputFacets"]["outputStatistics"]
+        assert reported["rowCount"] == ledger[name], name
+        assert reported["size"] > 0 and reported["fileCount"] > 0
 
 
-def test_events_reach_a_service_and_a_dead_one_stops_no_run(lakehouse, deliver, monkeypatch):
+def test_events_reach_a_service_and_an_unreachable_one_fails_no_run(lakehouse, deliver, monkeypatch):
     got = []
 
     class Service(http.server.BaseHTTPRequestHandler):
@@ -419,7 +423,7 @@ def test_events_reach_a_service_and_a_dead_one_stops_no_run(lakehouse, deliver, 
             self.end_headers()
 
         def log_message(self, *_):
-            """Nothing on the terminal."""
+            """Print nothing on the terminal."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -430,13 +434,13 @@ def test_events_reach_a_service_and_a_dead_one_stops_no_run(lakehouse, deliver, 
     server.shutdown()
     server.server_close()
     assert [(path, auth) for path, auth, _ in got] == [("/api/v1/lineage", "Bearer secret")] * 4
-    assert [one["eventType"] for *_, one in got] == ["START", "COMPLETE"] * 2
+    assert [item["eventType"] for *_, item in got] == ["START", "COMPLETE"] * 2
     deliver("app_events/2.json", [event(2)])
     pipeline.run(settings, progress=lambda line: None).check()
     assert reader.count(settings, "app_events_bronze") == 2
 
 
-def test_a_failed_table_is_reported_as_failed(lakehouse, deliver, monkeypatch):
+def test_failed_table_is_reported_as_failed(lakehouse, deliver, monkeypatch):
     deliver("app_events/1.json", [event(1)])
     settings = lakehouse(tables="app_events_bronze,app_events_silver", run_id="bad")
 
@@ -446,12 +450,12 @@ def test_a_failed_table_is_reported_as_failed(lakehouse, deliver, monkeypatch):
     monkeypatch.setattr("lakehouse_lib.layers.silver.app_events", broken)
     with pytest.raises(LakehouseError):
         pipeline.run(settings, progress=lambda line: None).check()
-    told = [
+    reported = [
         (e["eventType"], e["run"]["facets"].get("errorMessage", {}).get("message"))
         for e in events_of(settings, "bad")
         if e["job"]["name"].endswith(".app_events_silver")
     ]
-    assert told == [("START", None), ("FAIL", "the disk is full")]
+    assert reported == [("START", None), ("FAIL", "the disk is full")]
 
 
 # Rows ------------------------------------------------------------------------
@@ -460,7 +464,7 @@ FOLLOWED = 200
 PER_ROW = 3
 
 
-def test_rows_are_followed_down_to_their_records(lake):
+def test_rows_are_traced_to_their_records(lake):
     """200 random rows of each silver and gold table: every row found on the way, and every record at
     the end, is checked against the files themselves."""
     lines, heads = {}, {}
@@ -474,10 +478,10 @@ def test_rows_are_followed_down_to_their_records(lake):
                 heads[name] = next(csv.reader(texts[:1]))
     reached: dict[str, int] = {}
 
-    def down(table: Table, found: pa.Table) -> None:
+    def down(table: Table, traced: pa.Table) -> None:
         if table.layer == "bronze":
-            rows = found.to_pylist()
-            for row, ends in zip(rows, trace.records(lake, table, found), strict=True):
+            rows = traced.to_pylist()
+            for row, ends in zip(rows, trace.records(lake, table, traced), strict=True):
                 assert ends, f"{table.name}: no record for {row}"
                 for end in ends:
                     assert end.path.endswith("/" + row["_source_file"])
@@ -485,22 +489,24 @@ def test_rows_are_followed_down_to_their_records(lake):
                     same_record(table, row, end.text, heads.get(end.path))
                 reached[table.name] = reached.get(table.name, 0) + 1
             return
-        for name, made in trace.sources(lake, table, found, PER_ROW).items():
+        for name, sources in trace.sources(lake, table, traced, PER_ROW).items():
             source = tables.get(lake, name)
-            assert made is not None
-            counted(table, found, name, made)
-            if made.num_rows:
-                distinct = {repr(row): row for row in made.drop(["_of", "_total"]).to_pylist()}
-                down(source, pa.Table.from_pylist(list(distinct.values()), schema=made.drop(["_of", "_total"]).schema))
+            assert sources is not None
+            counted(table, traced, name, sources)
+            if sources.num_rows:
+                distinct = {repr(row): row for row in sources.drop(["_of", "_total"]).to_pylist()}
+                down(
+                    source, pa.Table.from_pylist(list(distinct.values()), schema=sources.drop(["_of", "_total"]).schema)
+                )
 
     picks = random.Random(7)
     for table in tables.declared(lake).values():
         if table.layer in ("silver", "gold"):
             connection = reader.connect()
             reader.register(connection, table.name, delta.dataset(DeltaTable(delta.table_path(lake, table))))
-            found = connection.sql(f"SELECT * FROM {table.name}").to_arrow_table()
-            chosen = picks.sample(range(found.num_rows), min(FOLLOWED, found.num_rows))
-            down(table, found.take(chosen))
+            actual = connection.sql(f"SELECT * FROM {table.name}").to_arrow_table()
+            chosen = picks.sample(range(actual.num_rows), min(FOLLOWED, actual.num_rows))
+            down(table, actual.take(chosen))
     assert min(reached.values()) >= FOLLOWED and reached.keys() == {
         "app_events_bronze",
         "clickstream_bronze",
@@ -508,8 +514,8 @@ def test_rows_are_followed_down_to_their_records(lake):
     }
 
 
-def counted(table: Table, found: pa.Table, source: str, made: pa.Table) -> None:
-    """Where the row says how many rows it is made from, as many are found."""
+def counted(table: Table, traced: pa.Table, source: str, sources: pa.Table) -> None:
+    """Assert that as many source rows are found as the row counts."""
     figure = {
         ("event_metrics_gold", "app_events_silver"): "total_events",
         ("hourly_metrics_gold", "app_events_silver"): "total_events",
@@ -518,8 +524,8 @@ def counted(table: Table, found: pa.Table, source: str, made: pa.Table) -> None:
         ("users_silver", "app_events_silver"): "total_events",
         ("users_silver", "clickstream_silver"): "total_sessions",
     }.get((table.name, source))
-    totals = {row["_of"]: row["_total"] for row in made.select(["_of", "_total"]).to_pylist()}
-    for place, row in enumerate(found.to_pylist()):
+    totals = {row["_of"]: row["_total"] for row in sources.select(["_of", "_total"]).to_pylist()}
+    for place, row in enumerate(traced.to_pylist()):
         if figure:
             assert totals.get(place, 0) == row[figure], (table.name, source, row)
         if (table.name, source) == ("clickstream_silver", "clickstream_bronze"):
@@ -529,7 +535,7 @@ def counted(table: Table, found: pa.Table, source: str, made: pa.Table) -> None:
 
 
 def same_record(table: Table, row: dict, text: str, head: list[str] | None) -> None:
-    """The line holds what the row holds, read here without the library."""
+    """Return whether the line has the values of the row, read here without the library."""
     if row["_raw"] is not None:
         assert text == row["_raw"]
         return
@@ -541,23 +547,23 @@ def same_record(table: Table, row: dict, text: str, head: list[str] | None) -> N
         return
     name, at = table.names[0], table.event_time
     assert str(record[name]) == row[name] and (record.get("user_id") or None) == row["user_id"]
-    given = next(record[key] for key in (at, "event_timestamp", "timestamp") if record.get(key))
-    if not str(given).isdigit():
-        moment = datetime.fromisoformat(given.replace("Z", "+00:00"))
+    value_of_time = next(record[key] for key in (at, "event_timestamp", "timestamp") if record.get(key))
+    if not str(value_of_time).isdigit():
+        moment = datetime.fromisoformat(value_of_time.replace("Z", "+00:00"))
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     else:
-        moment = datetime.fromtimestamp(float(given) / (1000 if float(given) > 1e11 else 1), UTC)
+        moment = datetime.fromtimestamp(float(value_of_time) / (1000 if float(value_of_time) > 1e11 else 1), UTC)
     assert abs((moment.replace(tzinfo=None) - row[at]).total_seconds()) < 0.002
 
 
-def test_the_terminal_traces_and_says_what_is_missing(lake, capsys, monkeypatch):
+def test_trace_command_reports_what_is_missing(lake, capsys, monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     (known,) = reader.query(
         lake, "SELECT user_id FROM users_silver WHERE is_known AND total_events > 3 LIMIT 1"
     ).user_id
     assert cli.main(["trace", "user_segments_gold", known]) == 0
-    said = capsys.readouterr().out
-    assert "landing/app_events/" in said and "landing/cdc_changes/" in said and " record " in said
+    output = capsys.readouterr().out
+    assert "landing/app_events/" in output and "landing/cdc_changes/" in output and " record " in output
     assert cli.main(["trace", "users_silver", "nobody"]) == 1
     assert "users_silver has no row with user_id=nobody" in capsys.readouterr().err
     assert cli.main(["trace", "event_metrics_gold", "2026-03-08"]) == 2
@@ -570,7 +576,7 @@ def test_the_terminal_traces_and_says_what_is_missing(lake, capsys, monkeypatch)
     assert step.sources[0].records[0].text == reason
 
 
-def test_the_trace_ends_with_a_word_where_the_file_is_gone(lakehouse, deliver):
+def test_trace_reports_a_missing_file(lakehouse, deliver):
     path = deliver("app_events/1.json", [event(1), event(2)])
     settings = lakehouse(tables="app_events_bronze,app_events_silver")
     pipeline.run(settings, progress=lambda line: None).check()
@@ -585,7 +591,7 @@ def test_the_trace_ends_with_a_word_where_the_file_is_gone(lakehouse, deliver):
 
 
 @pytest.mark.parametrize("name", [table.name for table in tables.declared(Settings()).values()])
-def test_the_reader_reads_what_spark_reads(lake, engine_session, name):
+def test_reader_returns_the_same_as_spark(lake, engine_session, name):
     """Every value of every column."""
     table = tables.get(lake, name)
     theirs = delta.read(engine_session, lake, table).toArrow()
@@ -594,8 +600,8 @@ def test_the_reader_reads_what_spark_reads(lake, engine_session, name):
     connection = reader.connect()
     reader.register(connection, "theirs", pa.dataset.dataset(theirs))
     reader.register(connection, "ours", delta.dataset(DeltaTable(delta.table_path(lake, table))))
-    for one, other in (("ours", "theirs"), ("theirs", "ours")):
-        left = connection.sql(f"SELECT * FROM {one} EXCEPT ALL SELECT * FROM {other}").fetchall()
+    for minuend, subtrahend in (("ours", "theirs"), ("theirs", "ours")):
+        left = connection.sql(f"SELECT * FROM {minuend} EXCEPT ALL SELECT * FROM {subtrahend}").fetchall()
         assert not left, left[:2]
     shown = connection.sql("SELECT * FROM theirs").df()
     for column in ours:

@@ -1,4 +1,4 @@
-"""Compaction, vacuum, retention: no row changes, no row is lost, and what is foretold happens."""
+"""Compaction, vacuum, retention: no row changes, no row is lost, and dry runs are accurate."""
 
 from __future__ import annotations
 
@@ -74,25 +74,27 @@ def many_files(settings: Settings, name: str, count: int = 10) -> tables.Table:
 
 
 def many_hours(settings: Settings, count: int) -> tables.Table:
-    """A gold table with so many rows of March; nothing is made from it."""
+    """A gold table with the given number of rows in March; no table is built from it."""
     days = [date(2026, 3, 1 + n % 4) for n in range(count)]
     return hours_of(settings, days, written=datetime(2026, 3, 9, tzinfo=UTC))
 
 
 def hours_of(settings: Settings, days: list[date], written: datetime, run_id: str = "r") -> tables.Table:
-    """The same with a row of each of some days, all written by one run at one time."""
+    """The same with a row for each of some days, all written by one run at the same time."""
     table = tables.get(settings, "event_metrics_gold")
     delta.ensure(settings, table)
-    made = [{c.name: None for c in table.columns} | {
+    records = [{c.name: None for c in table.columns} | {
         "metric_date": day, "metric_hour": n % 24, "event_type": f"e{n}", "app_type": "web", "total_events": n,
         "unique_users": 1, "_run_id": run_id, "_processed_at": written,
     } for n, day in enumerate(days)]  # fmt: skip
-    write_deltalake(delta.table_path(settings, table), pa.Table.from_pylist(made, table.arrow_schema()), mode="append")
+    write_deltalake(
+        delta.table_path(settings, table), pa.Table.from_pylist(records, table.arrow_schema()), mode="append"
+    )
     return table
 
 
 def archives(settings: Settings, today: date | None = None) -> list[maintenance.Work]:
-    """What is to be archived, by a run or by a person."""
+    """What a run or a user would archive."""
     return [work for work in maintenance.due(settings, today) if work.kind == "archive"]
 
 
@@ -108,19 +110,19 @@ def data_files(settings: Settings, table: tables.Table) -> dict[str, int]:
     }
 
 
-def test_many_small_files_become_one_and_no_row_changes(lakehouse):
+def test_small_files_are_compacted_without_changing_rows(lakehouse):
     lake = lakehouse()
     table = many_files(lake, "app_events_silver")
     before = all_rows(lake, table.name)
-    (work,) = [one for one in maintenance.due(lake) if one.kind == "compact"]
+    (work,) = [task for task in maintenance.due(lake) if task.kind == "compact"]
     assert work.table == table.name and work.files == 10 and "10 files below 16 MB in 1 days" in work.why
     assert maintenance.do(lake, work) == "app_events_silver: 10 files rewritten, 10 before, 1 now"
     assert all_rows(lake, table.name) == before and len(DeltaTable(delta.table_path(lake, table)).file_uris()) == 1
-    assert not [one for one in maintenance.due(lake) if one.kind == "compact"]
+    assert not [task for task in maintenance.due(lake) if task.kind == "compact"]
     assert not delta.changes(delta.table_path(lake, table), 10, 11).any
 
 
-def test_what_each_run_adds_to_is_compacted_as_well(lakehouse):
+def test_day_that_each_run_adds_to_is_compacted(lakehouse):
     lake = lakehouse()
     for _ in range(maintenance.MANY_RUNS):
         catalog.edit(lake, "users_silver", add=["gdpr"])
@@ -130,7 +132,7 @@ def test_what_each_run_adds_to_is_compacted_as_well(lakehouse):
     assert "gdpr" in catalog.describe(lake, "users_silver").tags and not maintenance.due(lake)
 
 
-def test_vacuum_frees_what_its_dry_run_says_and_keeps_time_travel(lakehouse, capsys, monkeypatch):
+def test_vacuum_frees_what_its_dry_run_reports_and_keeps_time_travel(lakehouse, capsys, monkeypatch):
     lake = lakehouse()
     table = many_files(lake, "app_events_silver")
     maintenance.optimize(lake, table)
@@ -147,25 +149,24 @@ def test_vacuum_frees_what_its_dry_run_says_and_keeps_time_travel(lakehouse, cap
     before = data_files(lake, table)
     files, foretold = maintenance.removable(lake, table, 0)
     assert len(files) == 11 and any("killed" in file for file in files)
-    said = maintenance.vacuum(lake, table, 0, force=True)
+    report = maintenance.vacuum(lake, table, 0, force=True)
     after = data_files(lake, table)
-    assert sum(before.values()) - sum(after.values()) == foretold and f"{foretold:,} bytes freed" in said
+    assert sum(before.values()) - sum(after.values()) == foretold and f"{foretold:,} bytes freed" in report
     assert len(all_rows(lake, table.name)) == 10
 
 
-def test_a_long_log_gets_a_checkpoint(lakehouse, monkeypatch):
+def test_long_log_gets_a_checkpoint(lakehouse, monkeypatch):
     lake = lakehouse()
     monkeypatch.setattr(maintenance, "LONG_LOG", 5)
     many_files(lake, "app_events_silver", 6)
-    (work,) = [one for one in maintenance.due(lake) if one.kind == "checkpoint"]
+    (work,) = [task for task in maintenance.due(lake) if task.kind == "checkpoint"]
     assert "7 commits since the last checkpoint, at most 5" in work.why
     maintenance.do(lake, work)
-    assert not [one for one in maintenance.due(lake) if one.kind == "checkpoint"]
+    assert not [task for task in maintenance.due(lake) if task.kind == "checkpoint"]
 
 
-def test_archived_rows_are_gone_still_count_and_come_back(lakehouse, deliver):
-    """Bronze and silver go to the archive: rebuilt from there, everything is as before; and the rows
-    come back as they were."""
+def test_archived_rows_leave_the_table_still_count_and_can_be_restored(lakehouse, deliver):
+    """Bronze and silver are archived: a rebuild gives the same tables, and the rows are restored unchanged."""
     three_days(deliver)
     lake = lakehouse()
     run(lake)
@@ -175,8 +176,8 @@ def test_archived_rows_are_gone_still_count_and_come_back(lakehouse, deliver):
     )
     whole = {name: all_rows(lake, name) for name in names}
     for name in names:
-        said = maintenance.retention(lake, tables.get(lake, name))
-        assert said.startswith(f"{name}: {len(whole[name])} rows of ")
+        report = maintenance.retention(lake, tables.get(lake, name))
+        assert report.startswith(f"{name}: {len(whole[name])} rows of ")
         assert not all_rows(lake, name)
     assert not selection.pending(lake)
     assert sum(len(archive.batches(lake, tables.get(lake, name))) for name in names) == 4
@@ -196,7 +197,7 @@ def test_archived_rows_are_gone_still_count_and_come_back(lakehouse, deliver):
     quality.check_all(lake)
 
 
-def test_what_comes_late_for_archived_days_gives_the_same_tables(lakehouse, deliver, caplog):
+def test_late_data_for_archived_days_gives_the_same_tables(lakehouse, deliver, caplog):
     """A late event, a duplicate of an archived one, a click that joins two archived sessions."""
     three_days(deliver)
     lake = lakehouse()
@@ -226,14 +227,14 @@ def test_what_comes_late_for_archived_days_gives_the_same_tables(lakehouse, deli
     assert "OpenLineage event could not" not in caplog.text
 
 
-def test_what_silver_has_not_read_stays(lakehouse, deliver, capsys, monkeypatch):
+def test_rows_that_silver_has_not_read_are_not_archived(lakehouse, deliver, capsys, monkeypatch):
     three_days(deliver)
     lake = lakehouse()
     run(lake, tables="app_events_bronze")
     table = tables.get(lake, "app_events_bronze")
     assert "kept, because" in maintenance.retention(lake, table)
     assert "app_events_silver" in maintenance.waiting(lake, table)
-    (work,) = [one for one in maintenance.due(lake) if one.kind == "archive"]
+    (work,) = [task for task in maintenance.due(lake) if task.kind == "archive"]
     assert work.command == "lakehouse run" and len(all_rows(lake, table.name)) == 21
     run(lake, tables="app_events_silver,app_events_bronze_quarantine")
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
@@ -246,7 +247,7 @@ def test_what_silver_has_not_read_stays(lakehouse, deliver, capsys, monkeypatch)
     assert len(all_rows(lake, table.name)) == 21
 
 
-def test_a_run_archives_what_aged_in_the_table_and_leaves_a_first_load_to_a_person(lakehouse, capsys, monkeypatch):
+def test_run_archives_rows_that_expired_in_the_table_but_not_a_first_load(lakehouse, capsys, monkeypatch):
     lake = lakehouse(retention={"event_metrics_gold": 5})
     now = datetime.now(UTC)
     history_days = [now.date() - timedelta(n) for n in (*range(6), *range(30, 1100, 90))]
@@ -255,8 +256,8 @@ def test_a_run_archives_what_aged_in_the_table_and_leaves_a_first_load_to_a_pers
     assert work.command == "lakehouse retention event_metrics_gold" and not work.by_itself
     assert work.why.startswith("12 rows before") and "they were so when they were loaded" in work.why
     assert not maintenance.automatic(lake)
-    (told,) = [one for one in health.report(lake).findings if one.kind == "late archive"]
-    assert (told.text, told.command) == (work.why, work.command)
+    (late,) = [finding for finding in health.report(lake).findings if finding.kind == "late archive"]
+    assert (late.text, late.command) == (work.why, work.command)
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     monkeypatch.setenv("LAKEHOUSE_RETENTION", json.dumps(lake.retention))
     assert cli.main(["retention", "--yes"]) == 0 and "12 rows of 12 days are in" in capsys.readouterr().out
@@ -269,8 +270,8 @@ def test_a_run_archives_what_aged_in_the_table_and_leaves_a_first_load_to_a_pers
     assert sum(batch.rows for batch in archive.batches(lake, table)) == 15
 
 
-def test_what_comes_after_its_day_has_passed_stays_until_a_person_decides(lakehouse):
-    """And what comes back from the archive, even where its files are written again."""
+def test_rows_loaded_after_they_expired_stay_until_a_user_decides(lakehouse):
+    """So do rows restored from the archive, even if their files are rewritten."""
     lake = lakehouse(retention={"event_metrics_gold": 5})
     now = datetime.now(UTC)
     days = [now.date() - timedelta(n) for n in (10, 20, 30)]
@@ -290,7 +291,7 @@ def test_what_comes_after_its_day_has_passed_stays_until_a_person_decides(lakeho
     assert not days_there(lake, table) and not archives(lake)
 
 
-def test_what_a_run_has_loaded_itself_is_not_archived_by_it(lakehouse):
+def test_run_does_not_archive_what_it_has_loaded_itself(lakehouse):
     """A run that began before midnight."""
     lake = lakehouse(retention={"event_metrics_gold": 5})
     now = datetime.now(UTC)
@@ -300,7 +301,7 @@ def test_what_a_run_has_loaded_itself_is_not_archived_by_it(lakehouse):
     assert not maintenance.automatic(lake.model_copy(update={"run_id": "r1"}), passed)
 
 
-def test_automatic_archiving_can_be_off_and_never_takes_what_is_yet_to_be_read(lakehouse):
+def test_automatic_archiving_can_be_off_and_never_takes_unread_rows(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 5, "app_events_silver": 5})
     days = [datetime.now(UTC).date() - timedelta(10)]
     written = datetime.combine(days[0], datetime.min.time(), UTC)
@@ -308,7 +309,9 @@ def test_automatic_archiving_can_be_off_and_never_takes_what_is_yet_to_be_read(l
     off = lake.model_copy(update={"auto_archive": False})
     (work,) = archives(off)
     assert work.why.endswith("auto_archive is off") and not maintenance.automatic(off)
-    assert [one.kind for one in maintenance.automatic(lake.model_copy(update={"auto_optimize": False}))] == ["archive"]
+    assert [task.kind for task in maintenance.automatic(lake.model_copy(update={"auto_optimize": False}))] == [
+        "archive"
+    ]
     maintenance.retention(lake, table)
     silver = tables.get(lake, "app_events_silver")
     delta.ensure(lake, silver)
@@ -324,7 +327,7 @@ def test_automatic_archiving_can_be_off_and_never_takes_what_is_yet_to_be_read(l
     assert not maintenance.automatic(lake)
 
 
-def test_a_run_that_finds_nothing_new_archives_as_well(lakehouse, monkeypatch, capsys):
+def test_run_with_nothing_new_archives_as_well(lakehouse, monkeypatch, capsys):
     lake = lakehouse()
     day = datetime.now(UTC).date() - timedelta(366)
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
@@ -332,14 +335,14 @@ def test_a_run_that_finds_nothing_new_archives_as_well(lakehouse, monkeypatch, c
     monkeypatch.setattr(health, "outdated", lambda settings: False)
     monkeypatch.setattr(landing, "check_there", lambda settings, feed: None)
     ran = []
-    monkeypatch.setattr(notebooks, "execute", lambda *given: ran.append((given[1], given[4])))
+    monkeypatch.setattr(notebooks, "execute", lambda *arguments: ran.append((arguments[1], arguments[4])))
     assert cli.main(["run"]) == 0 and not ran
     hours_of(lake, [day], datetime.combine(day, datetime.min.time(), UTC))
     assert cli.main(["run"]) == 0 and ran == [("70_maintenance", False)]
     assert "Nothing new" in capsys.readouterr().out
 
 
-def test_the_maintenance_notebook_archives_as_the_parameters_file_says(lakehouse, tmp_path, monkeypatch):
+def test_maintenance_notebook_follows_the_parameters_file(lakehouse, tmp_path, monkeypatch):
     day = datetime.now(UTC).date() - timedelta(10)
     file = tmp_path / "own.yml"
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lakehouse().path())
@@ -354,7 +357,7 @@ def test_the_maintenance_notebook_archives_as_the_parameters_file_says(lakehouse
         assert days_there(lake, table) == left
 
 
-def test_a_backfill_of_old_days_stays_its_time(lakehouse, deliver):
+def test_backfill_is_kept_for_its_retention(lakehouse, deliver):
     deliver("app_events/1.json", [event(1, "2020-01-01T10:00:00Z")])  # landed today
     lake = lakehouse(tables="app_events_bronze,app_events_silver,app_events_bronze_quarantine")
     run(lake)
@@ -366,7 +369,7 @@ def test_a_backfill_of_old_days_stays_its_time(lakehouse, deliver):
     assert archive.due(kept, tables.get(lake, "app_events_silver")) is None
 
 
-def test_time_travel_over_an_archive_neither_doubles_nor_loses_rows(lakehouse):
+def test_time_travel_across_an_archive_neither_duplicates_nor_loses_rows(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 12)
     whole = rows(lake, table.name)
@@ -388,7 +391,7 @@ def test_time_travel_over_an_archive_neither_doubles_nor_loses_rows(lakehouse):
     assert rows(lake, table.name) == whole and everything() == 12
 
 
-def test_a_damaged_or_lost_archive_is_reported_and_changes_nothing(lakehouse):
+def test_damaged_or_missing_archive_is_reported_and_changes_nothing(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 3)
     maintenance.retention(lake, table)
@@ -407,15 +410,15 @@ def test_a_damaged_or_lost_archive_is_reported_and_changes_nothing(lakehouse):
     assert len(all_rows(lake, table.name)) == 3
 
 
-def test_killed_at_any_moment_no_row_is_lost_or_doubled(lakehouse):
-    """20 SIGKILLs while rows go to the archive and come back."""
+def test_archiving_killed_at_any_moment_loses_and_duplicates_nothing(lakehouse):
+    """20 SIGKILLs while rows are archived and restored."""
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 40)
     expected = Counter(f"e{n}" for n in range(40))
-    given = json.dumps({"lakehouse_base_path": lake.path(), "retention": lake.retention})
+    settings_json = json.dumps({"lakehouse_base_path": lake.path(), "retention": lake.retention})
     picks, seen = random.Random(11), set()
     for _ in range(20):
-        command = [sys.executable, "tests/worker.py", given, "archive", table.name]
+        command = [sys.executable, "tests/worker.py", settings_json, "archive", table.name]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert worker.stdout.readline() == "ready\n"
         time.sleep(0.7 * picks.random())

@@ -1,4 +1,4 @@
-"""Notebooks: their form, and the whole of ``lakehouse run`` through Papermill, checked by nbval."""
+"""Notebooks: their structure, and a complete ``lakehouse run`` through Papermill, checked by nbval."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOURCES = sorted(Path("notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_each_notebook_has_the_agreed_form(path):
+def test_notebooks_have_the_agreed_structure(path):
     cells = nbformat.read(path, 4).cells
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
@@ -37,12 +37,12 @@ def test_each_notebook_has_the_agreed_form(path):
     assert links and all((path.parent / link.split(")")[0]).exists() for link in links)
 
 
-def test_every_notebook_is_for_the_run_or_for_people():
+def test_every_notebook_is_part_of_the_run_or_interactive():
     known = (*notebooks.ORDER, notebooks.MAINTENANCE, notebooks.REPORT, *notebooks.EXPLORE)
     assert sorted(known) == [path.stem for path in SOURCES]
 
 
-def test_a_misspelt_parameter_is_refused(monkeypatch):
+def test_misspelt_parameter_is_rejected(monkeypatch):
     monkeypatch.setattr(notebooks, "_known", None)
     with pytest.raises(ConfigError, match="tabels: unknown setting; did you mean tables"):
         notebooks.settings({"tabels": "app_events_bronze", "In": [], "_": 1, "pipeline": pipeline})
@@ -72,11 +72,11 @@ def finished(environment) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def made(lakehouse, environment, finished):
+def lake(lakehouse, environment, finished):
     return lakehouse(lakehouse_base_path=environment["LAKEHOUSE_BASE_PATH"], landing_path="")
 
 
-def test_one_command_makes_every_table_and_says_where_to_read_on(finished, environment, made):
+def test_one_command_builds_every_table_and_names_the_notebooks(finished, environment, lake):
     assert finished.returncode == 0, finished.stdout + finished.stderr
     base = Path(environment["LAKEHOUSE_BASE_PATH"])
     assert f"Read the notebooks: {base}/runs/latest/" in finished.stdout
@@ -87,76 +87,76 @@ def test_one_command_makes_every_table_and_says_where_to_read_on(finished, envir
         assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code"), name
         assert "stderr" not in {out.get("name") for c in executed.cells for out in c.get("outputs", [])}, name
         assert page.count("<figure style=") == {"10": 2, "20": 2, "30": 3, "40": 2}.get(name[:2], 0)
-    assert set(contents(made)) == set(tables.declared(made))
-    assert all(rows(made, name) for name in contents(made) if not name.endswith("_quarantine"))
+    assert set(contents(lake)) == set(tables.declared(lake))
+    assert all(rows(lake, name) for name in contents(lake) if not name.endswith("_quarantine"))
 
 
-def test_the_second_run_adds_no_commit_and_starts_nothing(finished, environment, made):
-    before = versions(made)
+def test_second_run_adds_no_commit_and_starts_no_engine(finished, environment, lake):
+    before = versions(lake)
     again = lakehouse_command(environment | {"SPARK_MASTER": "sc://localhost:1"}, "run")
     assert again.returncode == 0 and "Nothing new" in again.stdout
-    assert versions(made) == before
+    assert versions(lake) == before
 
 
-def test_outputs_are_the_same_when_the_notebooks_run_again(finished, environment, made):
-    """nbval executes the executed notebooks once more and compares the cells that are tagged for it."""
+def test_outputs_are_reproducible(finished, environment, lake):
+    """nbval executes the executed notebooks again and compares the tagged cells."""
     latest = Path(environment["LAKEHOUSE_BASE_PATH"]) / "runs/latest"
     executed = [str(latest / f"{name}.ipynb") for name in notebooks.ORDER[1:]]
     compared = [c for path in executed for c in nbformat.read(path, 4).cells
                 if "nbval-check-output" in c.metadata.get("tags", [])]  # fmt: skip
     assert len(compared) >= 8
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", *executed],
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " failed" not in done.stdout and "passed" in done.stdout
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert " failed" not in result.stdout and "passed" in result.stdout
 
 
 @pytest.mark.parametrize("name", notebooks.EXPLORE)
-def test_a_notebook_for_people_runs_alone_and_stays_whole_offline(finished, environment, name):
+def test_interactive_notebook_runs_alone_and_works_offline(finished, environment, name):
     base = Path(environment["LAKEHOUSE_BASE_PATH"])
     before = (base / "runs/latest").resolve()
-    done = lakehouse_command(environment | {"SPARK_MASTER": "sc://localhost:1"}, "notebook", name)
-    assert done.returncode == 0, done.stderr
-    page = Path(done.stdout.split()[-1]).read_text()
+    result = lakehouse_command(environment | {"SPARK_MASTER": "sc://localhost:1"}, "notebook", name)
+    assert result.returncode == 0, result.stderr
+    page = Path(result.stdout.split()[-1]).read_text()
     assert "<svg" in page or "<figure style=" in page
     assert "application/vnd.jupyter.widget-view" not in page
     assert (base / "runs/latest").resolve() == before
 
 
-def test_a_broken_file_fails_its_notebook_loudly_and_stops_nothing_else(finished, environment, made):
+def test_broken_file_fails_its_notebook_and_nothing_else(finished, environment, lake):
     landing = Path(environment["LAKEHOUSE_BASE_PATH"]) / "landing/app_events"
     (landing / "cut.json.gz").write_bytes(b"\x1f\x8b\x08\x00cut")
     (landing / "new.json").write_text(
         '{"event_id": "x1", "event_type": "t", "event_timestamp": "2026-03-09T10:00:00Z"}\n'
     )
-    done = lakehouse_command(environment, "run")
+    result = lakehouse_command(environment, "run")
     (landing / "cut.json.gz").unlink()
-    assert done.returncode == 1
-    assert "app_events/cut.json.gz cannot be read" in done.stderr and "Traceback" not in done.stderr
-    assert any(row["event_id"] == "x1" for row in rows(made, "app_events_silver"))
+    assert result.returncode == 1
+    assert "app_events/cut.json.gz cannot be read" in result.stderr and "Traceback" not in result.stderr
+    assert any(row["event_id"] == "x1" for row in rows(lake, "app_events_silver"))
     assert lakehouse_command(environment, "run").returncode == 0
 
 
-def test_a_failed_error_check_ends_the_run_with_three_and_names_it(finished, environment, made):
+def test_failed_error_check_ends_the_run_with_exit_status_three(finished, environment, lake):
     checks = {"daily_summary_gold": [{"name": "enough_users", "check": "range", "column": "total_users", "min": 1000}]}
     strict = environment | {"LAKEHOUSE_QUALITY": json.dumps(checks)}
-    before = versions(made)
-    for _ in range(2):  # a check that fails goes on failing when nothing is new
-        done = lakehouse_command(strict, "run")
-        assert done.returncode == 3, done.stdout + done.stderr
-        assert "daily_summary_gold: check enough_users: 4 of 4 rows have total_users below 1000" in done.stderr
-        assert "Traceback" not in done.stderr
-    assert versions(made) == before
+    before = versions(lake)
+    for _ in range(2):  # a failing check keeps failing when nothing is new
+        result = lakehouse_command(strict, "run")
+        assert result.returncode == 3, result.stdout + result.stderr
+        assert "daily_summary_gold: check enough_users: 4 of 4 rows have total_users below 1000" in result.stderr
+        assert "Traceback" not in result.stderr
+    assert versions(lake) == before
     shown = lakehouse_command(strict, "quality", "show", "daily_summary_gold")
     assert shown.returncode == 3 and "ERROR       daily_summary_gold: check enough_users" in shown.stdout
-    assert lakehouse_command(environment, "run").returncode == 0  # the check is gone, and so is what it said
+    assert lakehouse_command(environment, "run").returncode == 0  # the check is gone, and so is its failure
 
 
-def test_quality_and_quarantine_speak_in_the_terminal(finished, environment):
+def test_quality_and_quarantine_commands(finished, environment):
     shown = lakehouse_command(environment, "quality")
     assert shown.returncode == 0 and "check key_is_unique: 0 of" in shown.stdout
     assert re.fullmatch(r"\d+ of \d+ checks pass(; \d+ had no rows to look at)?\.", shown.stdout.splitlines()[-1])
@@ -170,15 +170,15 @@ def test_quality_and_quarantine_speak_in_the_terminal(finished, environment):
     assert (wrong.returncode, "did you mean unique?" in wrong.stderr) == (2, True)
 
 
-def test_where_a_fork_is_not_safe_a_kernel_is_started(finished, made, monkeypatch):
+def test_kernel_is_started_if_forking_is_not_safe(finished, lake, monkeypatch):
     monkeypatch.setattr(kernels, "_FORKS", False)
-    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", made.path())
-    assert notebooks.execute(made, notebooks.ORDER[0], "started", latest=False).with_suffix(".html").exists()
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
+    assert notebooks.execute(lake, notebooks.ORDER[0], "started", latest=False).with_suffix(".html").exists()
 
 
-def test_two_runs_at_once_share_no_socket(finished, made, monkeypatch):
-    """Their kernels listened on files of the same names in the notebooks' folder."""
-    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", made.path())
+def test_concurrent_runs_share_no_socket(finished, lake, monkeypatch):
+    """Their kernels once listened on files with the same names in the notebooks' folder."""
+    monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     started, folders = kernels._Process.__init__, []
 
     def noted(self, arguments, *rest):
@@ -187,15 +187,15 @@ def test_two_runs_at_once_share_no_socket(finished, made, monkeypatch):
 
     monkeypatch.setattr(kernels._Process, "__init__", noted)
     for name in ("first", "second"):
-        notebooks.execute(made, notebooks.REPORT, name, latest=False)
+        notebooks.execute(lake, notebooks.REPORT, name, latest=False)
     first, second = folders
     assert first.is_absolute() and first != second and not first.exists()
 
 
-def test_a_killed_run_leaves_no_process_behind(environment, tmp_path):
-    given = environment | {"LAKEHOUSE_BASE_PATH": str(tmp_path)}
+def test_killed_run_leaves_no_process_behind(environment, tmp_path):
+    variables = environment | {"LAKEHOUSE_BASE_PATH": str(tmp_path)}
     run = psutil.Popen(
-        [sys.executable, "-m", "lakehouse_lib", "run", "--sample"], env=given, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "lakehouse_lib", "run", "--sample"], env=variables, stdout=subprocess.PIPE, text=True
     )
     assert any(notebooks.ORDER[1] in line for line in run.stdout), "the run reached its second notebook"
     others = run.children(recursive=True)
@@ -204,7 +204,7 @@ def test_a_killed_run_leaves_no_process_behind(environment, tmp_path):
     assert others and not psutil.wait_procs(others, timeout=30)[1]
 
 
-def test_wrong_commands_end_with_two_and_the_right_word(environment):
+def test_invalid_commands_exit_with_two_and_suggest_the_right_name(environment):
     wrong = lakehouse_command(environment, "run", "--set", "landing_pth=/in")
     assert (wrong.returncode, "Did you mean landing_path?" in wrong.stderr) == (2, True)
     wrong = lakehouse_command(environment, "run", "--tables", "user_silver")

@@ -1,4 +1,4 @@
-"""Replicas and the history of users against a model of their source, over every shape of message."""
+"""Replicas and the history of users, compared with a model of their source, for every message format."""
 
 from __future__ import annotations
 
@@ -32,21 +32,27 @@ def lake_of(engine: str, base: Path, landing: Path) -> Settings:
 
 def deliver(folder: Path, name: str, messages: list[dict]) -> None:
     folder.joinpath("cdc_changes").mkdir(parents=True, exist_ok=True)
-    folder.joinpath("cdc_changes", name).write_text("".join(f"{json.dumps(one)}\n" for one in messages))
+    folder.joinpath("cdc_changes", name).write_text("".join(f"{json.dumps(message)}\n" for message in messages))
 
 
 @pytest.mark.parametrize("seed", range(EXAMPLES))
-def test_replicas_and_history_are_what_the_source_held(engine, tmp_path, seed):
+def test_replicas_and_history_match_the_source(engine, tmp_path, seed):
     random = Random(seed)
     sources = {shape.name: Source(random, "id", HISTORIES, shape.clock, shape.positions) for shape in SHAPES}
-    told = SHAPES[seed % len(SHAPES)]
-    users = Source(random, "user_id", HISTORIES, "coarse" if told.clock == "coarse" else "forward", told.positions)
+    message_shape = SHAPES[seed % len(SHAPES)]
+    users = Source(
+        random,
+        "user_id",
+        HISTORIES,
+        "coarse" if message_shape.clock == "coarse" else "forward",
+        message_shape.positions,
+    )
     messages = []
     for shape in SHAPES:
         sources[shape.name].live(KEYS, STEPS)
         messages += shape.write(shape.name, sources[shape.name], random)
     users.live(KEYS, STEPS)
-    messages += told.write("users", users, random)
+    messages += message_shape.write("users", users, random)
     lakes = [lake_of(engine, tmp_path / name, tmp_path / f"landing_{name}") for name in ("once", "parts")]
     deliver(tmp_path / "landing_once", "all.json", messages)
     run_tables(lakes[0])
@@ -67,15 +73,15 @@ def test_replicas_and_history_are_what_the_source_held(engine, tmp_path, seed):
     assert_same_silver(*lakes)
 
 
-def assert_same_silver(one: Settings, other: Settings) -> None:
-    """Bronze holds what was delivered twice."""
+def assert_same_silver(left: Settings, right: Settings) -> None:
+    """Bronze contains redelivered records twice."""
     for name in TABLES[1:]:
-        assert rows(one, name) == rows(other, name), name
+        assert rows(left, name) == rows(right, name), name
 
 
 def live(lake: Settings, name: str) -> Counter:
-    found = [row for row in rows(lake, f"{name}_silver") if not row["is_deleted"]]
-    return Counter(repr_of({column: row[column] for column in ("id", "n", "price", "text", "body")}) for row in found)
+    current = [row for row in rows(lake, f"{name}_silver") if not row["is_deleted"]]
+    return Counter(repr_of({column: row[column] for column in ("id", "n", "price", "text", "body")}) for row in current)
 
 
 def repr_of(row: dict) -> str:
@@ -83,12 +89,12 @@ def repr_of(row: dict) -> str:
 
 
 def users_at(lake: Settings, at: int) -> dict[str, dict]:
-    """The users that the history says there were at a moment."""
+    """The users at a moment, according to the history."""
     moment = datetime.fromtimestamp(at / 1000, UTC)
-    found = {}
+    users = {}
     for row in rows(lake, "users_history_silver"):
         is_then = row["valid_from"] <= moment and (row["valid_to"] is None or moment < row["valid_to"])
         if is_then and row["operation_type"] not in ("DELETE", "TRUNCATE"):
             more = json.loads(row["attributes"] or "{}")
-            found[row["user_id"]] = {"user_id": row["user_id"]} | more
-    return found
+            users[row["user_id"]] = {"user_id": row["user_id"]} | more
+    return users

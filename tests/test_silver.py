@@ -1,4 +1,4 @@
-"""Events, sessions and users: what silver makes of good records."""
+"""Events, sessions and users: silver tables from valid records."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def run(settings):
 
 
 def sessions_of(spark, seconds, visitor="u:ann"):
-    """Sizes of the sessions that clicks at some seconds make."""
-    made = [
+    """Sizes of the sessions from clicks at the given seconds."""
+    clicks = [
         (visitor, f"k{n}", datetime.fromtimestamp(START.timestamp() + s, UTC), "p", None, None, None)
         for n, s in enumerate(seconds)
     ]
     frame = spark.createDataFrame(
-        made,
+        clicks,
         "_visitor string, click_id string, click_timestamp timestamp, page_name string, "
         "client_session_id string, response_time_ms double, status_code int",
     )
@@ -47,11 +47,11 @@ def sessions_of(spark, seconds, visitor="u:ann"):
         ([0, 0, 0], [3]),
     ],
 )
-def test_only_a_pause_of_more_than_the_gap_begins_a_session(spark, seconds, sizes):
+def test_only_a_pause_longer_than_the_gap_begins_a_session(spark, seconds, sizes):
     assert sessions_of(spark, seconds) == sizes
 
 
-def test_a_session_says_what_happened_in_it(lakehouse, deliver):
+def test_session_summarises_its_clicks(lakehouse, deliver):
     deliver(
         "clickstream/a.json",
         [
@@ -76,7 +76,7 @@ def test_a_session_says_what_happened_in_it(lakehouse, deliver):
     }  # fmt: skip
 
 
-def test_a_late_click_joins_two_sessions_and_a_doubled_one_changes_nothing(lakehouse, deliver):
+def test_late_click_joins_two_sessions_and_a_duplicate_changes_nothing(lakehouse, deliver):
     deliver(
         "clickstream/a.json",
         [click(1, "2026-03-02T10:00:00Z"), click(2, "2026-03-02T10:50:00Z"), click(3, "2026-03-02T18:00:00Z")],
@@ -94,7 +94,7 @@ def test_a_late_click_joins_two_sessions_and_a_doubled_one_changes_nothing(lakeh
     assert after[evening] == (before[evening], 1)
 
 
-def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, deliver):
+def test_earliest_of_events_with_the_same_id_wins(lakehouse, deliver):
     deliver("app_events/a.json", [event(1, "2026-03-02T10:00:05Z", app_type="late"), event(2)])
     lake = lakehouse()
     run(lake)
@@ -104,8 +104,8 @@ def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, de
     )
     counts = run(lake)["app_events_silver"]
     assert (counts["records_read"], counts["updated"], counts["duplicate"]) == (2, 1, 1)
-    one, _two = rows(lake, "app_events_silver")
-    assert (one["app_type"], str(one["event_date"]), one["event_hour"]) == ("early", "2026-03-01", 9)
+    row, _two = rows(lake, "app_events_silver")
+    assert (row["app_type"], str(row["event_date"]), row["event_hour"]) == ("early", "2026-03-01", 9)
     assert [(r["summary_date"].day, r["total_events"]) for r in rows(lake, "daily_summary_gold")] == [
         (1, 1),
         (2, 1),
@@ -122,13 +122,13 @@ def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, de
         ({"properties": {"error": None}}, False),
     ],
 )
-def test_what_counts_as_an_error(spark, fields, error):
+def test_error_events_are_recognised(spark, fields, error):
     import json
 
     record = event(1) | fields
-    given = [(record["event_type"], json.dumps(record.get("properties") or {}))]
+    records = [(record["event_type"], json.dumps(record.get("properties") or {}))]
     absent = ("event_id", "user_id", "session_id", "app_type", "device_info")
-    frame = spark.createDataFrame(given, "event_type string, event_properties string").selectExpr(
+    frame = spark.createDataFrame(records, "event_type string, event_properties string").selectExpr(
         "*",
         *(f"CAST(NULL AS string) AS {name}" for name in absent),
         "timestamp'2026-03-02' AS event_timestamp",
@@ -141,7 +141,7 @@ def user(n, plan="free", **more):
     return {"user_id": n, "email": f"{n}@example.com", "name": n, "plan": plan, "signup_date": 20000} | more
 
 
-def test_users_keep_every_version_and_follow_the_sources_order(lakehouse, deliver):
+def test_users_keep_every_version_in_the_order_of_the_source(lakehouse, deliver):
     """Updates, a delete, a re-insert; the older ones arrive last."""
     deliver("cdc_changes/b.json", [
         change("d", 40, user("ann", "pro"), None), change("c", 50, None, user("ann", "basic", city="Ulm")),
@@ -162,9 +162,9 @@ def test_users_keep_every_version_and_follow_the_sources_order(lakehouse, delive
         ("ann", "INSERT", "basic", True), ("bob", "INSERT", "free", False), ("bob", "UPDATE", "pro", True),
         ("eve", "INSERT", "free", False), ("eve", "DELETE", None, True),
     ]  # fmt: skip
-    for one, following in itertools.pairwise(history):
-        if one["user_id"] == following["user_id"]:
-            assert one["valid_to"] == following["valid_from"]
+    for version, following in itertools.pairwise(history):
+        if version["user_id"] == following["user_id"]:
+            assert version["valid_to"] == following["valid_from"]
     ann, bob, eve = rows(lake, "users_silver")
     assert (ann["plan"], ann["attributes"], ann["is_deleted"]) == ("basic", '{"city":"Ulm"}', False)
     assert ann["signup_date"] == date(2024, 10, 4)
@@ -172,7 +172,7 @@ def test_users_keep_every_version_and_follow_the_sources_order(lakehouse, delive
     assert (eve["email"], eve["is_deleted"], eve["deleted_at"] is not None) == (None, True, True)
 
 
-def test_a_truncated_source_empties_every_user_of_before(lakehouse, deliver):
+def test_truncation_deletes_every_earlier_user(lakehouse, deliver):
     deliver("cdc_changes/a.json", [change("c", 1, None, user("ann")), change("c", 9, None, user("bob"))])
     lake = lakehouse()
     run(lake)
@@ -183,7 +183,7 @@ def test_a_truncated_source_empties_every_user_of_before(lakehouse, deliver):
     assert (bob["is_deleted"], bob["email"]) == (False, "bob@example.com")
 
 
-def test_users_are_known_by_what_they_did(lakehouse, deliver):
+def test_users_are_known_from_their_activity(lakehouse, deliver):
     deliver(
         "app_events/a.json",
         [event(1, "2026-01-01T10:00:00Z"), event(2, "2026-03-02T10:00:00Z", user_id="bob")],

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - cases stand in one line
-"""Spark SQL here means what it means in Spark: every signature over a grid of values, and an analyst's queries."""
+"""Spark SQL means the same here as in Spark: every signature on a grid of values, and queries of an analyst."""
 
 from __future__ import annotations
 
@@ -38,61 +38,63 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def here() -> Iterator[duckdb.DuckDBPyConnection]:
+def connection_with_tables() -> Iterator[duckdb.DuckDBPyConnection]:
     connection = duckdb.connect()
     dialects.prepare(connection)
     for name, sql in TABLES.items():
-        connection.register(name, made(connection, sql, {}))
+        connection.register(name, table_of(connection, sql, {}))
     yield connection
     connection.close()
 
 
-def made(connection: duckdb.DuckDBPyConnection, sql: str, tables: dict) -> pa.Table:
+def table_of(connection: duckdb.DuckDBPyConnection, sql: str, tables: dict) -> pa.Table:
     (tree,) = sqlglot.parse(sql, dialect=dialects.Spark)
     text, names = dialects.translated(tree, tables)
     return connection.sql(text).to_arrow_table().rename_columns(names)
 
 
 @pytest.fixture(scope="module")
-def there(real_spark):
-    """Spark with the same tables."""
+def spark_with_tables(real_spark):
+    """A Spark session with the same tables."""
     for name, text in TABLES.items():
         real_spark.sql(text).createOrReplaceTempView(name)
     return real_spark
 
 
 @pytest.mark.parametrize("sql", QUERIES)
-def test_an_analysts_query_gives_what_spark_gives(here, there, sql):
+def test_analyst_queries_return_the_same_as_spark(connection_with_tables, spark_with_tables, sql):
     """Values, order and the names of the columns."""
-    theirs = there.sql(sql).toArrow()
-    ours = made(here, sql, {name: dialects.schema(here, name) for name in TABLES})
+    theirs = spark_with_tables.sql(sql).toArrow()
+    ours = table_of(
+        connection_with_tables, sql, {name: dialects.schema(connection_with_tables, name) for name in TABLES}
+    )
     assert ours.column_names == theirs.column_names
     assert len(ours) == len(theirs)
-    for one, other in zip(grid.rows_of(ours), grid.rows_of(theirs), strict=True):
-        assert grid.same(one, other), (one, other)
+    for row, their_row in zip(grid.rows_of(ours), grid.rows_of(theirs), strict=True):
+        assert grid.same(row, their_row), (row, their_row)
 
 
 def cases() -> list[tuple[str, list[list[str]], bool]]:
     """(expression, rows, whether it is an aggregate)."""
-    found = [(text, rows, name in signatures.AGGREGATES) for name, text, rows in grid.calls(max(1, ROUNDS))]
-    found += [(text, rows, False) for _, text, rows in grid.operators(max(1, ROUNDS), grid.OPERATORS)]
-    found += [(text, rows, True) for _, text, rows in grid.operators(max(1, ROUNDS), grid.AGGREGATES)]
-    return found if ROUNDS else found[::6]
+    cases_listed = [(text, rows, name in signatures.AGGREGATES) for name, text, rows in grid.calls(max(1, ROUNDS))]
+    cases_listed += [(text, rows, False) for _, text, rows in grid.operators(max(1, ROUNDS), grid.OPERATORS)]
+    cases_listed += [(text, rows, True) for _, text, rows in grid.operators(max(1, ROUNDS), grid.AGGREGATES)]
+    return cases_listed if ROUNDS else cases_listed[::6]
 
 
-def test_no_signature_gives_another_answer_than_spark(here, real_spark):
+def test_every_signature_returns_the_same_as_spark(connection_with_tables, real_spark):
     wrong, count = [], 0
     for text, rows, aggregate in cases():
-        ours = grid.by_us(here, text, rows, aggregate)
-        answered = [place for place, one in enumerate(ours) if not isinstance(one, Exception)]
+        ours = grid.by_us(connection_with_tables, text, rows, aggregate)
+        answered = [place for place, answer in enumerate(ours) if not isinstance(answer, Exception)]
         count += len(ours)
         if not answered:
             continue
         theirs = grid.by_spark(real_spark, text, rows if aggregate else [rows[place] for place in answered], aggregate)
         wrong += [
-            (text, rows if aggregate else rows[place], ours[place], other)
-            for place, other in zip(answered, theirs, strict=True)
-            if grid.wrong(ours[place], other)
+            (text, rows if aggregate else rows[place], ours[place], expected)
+            for place, expected in zip(answered, theirs, strict=True)
+            if grid.wrong(ours[place], expected)
         ]
     print(f"{count} rows, {len(wrong)} wrong")
     assert not wrong, wrong[:20]
@@ -101,6 +103,6 @@ def test_no_signature_gives_another_answer_than_spark(here, real_spark):
 @pytest.mark.parametrize("sql", ["SELECT a0 FROM VALUES (1) AS t(a0) ORDER BY nosuch", "SELECT ST_Point(1, 2)", "SELECT version()",
                                  "SELECT MAX(x) KEEP FROM t", "SELECT a:b FROM VALUES ('{}') AS t(a)", "SELECT X'1' DIV 2", "SELECT uuid()",
                                  "SELECT sum(a) AS a FROM VALUES (1) AS t(a) ORDER BY max(a)"])  # fmt: skip
-def test_what_is_not_known_is_refused(here, sql):
+def test_unknown_sql_is_rejected(connection_with_tables, sql):
     with pytest.raises((ConfigError, sqlglot.errors.SqlglotError)):
-        made(here, sql, {})
+        table_of(connection_with_tables, sql, {})

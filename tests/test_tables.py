@@ -1,4 +1,4 @@
-"""Declarations: what the design promises, and that one declaration is enough."""
+"""Declarations: they match the design, and one declaration is enough for a table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PROMISED = {
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_a_table_is_what_was_promised(name):
+def test_tables_match_the_design(name):
     table = tables.get(config.Settings(), name)
     assert set(PROMISED[name].split()) <= set(table.business)
     run_columns = {"_run_id", "_ingested_at", "_source_file", "_quality_flags", "_rescued_data", "_raw"}
@@ -53,20 +53,20 @@ def test_a_table_is_what_was_promised(name):
     assert table.layer == "bronze" or (table.key and table.sources)
 
 
-def test_a_declaration_lands_in_deltas_own_metadata(lakehouse):
+def test_declaration_is_written_to_delta_metadata(lakehouse):
     lake = lakehouse()
     for table in tables.declared(lake).values():
         delta.ensure(lake, table)
-        made = DeltaTable(delta.table_path(lake, table))
-        assert (made.metadata().name, made.metadata().description) == (table.name, table.description)
-        fields = {field.name: field for field in made.schema().fields}
+        delta_table = DeltaTable(delta.table_path(lake, table))
+        assert (delta_table.metadata().name, delta_table.metadata().description) == (table.name, table.description)
+        fields = {field.name: field for field in delta_table.schema().fields}
         assert list(fields) == table.names
         for column in table.columns:
             assert fields[column.name].metadata["comment"] == column.comment
             assert fields[column.name].nullable is not column.required
-        assert made.metadata().partition_columns == list(filter(None, [table.partition_by]))
+        assert delta_table.metadata().partition_columns == list(filter(None, [table.partition_by]))
         checksum = json.loads(Path(delta.table_path(lake, table), "_delta_log", f"{0:020d}.crc").read_text())
-        assert (checksum["metadata"]["id"], checksum["numFiles"]) == (made.metadata().id, 0)
+        assert (checksum["metadata"]["id"], checksum["numFiles"]) == (delta_table.metadata().id, 0)
 
 
 def countries(inputs):
@@ -76,7 +76,7 @@ def countries(inputs):
     return inputs.all("app_events_silver").groupBy("country").agg(F.count(F.lit(1)).alias("events"))
 
 
-def test_a_table_is_added_by_one_declaration_and_one_function(lakehouse, deliver, extra_table):
+def test_table_is_added_by_one_declaration_and_one_function(lakehouse, deliver, extra_table):
     table = extra_table(tables.Table(
         name="countries_gold", layer="gold", description="Events by country", grain="a country",
         key=("country",), sources=("app_events_silver",), transform=f"{__name__}.countries",
@@ -104,11 +104,11 @@ def test_a_table_is_added_by_one_declaration_and_one_function(lakehouse, deliver
         ({"declared": "country text -- no such type"}, "Unknown column type 'text'"),
     ],
 )
-def test_a_wrong_declaration_is_refused(changes, words):
-    given = {"name": "x_gold", "layer": "gold", "description": "x", "grain": "x", "key": ("country",),
+def test_invalid_declaration_is_rejected(changes, words):
+    values = {"name": "x_gold", "layer": "gold", "description": "x", "grain": "x", "key": ("country",),
              "sources": ("app_events_silver",), "transform": "x.y", "declared": "country string -- c"}  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        tables.register(tables.Table(**given | changes))
+        tables.register(tables.Table(**values | changes))
     assert words in str(caught.value)
     with pytest.raises(ConfigError, match="there is no table 'user_silver'; did you mean users_silver"):
         tables.get(config.Settings(), "user_silver")

@@ -1,4 +1,4 @@
-"""A lakehouse that an earlier version made opens, reports and increments as one of this version."""
+"""A lakehouse created by an earlier version opens, reports and increments like one of this version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STORED = Path("tests/lakehouse_0.1.tar.xz")
 REPLICAS = {"replicas": [{"source_table": "users", "target": "people_silver", "keys": ["user_id"]}]}
 
 
-def test_a_lakehouse_of_an_earlier_version_opens_reports_and_increments(lakehouse, deliver, tmp_path):
+def test_lakehouse_of_an_earlier_version_opens_reports_and_increments(lakehouse, deliver, tmp_path):
     with tarfile.open(STORED) as stored:
         stored.extractall(tmp_path, filter="data")
     old = lakehouse("old", landing_path=str(tmp_path / "old/landing"), cdc=REPLICAS)

@@ -1,4 +1,4 @@
-"""The order of changes: what a row is depends on it alone, whatever else differs."""
+"""The order of changes: the resulting row depends on nothing else."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ CHANGES = st.lists(
 
 
 def expected(changes: list[dict[str, Any]], key: int) -> dict[str, str] | None:
-    """The row of a key by the order as it is documented, and nothing else."""
-    own: dict[Any, dict[str, Any]] = {}
+    """The row of a key by the documented order, and nothing else."""
+    row_changes: dict[Any, dict[str, Any]] = {}
     for line, change in enumerate(changes):
         if change["key"] in (key, None):
             content = tuple(value for name, value in change.items() if name != "position" or change["log"])
-            own.setdefault(content, change | {"line": line})  # a change that comes again is the first of them
+            row_changes.setdefault(content, change | {"line": line})  # a change that comes again is the first of them
     logs: dict[str | None, list[dict[str, Any]]] = {}
-    for change in own.values():
+    for change in row_changes.values():
         logs.setdefault(change["log"], []).append(change)
     for log, listed in logs.items():
-        listed.sort(key=lambda one: (one["position"], not one["snapshot"], one["time"], one["line"]))
+        listed.sort(key=lambda item: (item["position"], not item["snapshot"], item["time"], item["line"]))
         reached = float("-inf")
         for place, change in enumerate(listed):
             change["moment"] = change["time"]
             if log:
-                later = [one["time"] for one in listed[place:] if not one["snapshot"]]
+                later = [earlier["time"] for earlier in listed[place:] if not earlier["snapshot"]]
                 read = (
                     min([change["time"], *(time - 0.001 for time in later)]) if change["snapshot"] else change["time"]
                 )
                 change["moment"] = reached = max(reached, read)
 
-    def place(one: dict[str, Any]) -> tuple:
-        within = (one["log"], one["position"]) if one["log"] else ()
-        return one["moment"], bool(one["log"]), within, not one["snapshot"], one["time"], one["line"]
+    def place(item: dict[str, Any]) -> tuple:
+        within = (item["log"], item["position"]) if item["log"] else ()
+        return item["moment"], bool(item["log"]), within, not item["snapshot"], item["time"], item["line"]
 
     row: dict[str, str] | None = None
-    for change in sorted(own.values(), key=place):
-        gone = change["operation"] in versions.REMOVALS
-        row = None if gone else (row or {} if change["partial"] else {}) | named(change)
+    for change in sorted(row_changes.values(), key=place):
+        removed = change["operation"] in versions.REMOVALS
+        row = None if removed else (row or {} if change["partial"] else {}) | named(change)
     return row
 
 
@@ -75,22 +75,22 @@ def as_bronze(change: dict[str, Any], line: int) -> tuple:
     before = {"id": f"s{change['key']}"} if change["operation"] == "DELETE" else None
     unchanged = ["*"] if has_row and change["partial"] else None
     after = named(change) if has_row else None
-    own = [str(change.get(name)) for name in ("a", "b", "partial")]  # what the texts of a message would be
+    texts = [str(change.get(name)) for name in ("a", "b", "partial")]  # what the texts of a message would be
     return ("c", "t", "d", change["operation"], START + timedelta(seconds=change["time"]), change["log"],
             str(change["position"]) if change["log"] else None, change["snapshot"], before, after, None, unchanged,
-            None, " ".join(own), None, "f", line, [])  # fmt: skip
+            None, " ".join(texts), None, "f", line, [])  # fmt: skip
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=CHANGES, random=st.randoms(use_true_random=False))
-def test_the_outcome_depends_on_the_documented_order_alone(spark, changes, random):
+def test_result_depends_only_on_the_documented_order(spark, changes, random):
     rows = [as_bronze(change, line) for line, change in enumerate(changes)]
     random.shuffle(rows)
     frame = spark.createDataFrame(rows, SCHEMA)
     inputs = SimpleNamespace(full=True, settings=config.load({}), new=lambda name: frame)
-    told = versions.of(inputs, "t", ["id"])
+    result = versions.of(inputs, "t", ["id"])
     last: dict[int, Any] = {}
-    for row in sorted(told.rows.collect(), key=lambda row: row["_n"]):
+    for row in sorted(result.rows.collect(), key=lambda row: row["_n"]):
         last[int(json.loads(row["_key"])["id"])] = row["_row"]
     keys = {change["key"] for change in changes} - {None}
     assert last == {key: expected(changes, key) for key in keys}

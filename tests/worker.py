@@ -1,7 +1,7 @@
-"""Work in a process of its own that tests kill: ``python tests/worker.py SETTINGS_JSON [WORK TABLE]``.
+"""Work in a separate process that tests kill: ``python tests/worker.py SETTINGS_JSON [WORK TABLE]``.
 
-WORK is ``run`` (the default), ``replay`` of a table's quarantine, or ``archive``: its rows go there
-and come back, for ever.
+WORK is ``run`` (the default), ``replay`` of a table's quarantine, or ``archive``: its rows are
+archived and restored in an endless loop.
 """
 
 import json

@@ -40,7 +40,7 @@ GRACE = 2
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem that needs a person."""
+    """A problem that needs attention."""
 
     kind: str
     """broken table, failed run, half-written run, failed check, stale feed, volume, behind, clock

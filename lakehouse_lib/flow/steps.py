@@ -59,7 +59,7 @@ class RunResult:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that needs a person."""
+        """Everything that needs attention."""
         file_problems = [problem for step in self.steps for problem in step.problems]
         return file_problems + [f"{s.table}: {s.message}" for s in self.steps if s.state == "failed"]
 

@@ -1,2 +1,2 @@
-"""Bronze, silver and gold: transformations from frames to outcomes, and what writes an outcome in one commit.
+"""Bronze, silver and gold: transformations from frames to outcomes, and the code that commits an outcome.
 Nothing here decides when a table runs."""

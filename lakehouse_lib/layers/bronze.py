@@ -1,8 +1,8 @@
-"""Bronze: records as they came, typed by contract; what does not fit is flagged, never dropped.
+"""Bronze: records as they came, typed by contract; invalid records are flagged, never dropped.
 
-Each feed's function takes the records of `staging.read` and returns the table's columns except
-``_run_id`` and ``_ingested_at``, with ``_raw`` in every row; `flagged` finishes them. Flags are
-short codes; `explain` puts them into words.
+Each feed's function takes the records of `staging.read` and returns the table's columns except ``_run_id`` and
+``_ingested_at``, with ``_raw`` in every row; `flagged` completes them. Flags are short codes; `explain` translates
+them into sentences.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lakehouse_lib.model.tables import Table
 
 EARLIEST = "2000-01-01"
-"""Event times before this day are taken for mistakes."""
+"""Event times before this day are treated as errors."""
 
 ALIASES = {
     "app_events": {"event_properties": ["properties", "event_properties"]},
@@ -47,29 +47,29 @@ REQUIRED = {
 
 
 def field_names(table: Table) -> list[str]:
-    """The fields of a record that the columns of a bronze table are made from."""
+    """Return the fields of a record that the columns of a bronze table are computed from."""
     feed = table.name.removesuffix("_bronze")
     names = [alias for name in table.business for alias in ALIASES.get(feed, {}).get(name, [name])]
     return list(dict.fromkeys([*names, *(INTERNAL if feed == "cdc_changes" else ())]))
 
 
 def picked(records: DataFrame) -> dict[str, Column]:
-    """The fields of records that are columns, which engines find faster than a key in a map."""
+    """Return the fields of records that are columns, which engines read faster than a key of a map."""
     columns = records.columns
     if PICKED in columns:
         names = cast("StructType", records.schema[PICKED].dataType).names
         return {name: F.col(PICKED)[name] for name in names}
-    own = f"{PICKED}_"
-    return {name.removeprefix(own): F.col(f"`{name}`") for name in columns if name.startswith(own)}
+    prefix = f"{PICKED}_"
+    return {name.removeprefix(prefix): F.col(f"`{name}`") for name in columns if name.startswith(prefix)}
 
 
 Bounds = Mapping[str, tuple[float, float]]
 """Smallest and largest value of numbers, by column or ``column.field``; see `tables.Table.bounds`."""
 
 LONGEST_OBJECT = 20_000_000
-"""Characters; Spark reads no longer text in a JSON object."""
+"""Maximum characters of a JSON object; Spark reads no longer text inside one."""
 
-# `\d`, `\s` and `$` mean other things to other engines.
+# `\d`, `\s` and `$` mean different things in different engines.
 _WHITE = " \t\n\r\f\v"
 _NUMBER = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\z"
 _OFFSET = r"(?i)(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)\z"
@@ -90,8 +90,8 @@ class Value:
 class Fields:
     """Columns picked from records by contract name, alias or mapping expression.
 
-    What is made of a field becomes a column of its own, in steps that build on each other, so that
-    a record's time is parsed once and not once for each flag that looks at it.
+    Every parsed field becomes a separate column, in steps that build on each other, so that a record's time is parsed
+    once and not again for each flag that depends on it.
     """
 
     def __init__(self, records: DataFrame, feed: str, settings: FeedSettings, bounds: Bounds | None = None):
@@ -108,7 +108,7 @@ class Fields:
 
     @property
     def records(self) -> DataFrame:
-        """The records with every column that was asked for so far."""
+        """The records with every column requested so far."""
         return reduce(lambda frame, step: frame.withColumns(step), filter(None, self.steps), self.given)
 
     def _map(self, records: DataFrame, feed: str, target: str, expression: str) -> DataFrame:
@@ -125,11 +125,11 @@ class Fields:
         return records.withColumn(self.mapped[target], F.expr(expression).cast("string"))
 
     def field(self, name: str) -> Column:
-        """A field of the record; null where it is absent."""
+        """Return a field of the record; null if it is absent."""
         return self.columns[name] if name in self.columns else F.col("record")[name]
 
     def text(self, name: str) -> Column:
-        """A field as text; null where it is absent or blank."""
+        """Return a field as text; null if it is absent or blank."""
         if name in self.mapped:
             return self._keep(0, name, _blank_to_null(F.col(self.mapped[name])))
         names = self.aliases.get(name, [name])
@@ -137,27 +137,27 @@ class Fields:
         return self._keep(0, name, _blank_to_null(F.coalesce(*map(self.field, names))))
 
     def word(self, name: str) -> Value:
-        """A field that holds one value: an object or an array does not fit."""
+        """Return a field that holds a single value; an object or an array is invalid."""
         text = self.text(name)
         return self._value(1, name, text, F.when(~text.rlike(r"^[ \t\n\r]*[\[{]"), text))
 
     def number(self, name: str, whole: bool = False) -> Value:
-        """A finite number within the column's bounds."""
+        """Return a field as a finite number within the column's bounds."""
         text = self.text(name)
         return self._value(1, name, text, number(text, whole, self.bounds.get(name)).column)
 
     def number_in(self, owner: str, name: str, whole: bool = False) -> Value:
-        """A finite number, within its bounds, in a JSON object that is a field of the record."""
+        """Return a finite number within its bounds from a JSON object that is a field of the record."""
         text = self._keep(2, name, F.col(f"_map_{owner}")[name])
         return self._value(3, name, text, number(text, whole, self.bounds.get(f"{owner}.{name}")).column)
 
     def time(self, name: str) -> Value:
-        """A timestamp: ISO-8601, or epoch seconds, milliseconds or microseconds."""
+        """Return a field as a timestamp: ISO-8601, or epoch seconds, milliseconds or microseconds."""
         text = self.text(name)
         return self._value(1, name, text, timestamp(text, self.zone).column)
 
     def object(self, name: str) -> Value:
-        """A JSON object, given as such or as text; of a text nothing is left over."""
+        """Return a field as a JSON object, nested or as text; the text must hold nothing else."""
         text = self.text(name)
         if name in self.mapped:
             broken = ~is_whole_json(text)
@@ -169,7 +169,7 @@ class Fields:
         return self._value(2, name, text, F.when(parsed.isNotNull(), text))
 
     def rescued(self) -> Column:
-        """Fields that no column took, as JSON; null if there are none."""
+        """Return the fields that no column uses, as JSON; null if there are none."""
         return unknown_fields(sorted(self.used))
 
     def _keep(self, step: int, name: str, column: Column, kind: str = "text") -> Column:
@@ -182,18 +182,17 @@ class Fields:
 
 
 def unknown_fields(known: Iterable[str]) -> Column:
-    """The record's other fields as JSON; null if there are none."""
+    """Return the record's other fields as JSON; null if there are none."""
     names = F.array(*(F.lit(name) for name in known)).cast("array<string>")
     rest = F.map_filter("record", lambda key, _: ~F.array_contains(names, key))
-    # Functions with a lambda are interpreted: only the few records that need one pay for it.
+    # Functions with a lambda are interpreted: evaluate them only for the few records that need them.
     return F.when(F.size(F.array_except(F.map_keys("record"), names)) > 0, F.to_json(rest))
 
 
 def is_whole_json(text: Column) -> Column:
-    """Whether a text is one JSON value and nothing else: Spark's parser leaves what follows the first value.
+    """Return whether a text is exactly one JSON value: Spark's parser ignores what follows the first value.
 
-    The text is put into an object before a mark of its own content, which is read only if the parser
-    comes that far.
+    The text is placed in an object, followed by a hash of the text, which is read only if the parser gets that far.
     """
     mark = F.xxhash64(text).cast("string")
     around = F.concat(F.lit('{"value":'), text, F.lit(',"mark":"'), mark, F.lit('"}'))
@@ -201,7 +200,7 @@ def is_whole_json(text: Column) -> Column:
 
 
 def number(text: Column, whole: bool = False, bounds: tuple[float, float] | None = None) -> Value:
-    """Text to a finite double, or to a bigint: a JSON number or plain decimal, within the bounds."""
+    """Convert text to a finite double, or to a bigint: a JSON number or plain decimal, within the bounds."""
     text = F.trim(text, F.lit(_WHITE))
     value = F.when(text.rlike(_NUMBER), text).try_cast("double")
     fits = F.abs(value) < float("inf")
@@ -215,14 +214,14 @@ def number(text: Column, whole: bool = False, bounds: tuple[float, float] | None
 
 
 def timestamp(text: Column, zone: str = "UTC") -> Value:
-    """Text to a UTC timestamp; times without an offset are of the zone."""
+    """Convert text to a UTC timestamp; times without an offset are in the zone."""
     text = F.trim(text, F.lit(_WHITE))
-    # Guarded: a cast that fails is a Java exception, and costs as much as ten that do not.
+    # Guarded: a failing cast throws a Java exception, and costs as much as ten that succeed.
     epoch = F.when(text.rlike(r"^[+-]?[0-9]+(\.[0-9]+)?\z"), text).try_cast("decimal(38,6)")
     size = F.abs(epoch)
     micros = F.when(size < 10**11, epoch * 10**6).when(size < 10**14, epoch * 10**3).when(size < 10**17, epoch)
     clean = F.regexp_replace(F.regexp_replace(text, ",", "."), r"([+-][0-9]{2})([0-9]{2})\z", "$1:$2")
-    # A date alone ends in digits like an offset would.
+    # A date without a time ends in digits, like an offset.
     has_offset = text.rlike(_OFFSET) & text.rlike(r"[0-9]{1,2}:[0-9]{2}")
     naive = F.when(~has_offset, clean).try_cast("timestamp")
     if zone.upper() != "UTC":
@@ -285,7 +284,7 @@ def clickstream(records: DataFrame, settings: FeedSettings, latest: str, bounds:
 
 
 def common_flags(at: Value, name: str, latest: str) -> dict[str, Column]:
-    """Flags of any feed: times that are missing or cannot be."""
+    """Return the flags of any feed: times that are missing, invalid or implausible."""
     return {
         f"missing_{name}": at.column.isNull() & ~at.bad,
         f"invalid_{name}": at.bad,
@@ -294,13 +293,13 @@ def common_flags(at: Value, name: str, latest: str) -> dict[str, Column]:
 
 
 def in_range(at: Column, latest: str) -> Column:
-    """Whether a time is plausible."""
+    """Return whether a time is plausible."""
     return at.between(F.lit(EARLIEST).cast("timestamp"), F.lit(latest).cast("timestamp"))
 
 
 def flag_array(flags: dict[str, Column], problem: Column | None = None) -> Column:
-    """The names of the flags that are set; where there is a problem with the record itself, just that."""
-    # Text and not array functions: those that drop nulls are interpreted, flags and all.
+    """Return the names of the flags that are set, or only the problem if the record itself cannot be read."""
+    # Text functions: array functions that drop nulls are interpreted, together with the flags.
     text = F.concat_ws(",", *(F.when(on, F.lit(name)) for name, on in flags.items()))
     if problem is not None:
         text = F.when(problem.isNotNull(), problem).otherwise(text)
@@ -308,17 +307,17 @@ def flag_array(flags: dict[str, Column], problem: Column | None = None) -> Colum
 
 
 def flagged(rows: DataFrame, further: dict[str, Column]) -> DataFrame:
-    """Rows of a bronze function with flags of further conditions, where they have none of their
-    own; the record as it came stays only where a flag is set."""
+    """Add flags of further conditions to rows that have no flags yet, and keep the record as it came only if a flag
+    is set."""
     good = F.size("_quality_flags") == 0
     if further:
-        more = F.when(good, flag_array(further)).otherwise(F.col("_quality_flags"))
-        rows = rows.withColumn("_quality_flags", more)
+        flags = F.when(good, flag_array(further)).otherwise(F.col("_quality_flags"))
+        rows = rows.withColumn("_quality_flags", flags)
     return rows.withColumn("_raw", F.when(F.size("_quality_flags") > 0, F.col("_raw")))
 
 
 def raw_text() -> Column:
-    """The record as it came; a Parquet row as JSON."""
+    """Return the record as it came; a Parquet row as JSON."""
     return F.coalesce("raw", F.to_json("record"))
 
 
@@ -335,11 +334,11 @@ def _finish(
     flags = common_flags(at, time_name, latest) | flags
     flags |= {f"invalid_{name}": word.bad for name, word in words.items()}
     flagged = fields.records.withColumn("_quality_flags", flag_array(flags, F.col("problem")))
-    made = {name: column.alias(name) for name, column in columns.items()}
-    made[time_name] = at.column.alias(time_name)
-    made[date_name] = F.when(in_range(at.column, latest), at.column.cast("date")).alias(date_name)
+    selected = {name: column.alias(name) for name, column in columns.items()}
+    selected[time_name] = at.column.alias(time_name)
+    selected[date_name] = F.when(in_range(at.column, latest), at.column.cast("date")).alias(date_name)
     return flagged.select(
-        *made.values(),
+        *selected.values(),
         "load_timestamp",
         "_source_file",
         "_quality_flags",
@@ -349,7 +348,7 @@ def _finish(
 
 
 def explain(flags: Column, checks: dict[str, str]) -> Column:
-    """Flags in words, for the people who look into quarantine; ``checks`` has those of checks."""
+    """Return flags as sentences for readers of the quarantine; ``checks`` has the sentences of checks."""
     sentences = (
         checks
         | PROBLEMS
@@ -370,8 +369,8 @@ def explain(flags: Column, checks: dict[str, str]) -> Column:
             F.concat(name, F.lit(" holds a value of the wrong type or out of bounds"))
         )
         known = reduce(lambda chain, item: chain.when(flag == item[0], F.lit(item[1])), sentences.items(), F)
-        said: Column = known.otherwise(other)
-        return said
+        text: Column = known.otherwise(other)
+        return text
 
     return F.array_join(F.transform(flags, sentence), "; ")
 

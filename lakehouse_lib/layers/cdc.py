@@ -1,7 +1,7 @@
-"""Change data capture: the changes that a feed brings, as rows of bronze.
+"""Change data capture: the changes in a feed, as rows of bronze.
 
-`envelopes` has made every message flat already; here its fields get their types, and its flags. What the rows of a
-source table are after the changes is told by `versions`.
+`envelopes` has already flattened every message; this module adds types and flags. `versions` computes the rows of a
+source table after the changes.
 """
 
 from __future__ import annotations
@@ -36,38 +36,38 @@ MAP = "map<string,string>"
 
 
 def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
-    """Columns of cdc_changes_bronze; a message with several rows becomes several changes."""
+    """Return the columns of cdc_changes_bronze; a message with several rows becomes several changes."""
     fields = Fields(_each_change(records), "cdc_changes", settings, bounds)
-    given = {name: fields.text(name) for name in FIELDS if name not in ("change_timestamp", "timestamp", *_OBJECTS)}
+    texts = {name: fields.text(name) for name in FIELDS if name not in ("change_timestamp", "timestamp", *_OBJECTS)}
     before, after = (fields.object(name) for name in _OBJECTS)
     at = fields.time("change_timestamp")
-    control, known = _control(fields, given), fields.field("_envelope").isNotNull() | F.lit(bool(fields.mapped))
+    control, known = _control(fields, texts), fields.field("_envelope").isNotNull() | F.lit(bool(fields.mapped))
     body = fields.records.withColumns(
         {
-            "_operation": _operation(given["operation_type"]),
+            "_operation": _operation(texts["operation_type"]),
             "_is_row": F.coalesce(control.isNull() & known, F.lit(False)),
         }
     )
-    operation, key = F.col("_operation"), given["primary_key"]
-    content = F.concat_ws("|", given["table_name"], operation, given["sequence"], F.unix_micros(at.column),
+    operation, key = F.col("_operation"), texts["primary_key"]
+    content = F.concat_ws("|", texts["table_name"], operation, texts["sequence"], F.unix_micros(at.column),
                           before.column, after.column, key)  # fmt: skip
     is_flat = F.coalesce(fields.field("_envelope") == "flat", F.lit(False)) & F.lit(not fields.mapped)
-    flags = _flags(control, known, given, before, after, common_flags(at, "change_timestamp", latest))
+    flags = _flags(control, known, texts, before, after, common_flags(at, "change_timestamp", latest))
     return body.withColumn("_quality_flags", flag_array(flags, F.col("problem"))).select(
-        F.coalesce(given["cdc_id"], F.substring(F.sha2(content, 256), 1, 32)).alias("cdc_id"),
-        given["table_name"].alias("table_name"),
-        given["source_database"].alias("source_database"),
+        F.coalesce(texts["cdc_id"], F.substring(F.sha2(content, 256), 1, 32)).alias("cdc_id"),
+        texts["table_name"].alias("table_name"),
+        texts["source_database"].alias("source_database"),
         operation.alias("operation_type"),
         key.alias("primary_key"),
         before.column.alias("before_values"),
         after.column.alias("after_values"),
         at.column.alias("change_timestamp"),
         F.when(in_range(at.column, latest), at.column.cast("date")).alias("change_date"),
-        given["sequence"].alias("sequence"),
+        texts["sequence"].alias("sequence"),
         "load_timestamp",
-        given["source_system"].alias("source_system"),
+        texts["source_system"].alias("source_system"),
         (F.col("_source_line") * CHANGES_OF_A_MESSAGE + F.coalesce("_number", F.lit(0))).alias("_source_line"),
-        *_decoded(fields, given["sequence"], before.column, after.column),
+        *_decoded(fields, texts["sequence"], before.column, after.column),
         "_source_file",
         "_quality_flags",
         F.when(is_flat, unknown_fields((*FIELDS, *INTERNAL))).alias("_rescued_data"),
@@ -75,29 +75,30 @@ def changes(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bou
     )
 
 
-def _operation(given: Column) -> Column:
-    """INSERT, UPDATE, DELETE or TRUNCATE, for what the sources call them."""
-    return F.create_map(*(F.lit(word) for pair in OPERATIONS.items() for word in pair))[F.lower(F.trim(given))]
+def _operation(name: Column) -> Column:
+    """Translate a source's name of an operation to INSERT, UPDATE, DELETE or TRUNCATE."""
+    return F.create_map(*(F.lit(word) for pair in OPERATIONS.items() for word in pair))[F.lower(F.trim(name))]
 
 
-def _control(fields: Fields, given: dict[str, Column]) -> Column:
-    """What a message is that changes no row; one that the feed's parameters map is a row where they say so."""
+def _control(fields: Fields, texts: dict[str, Column]) -> Column:
+    """Return the kind of a message that changes no row. A message for which the feed's parameters map an operation
+    is a change."""
     control = fields.field("_control")
-    return F.when(given["operation_type"].isNull(), control) if "operation_type" in fields.mapped else control
+    return F.when(texts["operation_type"].isNull(), control) if "operation_type" in fields.mapped else control
 
 
 def _flags(
-    control: Column, known: Column, given: dict[str, Column], before: Value, after: Value, common: dict[str, Column]
+    control: Column, known: Column, texts: dict[str, Column], before: Value, after: Value, common: dict[str, Column]
 ) -> dict[str, Column]:
-    """What is wrong with a change, or sets it aside, by name."""
+    """Return the flags of a change: what is wrong with it, or why it is quarantined, by name."""
     operation, is_row = F.col("_operation"), F.col("_is_row")
-    key = given["primary_key"]
+    key = texts["primary_key"]
     return {
         **{name: control == name for name in (*CONTROLS, NESTED)},
         UNKNOWN: control.isNull() & ~known,
         **{name: is_row & on for name, on in common.items()},
         "unknown_operation": is_row & operation.isNull(),
-        "missing_table_name": is_row & given["table_name"].isNull(),
+        "missing_table_name": is_row & texts["table_name"].isNull(),
         "missing_row": is_row
         & (
             (operation.isin("INSERT", "UPDATE") & after.column.isNull() & ~after.bad)
@@ -109,7 +110,8 @@ def _flags(
 
 
 def _decoded(fields: Fields, sequence: Column, before: Column, after: Column) -> list[Column]:
-    """What `envelopes` found out: the place in the source's log, and the rows with values as `envelopes.coded`."""
+    """Return what `envelopes` decoded: the position in the source's log, and the rows with values as
+    `envelopes.coded`."""
     log, position = fields.field("_log"), fields.field("_position")
     rows = {name: F.from_json(fields.field(name), MAP) for name in ("_before", "_after")}
     unchanged = F.from_json(fields.field("_unchanged"), "array<string>")
@@ -137,7 +139,7 @@ _OBJECTS = ("before_values", "after_values")
 
 
 def _each_change(records: DataFrame) -> DataFrame:
-    """One row for each change of a message: ``record`` holds its fields, ``_number`` its place."""
+    """Return one row for each change of a message: ``record`` holds its fields, ``_number`` its index."""
     several = F.from_json(F.col("record")["_changes"], f"array<{MAP}>")
     each = records.select("*", F.posexplode_outer(several).alias("_number", "_change"))
     whole = F.col("_change").isNull()
@@ -150,13 +152,13 @@ def _each_change(records: DataFrame) -> DataFrame:
 
 
 def _broken(*names: str) -> Column:
-    """Whether the text of one of some fields begins like JSON and is none."""
+    """Return whether the text of one of the fields begins like JSON but is not valid JSON."""
     return F.coalesce(F.arrays_overlap("not_json", F.array(*map(F.lit, names))), F.lit(False))
 
 
 def _position(sequence: Column) -> Column:
-    """A sequence that an expression gives, in a form that sorts: numbers and PostgreSQL's LSNs as what they are, other
-    text as text."""
+    """Return a sequence from an expression in a form that sorts: numbers and PostgreSQL LSNs by value, other values
+    as text."""
     number = r"^0*([0-9]+)(?:\.([0-9]*?)0*)?\z"
     whole, fraction = F.regexp_extract(sequence, number, 1), F.regexp_extract(sequence, number, 2)
     text = F.concat(F.lpad(F.length(whole).cast("string"), 3, "0"), whole)
@@ -169,11 +171,11 @@ def _position(sequence: Column) -> Column:
 
 
 _TOKENS = r'"(?:[^"\\]|\\.)*"|[\[\]{}:]|[^ \t\n\r,:\[\]{}"]+'
-"""A text, a bracket, a colon or a bare word of JSON."""
+"""A string, bracket, colon or bare word of JSON."""
 
 
 def _coded(text: Column) -> Column:
-    """`envelopes.coded` for the text that an expression gives."""
+    """Return text from an expression in the form of `envelopes.coded`."""
     values, keys = F.from_json(text, MAP), F.json_object_keys(text)
     kinds = F.translate(_first_letters(text), '"tf{[-0123456789', "sbbjjnnnnnnnnnnn")
     kind: Callable[[Column], Column] = lambda key: F.substr(kinds, F.array_position(keys, key), F.lit(1))  # noqa: E731
@@ -181,13 +183,13 @@ def _coded(text: Column) -> Column:
 
 
 def with_values(values: Column, of: Callable[[Column, Column], Column]) -> Column:
-    """A map with other values, each told by its key and value; like ``transform_values``, which Sail lacks."""
+    """Return a map with each value computed from its key and value; like ``transform_values``, which Sail lacks."""
     each = F.transform(F.map_entries(values), lambda entry: F.struct(entry["key"], of(entry["key"], entry["value"])))
     return F.map_from_entries(each)
 
 
 def _first_letters(text: Column) -> Column:
-    """The first letter of each value of a JSON object, one after the other: they tell the kinds of the values."""
+    """Return the first letter of each value of a JSON object, concatenated: they show the kinds of the values."""
     tokens = F.regexp_extract_all(text, F.lit(_TOKENS), F.lit(0))
     state: Callable[[Column, Column, Column], Column] = lambda depth, colon, letters: F.struct(  # noqa: E731
         depth.alias("depth"), colon.alias("colon"), letters.cast("string").alias("letters")
@@ -204,13 +206,13 @@ def _first_letters(text: Column) -> Column:
     return F.aggregate(tokens, zero, after, lambda end: end["letters"])
 
 
-# Whose change it is --------------------------------------------------------
+# Tables and keys -----------------------------------------------------------
 
 
 def of_table(source_table: str) -> Column:
-    """Whether a change is of a source table, given by its name, or by database (and schema) and name.
+    """Return whether a change belongs to a source table, given by its name, or by database (and schema) and name.
 
-    ``*.users`` are the tables ``users`` of all databases together.
+    ``*.users`` matches the tables ``users`` of all databases.
     """
     name = source_table.removeprefix("*.")
     full = F.concat_ws(".", "source_database", "table_name")
@@ -218,21 +220,23 @@ def of_table(source_table: str) -> Column:
 
 
 def key_of(keys: list[str], *rows: str) -> Column:
-    """The key of a changed row as JSON of texts; null where a part of it is nowhere.
+    """Return the key of a changed row as JSON of strings; null if any part of it is missing.
 
-    Each part is taken from the first of the rows (columns as `envelopes.coded`) that has it, or from the change's
-    primary key. A row that an update leaves out in part has the key of the one before.
+    Each part comes from the first of the rows (columns as `envelopes.coded`) that has it, or from the change's primary
+    key. A partial update without the key has the key of the row before.
     """
-    given = F.from_json("primary_key", MAP)
-    # One key column may also come bare: "primary_key": "17".
-    bare = F.when(given.isNull(), F.col("primary_key")) if len(keys) == 1 else F.lit(None)
+    key_values = F.from_json("primary_key", MAP)
+    # A single key column may also be a plain value: "primary_key": "17".
+    bare = F.when(key_values.isNull(), F.col("primary_key")) if len(keys) == 1 else F.lit(None)
     values: Callable[[str, str], tuple[Column, Column]] = lambda row, k: (  # noqa: E731
         plain(F.col(row)[k]),
         plain(_in_any_case(F.col(row), k)),
     )
     first, *others = rows
     parts = [
-        F.coalesce(*values(first, k), given[k], bare.cast("string"), *(v for row in others for v in values(row, k)))
+        F.coalesce(
+            *values(first, k), key_values[k], bare.cast("string"), *(v for row in others for v in values(row, k))
+        )
         for k in keys
     ]
     complete = reduce(lambda a, b: a & b, (part.isNotNull() for part in parts))
@@ -240,17 +244,17 @@ def key_of(keys: list[str], *rows: str) -> Column:
 
 
 def plain(coded: Column) -> Column:
-    """A value as `envelopes.coded`, as text."""
+    """Return the text of a value in the form of `envelopes.coded`."""
     return coded.substr(F.lit(2), F.length(coded))
 
 
 def _in_any_case(row: Column, name: str) -> Column:
-    """A field whose name differs from the one wanted in case only."""
+    """Return a field by name, ignoring case."""
     return F.get(F.map_values(F.map_filter(row, lambda key, _: F.lower(key) == name.lower())), F.lit(0))
 
 
 def lacks_key(settings: Settings) -> Column:
-    """Whether a change of the users table or of a replica has no key, so that it goes nowhere."""
+    """Return whether a change of the users table or of a replica has no key, so that it cannot be applied."""
     rules = [(settings.cdc.users_table, [settings.cdc.users_key])]
     rules += [(replica.source_table, replica.keys) for replica in settings.cdc.replicas]
     lacking = [of_table(table) & key_of(keys, "_after", "_before").isNull() for table, keys in rules]

@@ -1,8 +1,8 @@
-"""Lineage of columns: what each column of a frame is made from, read from its Spark Connect plan.
+"""Column lineage: which source columns each column of a frame is computed from, read from its Spark Connect plan.
 
-The plan is what the client sends to Spark, as protocol messages. It is walked once, and every
-expression stands for the source columns that its value is made from and those that decide which
-value it is. Sources are written ``table.column``; ``table.*`` stands for how many rows there are.
+The plan is what the client sends to Spark, as protocol messages. It is walked once. For every expression the walk
+collects the source columns that its value is computed from, and those that decide which value it is. Sources are
+written ``table.column``; ``table.*`` means the number of rows of a table.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ NONE: Refs = frozenset()
 
 @dataclass(frozen=True)
 class Value:
-    """What a value is made from (``direct``), and what decides which value it is (``indirect``).
+    """The sources of a value (``direct``), and the sources that decide which value it is (``indirect``).
 
-    Arrays have the fields of their elements; ``length`` is what the number of elements follows
-    from. The keys of a map with a ``source`` are columns of that source.
+    Arrays have the fields of their elements; ``length`` has the sources of the number of elements. The keys of a map
+    with a ``source`` are columns of that source.
     """
 
     direct: Refs = NONE
@@ -50,11 +50,11 @@ class Value:
 
     @property
     def refs(self) -> Refs:
-        """Everything that it depends on."""
+        """All sources that the value depends on."""
         return self.direct | self.indirect
 
     def get(self, name: str) -> Value:
-        """A field of a struct, or the value under a key."""
+        """Return a field of a struct, or the value of a key."""
         if self.source:
             return Value(frozenset({f"{self.source}.{name}"}))
         if self.fields and name in self.fields:
@@ -63,13 +63,13 @@ class Value:
         return Value(self.direct, self.indirect)
 
     def because(self, refs: Refs) -> Value:
-        """The same value, chosen by something."""
+        """Return the same value, selected by further sources."""
         return replace(self, indirect=self.indirect | refs)
 
 
 @dataclass
 class Frame:
-    """The columns of a relation; ``rows`` is what its rows come from, ``by`` what chose and grouped them."""
+    """The columns of a relation; ``rows`` has the sources of its rows, ``by`` what selected and grouped them."""
 
     columns: dict[str, Value] = field(default_factory=dict)
     rows: Refs = NONE
@@ -78,8 +78,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What the columns of a table are made from: for each column, and each path into one, sorted
-    names of source columns; ``by`` is what chose and grouped the rows."""
+    """The sources of a table's columns: for each column, and each path into a column, the sorted names of source
+    columns; ``by`` has what selected and grouped the rows."""
 
     direct: dict[str, list[str]]
     indirect: dict[str, list[str]]
@@ -89,23 +89,23 @@ class Lineage:
 def of(
     settings: Settings, target: str, frame: DataFrame, feed: tuple[str, DataFrame] | None = None, by: Iterable[str] = ()
 ) -> Lineage | None:
-    """What the columns of a frame that becomes a table are made from; None, with a word in the log,
-    where its plan holds something that cannot be told.
+    """Return the lineage of the columns of a frame that is written to a table; None, with a warning in the log, if
+    part of its plan is unknown.
 
-    ``feed`` names the frame of a feed's records, whose fields count as columns of ``landing/<feed>``;
-    ``by`` are columns of the frame by which its rows are chosen when it is written.
+    ``feed`` is the name of a feed and the frame of its records, whose fields count as columns of ``landing/<feed>``;
+    ``by`` names columns of the frame that select its rows when it is written.
     """
     try:
         known = {}
         if feed:
             name, records = feed
             known[_plan(records).common.plan_id] = _records(name, records)
-        made = _Walk(settings, known, frame.sparkSession).relation(_plan(frame))
-        made.by |= _union(made.columns[name] for name in by).refs
+        lineage = _Walk(settings, known, frame.sparkSession).relation(_plan(frame))
+        lineage.by |= _union(lineage.columns[name] for name in by).refs
     except Exception as error:
         log.warning("%s: lineage of its columns is not known (%s: %s)", target, type(error).__name__, error)
         return None
-    return _settled(target, made)
+    return _settled(target, lineage)
 
 
 def _plan(frame: DataFrame) -> Any:
@@ -121,8 +121,8 @@ def _records(feed: str, records: DataFrame) -> Frame:
     return Frame(columns | {"record": fields, PICKED: fields}, whole)
 
 
-def _settled(target: str, made: Frame) -> Lineage:
-    """Paths and sources as text; where a table is made from its own rows, what those were made from."""
+def _settled(target: str, frame: Frame) -> Lineage:
+    """Return paths and sources as text; a table's references to itself are replaced by their sources."""
     flat: dict[str, Value] = {}
 
     def add(path: str, value: Value) -> None:
@@ -130,24 +130,24 @@ def _settled(target: str, made: Frame) -> Lineage:
         for name in value.fields or {}:
             add(f"{path}.{name}", value.get(name))
 
-    for name, value in made.columns.items():
+    for name, value in frame.columns.items():
         add(name, value)
-    own = f"{target}."
+    prefix = f"{target}."
 
     def beyond(refs: Refs, seen: Refs = NONE) -> Refs:
-        """References without those to the table itself, which is followed to its sources."""
-        found = {ref for ref in refs if not ref.startswith(own)}
+        """Return references, replacing those to the table itself by their sources."""
+        followed = {ref for ref in refs if not ref.startswith(prefix)}
         for ref in refs - seen:
-            if ref.startswith(own) and (inner := flat.get(ref.removeprefix(own))):
+            if ref.startswith(prefix) and (inner := flat.get(ref.removeprefix(prefix))):
                 counted = inner.length if inner.fields else None
-                found |= beyond(inner.direct if counted is None else counted, seen | {ref})
-        return frozenset(found)
+                followed |= beyond(inner.direct if counted is None else counted, seen | {ref})
+        return frozenset(followed)
 
     direct = {path: beyond(value.direct) for path, value in flat.items()}
     return Lineage(
         {path: sorted(refs) for path, refs in direct.items()},
         {path: sorted(beyond(value.indirect) - direct[path]) for path, value in flat.items()},
-        sorted(beyond(made.by)),
+        sorted(beyond(frame.by)),
     )
 
 
@@ -162,19 +162,19 @@ class _Walk:
     # Relations -------------------------------------------------------------
 
     def relation(self, node: Any) -> Frame:
-        """The columns of a relation."""
+        """Return the columns of a relation."""
         plan_id = node.common.plan_id
         if plan_id not in self.known:
             kind = node.WhichOneof("rel_type")
             body = getattr(node, kind)
             handle = getattr(self, f"_{kind}", None)
-            # What is left over orders, cuts or passes on the rows of its input.
-            made = handle(body) if handle else self.relation(body.input)
+            # The other kinds sort, limit or pass on the rows of their input.
+            frame = handle(body) if handle else self.relation(body.input)
             if not plan_id:
-                return made
-            self.known[plan_id] = made
-        found = self.known[plan_id]
-        return Frame(dict(found.columns), found.rows, found.by)
+                return frame
+            self.known[plan_id] = frame
+        relation = self.known[plan_id]
+        return Frame(dict(relation.columns), relation.rows, relation.by)
 
     def _read(self, body: Any) -> Frame:
         if body.WhichOneof("read_type") == "named_table":
@@ -189,14 +189,14 @@ class _Walk:
         return frame
 
     def _table(self, name: str) -> Frame:
-        """A table of the lakehouse: its columns are the sources."""
+        """Return a table of the lakehouse, whose columns are sources."""
         table = tables.get(self.settings, name)
         opened = delta.opened(self.settings, table)
         schema = pa.schema(opened.schema().to_arrow()) if opened else table.arrow_schema()
         return Frame({f.name: _stored(f"{name}.{f.name}", f.type) for f in schema}, frozenset({f"{name}.*"}))
 
     def _cached_remote_relation(self, body: Any) -> Frame:
-        """A frame that was settled has the columns of what it was made from."""
+        """Return the columns of a settled frame: those of the frame it was computed from."""
         return self.relation(_plan(session.origin(self.spark, body.relation_id)))
 
     def _local_relation(self, body: Any) -> Frame:
@@ -208,13 +208,15 @@ class _Walk:
 
     def _project(self, body: Any) -> Frame:
         if not body.HasField("input"):
-            return Frame({name: value for one in body.expressions for name, value in self.named(one, Frame())})
+            return Frame(
+                {name: value for expression in body.expressions for name, value in self.named(expression, Frame())}
+            )
         frame = self.relation(body.input)
         columns: dict[str, Value] = {}
         rows = frame.rows
-        for one in body.expressions:
-            columns |= dict(self.named(one, frame))
-            rows = self._rows_made(one, frame) or rows
+        for expression in body.expressions:
+            columns |= dict(self.named(expression, frame))
+            rows = self._rows_made(expression, frame) or rows
         return Frame(columns, rows, frame.by)
 
     def _with_columns(self, body: Any) -> Frame:
@@ -224,7 +226,7 @@ class _Walk:
 
     def _with_columns_renamed(self, body: Any) -> Frame:
         frame = self.relation(body.input)
-        names = dict(body.rename_columns_map) | {one.col_name: one.new_col_name for one in body.renames}
+        names = dict(body.rename_columns_map) | {rename.col_name: rename.new_col_name for rename in body.renames}
         return Frame({names.get(name, name): value for name, value in frame.columns.items()}, frame.rows, frame.by)
 
     def _to_df(self, body: Any) -> Frame:
@@ -233,8 +235,8 @@ class _Walk:
 
     def _drop(self, body: Any) -> Frame:
         frame = self.relation(body.input)
-        gone = {*body.column_names, *(_name(one) for one in body.columns)}
-        return Frame({name: v for name, v in frame.columns.items() if name not in gone}, frame.rows, frame.by)
+        dropped = {*body.column_names, *(_name(column) for column in body.columns)}
+        return Frame({name: v for name, v in frame.columns.items() if name not in dropped}, frame.rows, frame.by)
 
     def _filter(self, body: Any) -> Frame:
         frame = self.relation(body.input)
@@ -252,9 +254,9 @@ class _Walk:
         by = left.by | right.by
         columns = left.columns | {n: v for n, v in right.columns.items() if n not in body.using_columns}
         for name in body.using_columns:
-            one, other = left.columns[name], right.columns[name]
-            by |= one.refs | other.refs
-            columns[name] = _union([one, other]) if "FULL" in kind else other if "RIGHT" in kind else one
+            first, second = left.columns[name], right.columns[name]
+            by |= first.refs | second.refs
+            columns[name] = _union([first, second]) if "FULL" in kind else second if "RIGHT" in kind else first
         if body.HasField("join_condition"):
             by |= self.value(body.join_condition, Frame(left.columns | right.columns)).refs
         if "SEMI" in kind or "ANTI" in kind:
@@ -273,30 +275,30 @@ class _Walk:
 
     def _aggregate(self, body: Any) -> Frame:
         frame = self.relation(body.input)
-        groups = [pair for one in body.grouping_expressions for pair in self.named(one, frame)]
+        groups = [pair for expression in body.grouping_expressions for pair in self.named(expression, frame)]
         grouped = _union(value for _, value in groups)
-        made = [pair for one in body.aggregate_expressions for pair in self.named(one, frame)]
-        rows = grouped.refs if groups else NONE  # one row, whatever there is
-        return Frame(dict(groups) | dict(made), rows, frame.by | grouped.refs)
+        aggregates = [pair for expression in body.aggregate_expressions for pair in self.named(expression, frame)]
+        rows = grouped.refs if groups else NONE  # one row, whatever the input
+        return Frame(dict(groups) | dict(aggregates), rows, frame.by | grouped.refs)
 
     def _with_relations(self, body: Any) -> Frame:
-        given = {}
-        for one in body.references:
-            made = self.relation(one)
-            if one.WhichOneof("rel_type") == "subquery_alias":
-                given[one.subquery_alias.alias] = made
+        frames = {}
+        for reference in body.references:
+            frame = self.relation(reference)
+            if reference.WhichOneof("rel_type") == "subquery_alias":
+                frames[reference.subquery_alias.alias] = frame
         if body.root.WhichOneof("rel_type") == "sql":
-            return self._sql(body.root.sql, given)
+            return self._sql(body.root.sql, frames)
         return self.relation(body.root)
 
-    def _sql(self, body: Any, given: dict[str, Frame] | None = None) -> Frame:
-        """A query over tables by name, or over frames that were given with it."""
+    def _sql(self, body: Any, passed: dict[str, Frame] | None = None) -> Frame:
+        """Return the columns of a query over tables by name, or over frames passed with it."""
         parsed = sqlglot.parse_one(body.query, dialect="spark")
         named = {cte.alias for cte in parsed.find_all(exp.CTE)}
         frames = {
-            one.name: (given or {}).get(one.name) or self._table(one.name)
-            for one in parsed.find_all(exp.Table)
-            if one.name not in named
+            source.name: (passed or {}).get(source.name) or self._table(source.name)
+            for source in parsed.find_all(exp.Table)
+            if source.name not in named
         }
         schema: dict[str, object] = {name: dict.fromkeys(frame.columns, "string") for name, frame in frames.items()}
         query: Any = sqlglot.optimizer.qualify.qualify(parsed.copy(), schema=schema, dialect="spark")
@@ -325,7 +327,7 @@ class _Walk:
     # Expressions -----------------------------------------------------------
 
     def named(self, node: Any, frame: Frame) -> list[tuple[str, Value]]:
-        """The columns that an expression of a projection makes."""
+        """Return the columns that an expression of a projection produces."""
         kind = node.WhichOneof("expr_type")
         if kind == "unresolved_star":
             target = node.unresolved_star.unparsed_target.removesuffix(".*")
@@ -335,13 +337,13 @@ class _Walk:
             return [(name, owner.get(name)) for name in owner.fields or {}]
         names = list(node.alias.name) if kind == "alias" else []
         inner = node.alias.expr if kind == "alias" else node
-        made = inner.unresolved_function if inner.WhichOneof("expr_type") == "unresolved_function" else None
-        function = made.function_name.removesuffix("_outer") if made else ""
-        if made and function in ("explode", "posexplode", "inline"):
-            value = self.value(made.arguments[0], frame)
+        call = inner.unresolved_function if inner.WhichOneof("expr_type") == "unresolved_function" else None
+        function = call.function_name.removesuffix("_outer") if call else ""
+        if call and function in ("explode", "posexplode", "inline"):
+            value = self.value(call.arguments[0], frame)
             if function == "inline":
                 parts = [(name, value.get(name)) for name in value.fields or {}]
-                return [(given, part) for given, (_, part) in zip(names or value.fields or {}, parts, strict=True)]
+                return [(alias, part) for alias, (_, part) in zip(names or value.fields or {}, parts, strict=True)]
             element = replace(value, length=None)
             if function == "posexplode":
                 return list(zip(names or ("pos", "col"), (Value(indirect=value.refs), element), strict=True))
@@ -349,7 +351,7 @@ class _Walk:
         return [(names[0] if names else _name(node), self._marked(inner, frame))]
 
     def _rows_made(self, node: Any, frame: Frame) -> Refs | None:
-        """What the rows come from where an expression makes several of one."""
+        """Return the sources of the rows if an expression turns one row into several."""
         inner = node.alias.expr if node.WhichOneof("expr_type") == "alias" else node
         if inner.WhichOneof("expr_type") != "unresolved_function":
             return None
@@ -360,7 +362,7 @@ class _Walk:
         return value.direct if value.length is None else value.length
 
     def _marked(self, node: Any, frame: Frame) -> Value:
-        """A column; a constant 1 or true in it is there to be counted: it stands for its rows."""
+        """Return the value of a column. A constant 1 or true is meant to be counted, so its sources are the rows."""
         inner = node
         while inner.WhichOneof("expr_type") == "cast":
             inner = inner.cast.expr
@@ -371,7 +373,7 @@ class _Walk:
         return self.value(node, frame)
 
     def value(self, node: Any, frame: Frame) -> Value:
-        """What an expression is made from."""
+        """Return the sources of an expression."""
         kind = node.WhichOneof("expr_type")
         body = getattr(node, kind)
         match kind:
@@ -390,8 +392,8 @@ class _Walk:
             case "unresolved_star":
                 return _union(frame.columns.values())
             case "window":
-                order = [one.child for one in body.order_spec]
-                over = [self.value(one, frame) for one in (*body.partition_spec, *order)]
+                order = [part.child for part in body.order_spec]
+                over = [self.value(part, frame) for part in (*body.partition_spec, *order)]
                 return self.value(body.window_function, frame).because(_union(over).refs)
             case "unresolved_extract_value":
                 return self._part(self.value(body.child, frame), body.extraction, frame)
@@ -400,13 +402,13 @@ class _Walk:
         raise NotImplementedError(f"expression {kind}")
 
     def _part(self, owner: Value, which: Any, frame: Frame) -> Value:
-        """A field of a struct, or an element of an array or a map."""
+        """Return a field of a struct, or an element of an array or a map."""
         if which.WhichOneof("expr_type") == "literal":
             return owner.get(str(getattr(which.literal, which.literal.WhichOneof("literal_type"))))
         return replace(owner, length=None).because(self.value(which, frame).refs)
 
     def attribute(self, text: str, frame: Frame) -> Value:
-        """A column by name, or a field of one; a qualifier in front is passed over."""
+        """Return a column by name, or a field of it; a leading qualifier is ignored."""
         parts = _parts(text)
         while parts and parts[0] not in frame.columns:
             parts.pop(0)
@@ -420,16 +422,15 @@ class _Walk:
         return _plain(_union(self.attribute(column, frame) for column in columns))
 
     def call(self, name: str, arguments: list[Any], frame: Frame) -> Value:
-        """What a function's value is made from. A function that is not named here is taken to be made
-        from all of its arguments."""
+        """Return the sources of a function call. An unknown function is assumed to use all of its arguments."""
         if handle := _HIGHER.get(name):
             return handle(self, arguments, frame)
-        values = [self.value(one, frame) for one in arguments]
+        values = [self.value(argument, frame) for argument in arguments]
         if name in ("named_struct", "struct"):
             if name == "struct":
-                fields = {_name(one): value for one, value in zip(arguments, values, strict=True)}
+                fields = {_name(argument): value for argument, value in zip(arguments, values, strict=True)}
             else:
-                names = [one.literal.string for one in arguments[::2]]
+                names = [argument.literal.string for argument in arguments[::2]]
                 fields = dict(zip(names, values[1::2], strict=True))
             whole = _union(fields.values())
             return Value(whole.direct, whole.indirect, fields)
@@ -443,7 +444,7 @@ class _Walk:
 
 
 def _stored(ref: str, kind: pa.DataType) -> Value:
-    """A column of a table; the fields of its structs are sources of their own."""
+    """Return a column of a table; each field of a struct is a separate source."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return replace(_stored(ref, kind.value_type), length=frozenset({ref}))
     if pa.types.is_struct(kind):
@@ -453,7 +454,7 @@ def _stored(ref: str, kind: pa.DataType) -> Value:
 
 
 def _name(node: Any) -> str:
-    """The name that Spark gives a column that is given none."""
+    """Return the name that Spark gives to a column without an alias."""
     kind = node.WhichOneof("expr_type")
     if kind == "alias":
         return str(node.alias.name[0])
@@ -463,7 +464,7 @@ def _name(node: Any) -> str:
 
 
 def _parts(text: str) -> list[str]:
-    """The names in a dotted one, backticks taken off."""
+    """Split a dotted name, removing backticks."""
     return [quoted or plain for quoted, plain in re.findall(r"`([^`]+)`|([^.`]+)", text)]
 
 
@@ -477,7 +478,7 @@ def _plain(value: Value) -> Value:
 
 
 def _merged(values: list[Value]) -> Value:
-    """One of several values: made from all of them, field by field."""
+    """Return a value that may be any of several: it has the sources of all of them, field by field."""
     whole = _union(values)
     shaped = [value for value in values if value.fields]
     fields = None
@@ -490,7 +491,7 @@ def _merged(values: list[Value]) -> Value:
 
 
 def _chosen(values: list[Value]) -> Value:
-    """``when(condition, value, …, otherwise)``: made from the values, chosen by the conditions."""
+    """Return ``when(condition, value, …, otherwise)``: computed from the values, selected by the conditions."""
     conditions = values[:-1:2] if len(values) % 2 else values[::2]
     results = values[1::2] + ([values[-1]] if len(values) % 2 else [])
     return _merged(results).because(_union(conditions).refs)
@@ -501,7 +502,7 @@ def _sorted(value: Value, *_: Value) -> Value:
 
 
 def _one(value: Value, *at: Value) -> Value:
-    """An element of an array, or a value picked by the order of others."""
+    """Return an element of an array, or a value selected by the order of others."""
     return replace(value, length=None).because(_union(at).refs)
 
 
@@ -510,13 +511,13 @@ def _size(value: Value) -> Value:
 
 
 def _transform(walk: _Walk, arguments: list[Any], frame: Frame) -> Value:
-    over, made = _lambda(walk, arguments, frame)
-    return replace(made, length=over.direct if over.length is None else over.length).because(over.indirect)
+    over, result = _lambda(walk, arguments, frame)
+    return replace(result, length=over.direct if over.length is None else over.length).because(over.indirect)
 
 
 def _filtered(walk: _Walk, arguments: list[Any], frame: Frame) -> Value:
-    over, made = _lambda(walk, arguments, frame)
-    return replace(over, length=None).because(made.refs - over.direct)
+    over, condition = _lambda(walk, arguments, frame)
+    return replace(over, length=None).because(condition.refs - over.direct)
 
 
 def _lambda(walk: _Walk, arguments: list[Any], frame: Frame) -> tuple[Value, Value]:

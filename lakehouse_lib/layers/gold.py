@@ -1,4 +1,4 @@
-"""Gold: aggregates for people and dashboards. Sums are exact, so that they do not depend on order."""
+"""Gold: aggregates for reports and dashboards. Sums are exact, so they do not depend on the order of rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def exact(name: str) -> Column:
-    """A number as a decimal, whose sum is the same in any order; values up to 10^21."""
+    """Convert a number to a decimal, whose sum is the same in any order; values up to 10^21."""
     return F.col(name).cast("decimal(28,6)")
 
 
 def event_metrics(inputs: Inputs) -> Days:
-    """event_metrics_gold, for the days that new events touch."""
+    """event_metrics_gold, for the days of new events."""
     days = inputs.days("app_events_silver")
     events = inputs.all("app_events_silver")
     return Days(hourly_events(_only(events, "event_date", days)), days)
@@ -47,7 +47,7 @@ def hourly_events(events: DataFrame) -> DataFrame:
 
 
 def hourly_metrics(inputs: Inputs) -> Days:
-    """hourly_metrics_gold, for the days that new events, clicks or rejections touch."""
+    """hourly_metrics_gold, for the days of new events, clicks or rejections."""
     rejected = inputs.table.sources[2:]
     sessions = inputs.all("clickstream_silver")
     days: set[date] | None = None
@@ -70,7 +70,7 @@ def hourly_metrics(inputs: Inputs) -> Days:
 
 
 def _click_days(inputs: Inputs) -> set[date]:
-    """Days of the clicks of changed sessions, as they are and as they were."""
+    """Return the days of the clicks of changed sessions, before and after the change."""
     touched = inputs.changed_days("clickstream_silver")
     found = set(touched)
     if touched:
@@ -89,7 +89,7 @@ def _click_days(inputs: Inputs) -> set[date]:
 
 
 def hourly(events: DataFrame, sessions: DataFrame, rejected: list[DataFrame]) -> DataFrame:
-    """Operational metrics of each hour in which anything happened."""
+    """Return the operational metrics of each hour with any activity."""
     nothing = {"user_id": "string", "ms": "double", "event": "int", "click": "int",
                "session": "int", "error": "int", "reject": "int"}  # fmt: skip
 
@@ -131,8 +131,8 @@ def hourly(events: DataFrame, sessions: DataFrame, rejected: list[DataFrame]) ->
 
 
 def _percentile(ordered: str, count: str, share: float) -> Column:
-    """Percentile of a sorted array of ``count`` doubles, interpolated like Spark's ``percentile``, whose last digit
-    other engines round otherwise; null of none."""
+    """Return a percentile of a sorted array of ``count`` doubles, interpolated like Spark's ``percentile``, whose last
+    digit other engines round differently; null for an empty array."""
     position = F.lit(share) * (F.col(count) - 1)
     below, above = F.floor(position).cast("int"), F.ceil(position).cast("int")
     value = F.get(ordered, below)
@@ -142,7 +142,8 @@ def _percentile(ordered: str, count: str, share: float) -> Column:
 
 
 def daily_summary(inputs: Inputs) -> Difference:
-    """daily_summary_gold from the first touched day on: users of 30 days look back, new users on."""
+    """daily_summary_gold from the first changed day onwards: later days depend on it, through users of the previous 30
+    days and through new users."""
     since = None
     if not inputs.full:
         touched = inputs.changed_days("app_events_silver") | inputs.changed_days("clickstream_silver")
@@ -155,7 +156,7 @@ def daily_summary(inputs: Inputs) -> Difference:
 
 
 def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> DataFrame:
-    """Key figures of each day with an event or a session, from a day on."""
+    """Return the key figures of each day with an event or a session, from a day onwards."""
     firsts = _user_days(events, sessions).groupBy("user_id").agg(F.min("day").alias("day"))
     recent = events, sessions
     if since:
@@ -181,7 +182,7 @@ def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> 
 
 
 def _user_days(events: DataFrame, sessions: DataFrame) -> DataFrame:
-    """``user_id`` and ``day`` of each day on which a user did anything."""
+    """Return ``user_id`` and ``day`` for each day on which a user was active."""
     # Filtered before the union: Sail loses the columns of a filter above a union of unions.
     known = F.col("user_id").isNotNull()
     of_events = events.where(known).select("user_id", F.col("event_date").alias("day"))
@@ -189,7 +190,7 @@ def _user_days(events: DataFrame, sessions: DataFrame) -> DataFrame:
 
 
 def _by_day(events: DataFrame, sessions: DataFrame) -> DataFrame:
-    """What each day has of events and of sessions."""
+    """Return the figures of each day's events and sessions."""
     of_events = events.groupBy(F.col("event_date").alias("day")).agg(
         F.count(F.lit(1)).alias("total_events"),
         F.coalesce(F.sum(exact("event_value")).cast("double"), F.lit(0.0)).alias("total_value"),
@@ -203,7 +204,7 @@ def _by_day(events: DataFrame, sessions: DataFrame) -> DataFrame:
 
 
 def _active_users(user_days: DataFrame, days: DataFrame) -> DataFrame:
-    """How many users were seen on each day, in the 7 and in the 30 days that end with it."""
+    """Count the users seen on each day, and in the 7 and the 30 days up to it."""
     spread = user_days.select(
         "user_id",
         F.col("day").alias("seen"),
@@ -238,7 +239,7 @@ RECOMMENDED = {
 
 
 def segments(users: DataFrame, events: DataFrame, rules: SegmentSettings) -> DataFrame:
-    """Recency, frequency and value of each user, and the segment that follows.
+    """Return the recency, frequency and value of each user, and the resulting segment.
 
     Inactive: never seen, or not for more than ``inactive_days``. VIP: worth at least
     ``vip_value`` in the last 90 days. Active: seen in the last ``active_days`` days and at least
@@ -273,7 +274,7 @@ def segments(users: DataFrame, events: DataFrame, rules: SegmentSettings) -> Dat
 
 
 def _worth(events: DataFrame, as_of: DataFrame) -> DataFrame:
-    """How often each user came in 90 days, and what they are worth."""
+    """Return each user's number of events in 90 days, and their value."""
     recent = F.col("event_date") > F.date_sub("segment_date", 90)
     return (
         events.where("user_id IS NOT NULL")

@@ -1,4 +1,4 @@
-"""What the transformation of a table may read: its sources as they are, and what came since it was last made."""
+"""What a table's transformation may read: its sources as they are, and what was added since the last run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceState:
-    """One source of a table: how far it was read, and what came since."""
+    """A source of a table: how far it was read, and what has changed since."""
 
     table: Table
     app_id: str
@@ -33,7 +33,7 @@ class SourceState:
 
     @property
     def lost_track(self) -> bool:
-        """Whether what is new cannot be told from what was read before."""
+        """Whether new data can no longer be distinguished from data that was read before."""
         if self.changes is None:
             return False
         return not self.changes.complete or (self.table.layer == "bronze" and self.changes.rewritten)
@@ -51,21 +51,21 @@ class Inputs:
     full: bool
 
     def all(self, source: str) -> DataFrame:
-        """A source as it is, archived rows too; all reads of one refresh see the same version."""
+        """Return a source including archived rows; all reads of a refresh see the same version."""
         state = self.states[source]
         version = state.upto if self.settings.enable_delta else None
         rows = delta.read(self.spark, self.settings, state.table, version)
         return archive.with_archived(self.settings, state.table, rows)
 
     def before(self, source: str) -> DataFrame | None:
-        """A source as it was when it was last read; None where that is not known."""
+        """Return a source as it was when last read; None if that is unknown."""
         state = self.states[source]
         if state.after is None:
             return None
         return delta.read(self.spark, self.settings, state.table, state.after)
 
     def new(self, source: str) -> DataFrame:
-        """Rows that were added to an append-only source since it was last read."""
+        """Return the rows that were added to an append-only source since it was last read."""
         state = self.states[source]
         if self.full or state.after is None:
             return self.all(source)
@@ -74,28 +74,28 @@ class Inputs:
         return delta.read_inserts(self.spark, self.settings, state.table, state.after, state.upto)
 
     def days(self, source: str) -> set[date] | None:
-        """Days of a source that changed since it was last read, and those to compute again that it or the table
-        has; None for all (full refresh)."""
+        """Return the days of a source that changed since it was last read, and the days to compute again that it or
+        the table has; None for all days (full refresh)."""
         return None if self.full else self.changed_days(source)
 
     def changed_days(self, source: str) -> set[date]:
-        """`days` of a refresh that is not full."""
+        """Return the `days` of a refresh that is not full."""
         days: set[date] = set()
         state = self.states[source]
         if state.changes:
             days |= {date.fromisoformat(day) for day in state.changes.partitions if day}
         if self.settings.has_days:
-            there = archive.days(self.settings, state.table) | archive.days(self.settings, self.table)
-            days |= {day for day in there if self.settings.asks_for(day)}
+            existing = archive.days(self.settings, state.table) | archive.days(self.settings, self.table)
+            days |= {day for day in existing if self.settings.asks_for(day)}
         return days
 
     def current(self) -> DataFrame:
-        """The table itself, archived rows too."""
+        """Return the table itself, including archived rows."""
         return archive.with_archived(self.settings, self.table, delta.read(self.spark, self.settings, self.table))
 
     @cached_property
     def consumed(self) -> list[delta.Consumed]:
-        """How far this refresh reads each source that has something new."""
+        """How far this refresh reads each source that has new data."""
         return [
             delta.Consumed(state.app_id, state.upto)
             for state in self.states.values()
@@ -104,12 +104,12 @@ class Inputs:
 
 
 def live_rows(inputs: Inputs) -> DataFrame | None:
-    """The table's rows to compare with; None where it is made anew."""
+    """Return the table's rows to compare with; None if the table is rebuilt."""
     return None if inputs.full else inputs.current()
 
 
 def source_states(settings: Settings, table: Table) -> dict[str, SourceState]:
-    """How far a table has read each source, from the Delta logs."""
+    """Return how far a table has read each source, from the Delta logs."""
     target = delta.opened(settings, table)
     states = {}
     for name in table.sources:

@@ -1,7 +1,7 @@
-"""Load landing files into a bronze table: one commit for each load, which names its files.
+"""Load landing files into a bronze table: each load is one commit, which names its files.
 
-A load is planned from what the table holds, and carries the next number. Where another run, on whatever
-machine, took that number meanwhile, nothing of the load was written, and it is planned again.
+A load is planned from the files that the table already holds, and carries the next number. If another run, on any
+machine, has used that number in the meantime, nothing of the load is written, and it is planned again.
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2_000
-"""Files of one load, at most: their names stand in its commit."""
+"""Maximum number of files in a load: its commit contains their names."""
 
 OVERTAKEN = 20
-"""How often a load may be overtaken by those of other runs before it gives up."""
+"""How often other runs may commit first before a load gives up."""
 
 _CLOCK_AHEAD = timedelta(days=1)
 
 
 @dataclass
 class Load:
-    """Files to put into a table with one commit."""
+    """Files to load into a table with one commit."""
 
     feed: str
     number: int
-    """Of the load; a table takes each number once."""
+    """Number of the load; a table accepts each number once."""
     version: int
-    """Of the table when the load was planned."""
+    """Version of the table when the load was planned."""
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     staging: str = ""
     """Folder with the records of the files, for the engine."""
     fields: list[str] = field(default_factory=list)
-    """Of the records, those that the table's columns are made from."""
+    """Fields of the records that the table's columns are computed from."""
     files: list[LandingFile] = field(default_factory=list)
     duplicates: list[LandingFile] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    """Files of the table that a load of everything lacks."""
+    """Files of the table that are missing from a load of everything."""
 
     @property
     def records(self) -> int:
-        """Records of the files to load."""
+        """Number of records in the files to load."""
         return sum(file.records for file in self.files)
 
     def says(self, run_id: str) -> dict[str, Any]:
-        """What the commit says of itself."""
+        """Return the metadata of the commit."""
         listed = [landing.entry(file, "loaded") for file in self.files]
         listed += [landing.entry(file, "duplicate") for file in self.duplicates]
         return {"run_id": run_id, "load": self.id, "files": listed, "sources": {f"landing/{self.feed}": self.number}}
@@ -84,7 +84,7 @@ class Outcome:
     message: str = ""
     notes: list[str] = field(default_factory=list)
     columns: columns.Lineage | None = None
-    """What the table's columns were made from."""
+    """Lineage of the table's columns."""
 
 
 def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None]) -> Outcome:
@@ -93,55 +93,62 @@ def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None
     Raises
     ------
     LandingError
-        The landing folder is not there, a required field is missing everywhere, or other runs were faster too often.
+        The landing folder does not exist, a required field is missing everywhere, or other runs committed first too
+        often.
     """
     feed = feed_of(table)
     landing.check_there(settings, feed)
-    done = Outcome()
-    whole = not settings.enable_delta or (settings.full and _all_files_there(settings, table, done))
+    outcome = Outcome()
+    whole = not settings.enable_delta or (settings.full and _all_files_there(settings, table, outcome))
     if whole or landing.pending_files(settings, table) or not delta.exists(settings, table):
         begin()
         delta.ensure(settings, table)
-        _load_pending(settings, table, run_id, done, whole)
+        _load_pending(settings, table, run_id, outcome, whole)
     if ignored := landing.foreign(settings, table, run_id):
-        done.notes.append(f"{feed}: left alone, because their names end in no format: {', '.join(ignored)}")
-    return done
+        outcome.notes.append(f"{feed}: ignored, because their names do not end in a known format: {', '.join(ignored)}")
+    return outcome
 
 
-def _load_pending(settings: Settings, table: Table, run_id: str, done: Outcome, whole: bool) -> None:
-    """Load what is pending, some files at a time; ``whole`` loads everything again with one commit."""
+def _load_pending(settings: Settings, table: Table, run_id: str, outcome: Outcome, whole: bool) -> None:
+    """Load the pending files, some at a time; ``whole`` loads all files again with one commit."""
     overtaken = 0
     failed: dict[str, str] = {}
     while load := next_load(settings, table, run_id, whole, failed):
         try:
             if whole and load.missing and settings.enable_delta:
-                done.message = f"kept: {len(load.missing)} of its files cannot be loaded again, e.g. {load.missing[0]}"
+                outcome.message = (
+                    f"kept: {len(load.missing)} of its files cannot be loaded again, e.g. {load.missing[0]}"
+                )
                 whole = False
                 continue
-            if bad := _commit(settings, table, run_id, done, load, whole):
+            if bad := _commit(settings, table, run_id, outcome, load, whole):
                 failed |= bad
                 _set_aside(settings, table, load, bad, run_id)
                 continue
         finally:
             staging.remove(load.staging)
         if not settings.enable_delta or _is_committed(delta.made(settings, table, "it was removed"), load):
-            done.changed = True
+            outcome.changed = True
             if whole:
                 return
             continue
         overtaken += 1
-        log.warning("%s: another run loaded meanwhile; what is left is planned again", table.name)
+        log.warning(
+            "%s: another run has loaded files in the meantime; the remaining ones are planned again", table.name
+        )
         if overtaken > OVERTAKEN:
-            raise LandingError(f"{table.name}: other runs loaded {overtaken} times meanwhile. Run again when they end.")
+            raise LandingError(
+                f"{table.name}: other runs committed first {overtaken} times. Run again when they have finished."
+            )
 
 
 def next_load(
     settings: Settings, table: Table, run_id: str, whole: bool = False, without: Iterable[str] = ()
 ) -> Load | None:
-    """Read the next pending files, and put their records where the engine finds them.
+    """Read the next pending files, and stage their records for the engine.
 
-    ``whole`` takes every file of the landing folder, for a full rebuild; files in ``without`` are left out.
-    Files that cannot be read are written down, and the others are taken. None where there is nothing to commit.
+    ``whole`` reads every file of the landing folder, for a full rebuild; files in ``without`` are left out. Files that
+    cannot be read are recorded, and the others are staged. Returns None if there is nothing to commit.
     """
     feed = feed_of(table)
     target = delta.opened(settings, table)
@@ -152,25 +159,25 @@ def next_load(
     load.staging, load.fields = staging.folder(settings, load.id), bronze.field_names(table)
     listed = {file.path: file for file in landing.list_files(settings, feed) if file.path not in without}
     fresh = [file for file in listed.values() if whole or not landing.is_settled(feed, known.get(file.path), file)]
-    # Of files with one content the first that was delivered counts, also where they are found at once.
+    # Of files with the same content the first delivered one is loaded, even if they are found together.
     fresh.sort(key=lambda file: (file.modified, file.path))
     try:
-        told = _read(settings, feed, load, fresh, known, whole)
+        others = _read(settings, feed, load, fresh, known, whole)
     except BaseException:
         staging.remove(load.staging)
         raise
-    gone = [file for file in known.values() if file.state in landing.NOT_LOADED and file.path not in listed]
-    told += [replace(file, state="removed") for file in gone if file.path not in without]
+    removed = [file for file in known.values() if file.state in landing.NOT_LOADED and file.path not in listed]
+    others += [replace(file, state="removed") for file in removed if file.path not in without]
     if whole:
-        there = {_content(file) for file in (*load.files, *load.duplicates)}
+        contents = {_content(file) for file in (*load.files, *load.duplicates)}
         load.missing = [
             file.path
             for file in known.values()
-            if file.state == "loaded" and file.records and _content(file) not in there
+            if file.state == "loaded" and file.records and _content(file) not in contents
         ]
-    # What the table holds stays so, whatever a file is now.
-    told = [file for file in told if _is_read(file) or known.get(file.path, file).state not in OF_THE_TABLE]
-    landing.write_down(settings, feed, [(file, load.version) for file in told], run_id, target)
+    # The state of files that the table holds does not change, whatever became of the files.
+    others = [file for file in others if _is_read(file) or known.get(file.path, file).state not in OF_THE_TABLE]
+    landing.write_down(settings, feed, [(file, load.version) for file in others], run_id, target)
     if load.files or load.duplicates:
         return load
     staging.remove(load.staging)
@@ -180,10 +187,12 @@ def next_load(
 def _read(
     settings: Settings, feed: str, load: Load, fresh: list[LandingFile], known: dict[str, LandingFile], whole: bool
 ) -> list[LandingFile]:
-    """Fill a load from fresh files; returns those of which something else is to be written down."""
-    told: list[LandingFile] = []
+    """Fill a load from new files; return the files whose state is to be recorded separately."""
+    others: list[LandingFile] = []
     wanted: list[LandingFile] = []
-    held = {} if whole else {_content(file): file for file in known.values() if file.state == "loaded" and file.digest}
+    by_content = (
+        {} if whole else {_content(file): file for file in known.values() if file.state == "loaded" and file.digest}
+    )
     withdrawn = {_content(file) for file in known.values() if file.state == "withdrawn"}
     with ThreadPoolExecutor(4) as pool:
         for start in range(0, len(fresh), AT_ONCE):
@@ -192,33 +201,33 @@ def _read(
                 if before is not None and before.state not in OF_THE_TABLE:
                     before = None
                 if file.state:
-                    told.append(file)
+                    others.append(file)
                 elif before and file.digest != before.digest and before.size != -1:
-                    told.append(replace(before, reason=landing.changed_sentence(feed, before, file)))
+                    others.append(replace(before, reason=landing.changed_sentence(feed, before, file)))
                 elif before and (not whole or before.state == "withdrawn"):
-                    told.append(replace(before, modified=file.modified, reason=""))  # only its time is another
+                    others.append(replace(before, modified=file.modified, reason=""))  # only its time has changed
                 elif before and before.state == "duplicate" and _content(file) in withdrawn:
-                    told.append(before)
-                elif _content(file) in held:
+                    others.append(before)
+                elif _content(file) in by_content:
                     load.duplicates.append(file)
                 elif whole or len(wanted) < AT_ONCE:
                     wanted.append(file)
-                    held[_content(file)] = file
+                    by_content[_content(file)] = file
             if len(wanted) >= AT_ONCE and not whole:
                 break
         if wanted:
             with staging.Stage(load.staging, load.fields) as stage:
                 read = list(pool.map(lambda file: _stage(settings, feed, file, stage), wanted))
-            held |= {_content(file): file for file in read}
+            by_content |= {_content(file): file for file in read}
             load.files = [file for file in read if not file.state]
-            told += [file for file in read if file.state]
-    copies = [(file, held[_content(file)]) for file in load.duplicates]
+            others += [file for file in read if file.state]
+    copies = [(file, by_content[_content(file)]) for file in load.duplicates]
     load.duplicates = [replace(file, records=first.records) for file, first in copies if _is_read(first)]
-    return told + [replace(f, state=first.state, reason=first.reason) for f, first in copies if not _is_read(first)]
+    return others + [replace(f, state=first.state, reason=first.reason) for f, first in copies if not _is_read(first)]
 
 
 def _content(file: LandingFile) -> tuple[str, str, bool]:
-    """What makes two files the same: their bytes, and that they are read alike."""
+    """Return what identifies a file's content: its bytes, and how they are read."""
     return file.digest, file.kind, file.path.lower().endswith(PACKED)
 
 
@@ -227,7 +236,7 @@ def _is_read(file: LandingFile) -> bool:
 
 
 def _with_digest(settings: Settings, feed: str, file: LandingFile) -> LandingFile:
-    """The file with the hash of its content; ``failed`` where it cannot be read or is still growing."""
+    """Return the file with the hash of its content; ``failed`` if it cannot be read or is still growing."""
     if file.state:
         return file
     digest, size = hashlib.blake2b(), 0
@@ -244,14 +253,14 @@ def _with_digest(settings: Settings, feed: str, file: LandingFile) -> LandingFil
 
 
 def _stage(settings: Settings, feed: str, file: LandingFile, stage: staging.Stage) -> LandingFile:
-    """Read a file once and keep its records for the engine; or say why it cannot be read."""
+    """Read a file once and stage its records for the engine; record the reason if it cannot be read."""
     reading = formats.Reading()
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             with landing.opened(settings, feed, file) as handle:
                 yield from formats.read(handle, file.kind, reading, file.path, landing.shape_of(settings, feed))
-        except OSError as error:  # of reading, not of keeping what was read
+        except OSError as error:  # from reading, not from staging
             raise _NotOpened(error.strerror or str(error)) from error
         if _with_digest(settings, feed, file).digest != file.digest:
             raise _NotOpened("it changed while it was read")
@@ -266,42 +275,42 @@ def _stage(settings: Settings, feed: str, file: LandingFile, stage: staging.Stag
 
 
 class _NotOpened(Exception):
-    """A file could not be read to its end, for no fault of its content."""
+    """A file could not be read to its end, for a reason other than its content."""
 
 
-def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: Load, whole: bool) -> dict[str, str]:
-    """Put a load into its table; where the engine fails, returns the files with a record that it cannot compute."""
-    says, consumed = load.says(run_id), [delta.Consumed(landing.APP_ID, load.number)]
+def _commit(settings: Settings, table: Table, run_id: str, outcome: Outcome, load: Load, whole: bool) -> dict[str, str]:
+    """Commit a load to its table; if the engine fails, return the files with a record that it cannot compute."""
+    metadata, consumed = load.says(run_id), [delta.Consumed(landing.APP_ID, load.number)]
     if not load.records and settings.enable_delta:
-        commits.mark(settings, table, consumed, says, once=True)
+        commits.mark(settings, table, consumed, metadata, once=True)
         return {}
     with session.opened(settings) as spark:
         records = staging.read(spark, load.staging, load.fields)
-        made = bronze_rows(settings, table, records, run_id)
-        _check_mapping(settings, load.feed, made, records, load.files)
+        all_rows = bronze_rows(settings, table, records, run_id)
+        _check_mapping(settings, load.feed, all_rows, records, load.files)
         if load.feed == "cdc_changes":
-            _check_recognised(settings, table, made, load.files)
-        rows = made.select(*table.names)
+            _check_recognised(settings, table, all_rows, load.files)
+        rows = all_rows.select(*table.names)
         if whole:
             archive.restore(settings, table)
         try:
-            (commits.overwrite if whole else commits.append)(rows, settings, table, consumed, says)
+            (commits.overwrite if whole else commits.append)(rows, settings, table, consumed, metadata)
         except Exception as error:
             if bad := _files_that_fail(settings, table, run_id, records, load.files):
                 return bad
             raise error
-        done.columns = columns.of(settings, table.name, rows, (load.feed, records))
+        outcome.columns = columns.of(settings, table.name, rows, (load.feed, records))
     return {}
 
 
 def _is_committed(target: DeltaTable, load: Load) -> bool:
-    """Whether a table holds a load; another run may have taken its number."""
+    """Return whether a table holds a load; another run may have used its number."""
     return delta.was_said(target, load.version, "load", load.id)
 
 
 def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: str) -> DataFrame:
-    """The rows of a bronze table for the records of its feed, flagged by contract and by the
-    table's checks; with ``_message string`` (the record as it came, in every row)."""
+    """Return the rows of a bronze table for the records of its feed, with flags from the contract and the table's
+    checks, and ``_message string`` (the record as it came, in every row)."""
     from pyspark.sql import functions as F
 
     feed = feed_of(table)
@@ -316,22 +325,22 @@ def bronze_rows(settings: Settings, table: Table, records: DataFrame, run_id: st
 
 
 def transformation(table: Table) -> Callable[..., Any]:
-    """The function that makes a table."""
+    """Return the transformation function of a table."""
     module, _, name = table.transform.rpartition(".")
-    made: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return made
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _check_mapping(
     settings: Settings, feed: str, rows: DataFrame, records: DataFrame, files: list[LandingFile]
 ) -> None:
-    """Refuse a load in which a required field is missing everywhere: the mapping is wrong."""
+    """Reject a load in which a required field is missing everywhere: the mapping is wrong."""
     required = bronze.REQUIRED.get(feed, [])
     if sum(file.records for file in files) < 10 or not required:
         return
     seen = frozenset().union(*(file.names for file in files))
-    there = all(seen.intersection(bronze.ALIASES.get(feed, {}).get(name, [name])) for name in required)
-    if there and not settings.feed(feed).select:
+    present = all(seen.intersection(bronze.ALIASES.get(feed, {}).get(name, [name])) for name in required)
+    if present and not settings.feed(feed).select:
         return
     from pyspark.sql import functions as F
 
@@ -340,9 +349,9 @@ def _check_mapping(
     suspects = [name for name in required if not head[name]]
     if not suspects:
         return
-    every = rows.agg(*(F.count(name).alias(name) for name in suspects)).first()
-    assert every is not None
-    missing = [name for name in suspects if not every[name]]
+    totals = rows.agg(*(F.count(name).alias(name) for name in suspects)).first()
+    assert totals is not None
+    missing = [name for name in suspects if not totals[name]]
     if missing:
         known = records.limit(200).select(F.explode(F.map_keys("record"))).distinct().collect()
         fields = sorted(row[0] for row in known)
@@ -354,7 +363,7 @@ def _check_mapping(
 
 
 def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: list[LandingFile]) -> None:
-    """Refuse a load in which no record is in a known format, unless the feed has loaded changes before. A single
+    """Reject a load in which no record is in a known format, unless the feed has loaded changes before. A single
     record is quarantined instead."""
     from pyspark.sql import functions as F
 
@@ -364,7 +373,7 @@ def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: 
     unread = F.arrays_overlap("_quality_flags", F.array(*map(F.lit, (envelopes.UNKNOWN, *PROBLEMS))))
     unknown = F.array_contains("_quality_flags", envelopes.UNKNOWN)
     record = F.when(unknown, F.struct("_source_file", "_source_line", "_raw"))
-    # Not by a filter, which would compute everything again that the flags depend on.
+    # Without a filter, which would compute again everything that the flags depend on.
     seen = rows.agg(
         F.count_if(~unread).alias("read"), F.min(record).alias("first"), F.max(record).alias("last")
     ).first()
@@ -385,13 +394,14 @@ def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: 
 def _files_that_fail(
     settings: Settings, table: Table, run_id: str, records: DataFrame, files: list[LandingFile]
 ) -> dict[str, str]:
-    """Files with a record that the engine cannot compute, and that record; none where it is not the records."""
+    """Find the files with a record that the engine cannot compute, and that record; none if the records are not the
+    cause."""
     from pyspark.sql import functions as F
 
     def error_of(paths: list[str], first: int = 1, last: int = 2**62) -> str:
-        own = records.where(F.col("_source_file").isin(paths) & F.col("_source_line").between(first, last))
+        selected = records.where(F.col("_source_file").isin(paths) & F.col("_source_line").between(first, last))
         try:
-            rows = bronze_rows(settings, table, own, run_id).select(*table.names)
+            rows = bronze_rows(settings, table, selected, run_id).select(*table.names)
             rows.write.format("noop").mode("overwrite").save()
         except Exception as error:
             return str(error).strip().splitlines()[0][:300] or repr(error)
@@ -403,32 +413,32 @@ def _files_that_fail(
         half = len(paths) // 2
         return paths if half == 0 else failing(paths[:half]) + failing(paths[half:])
 
-    found: dict[str, str] = {}
+    failures: dict[str, str] = {}
     paths = [file.path for file in files if file.records]
-    if error_of([]):  # it is not the records
+    if error_of([]):  # the records are not the cause
         return {}
     for path in failing(paths):
         first, last = 1, next(file.records for file in files if file.path == path)
         while first < last:
             middle = (first + last) // 2
             first, last = (first, middle) if error_of([path], first, middle) else (middle + 1, last)
-        found[path] = f"its record {first} cannot be computed: {error_of([path], first, first)}"
-    return found
+        failures[path] = f"its record {first} cannot be computed: {error_of([path], first, first)}"
+    return failures
 
 
 def _set_aside(settings: Settings, bronze: Table, load: Load, reasons: dict[str, str], run_id: str) -> None:
-    """Write down that files of a load failed: path, and the reason. With other settings they may not: they are
-    tried again."""
+    """Record that files of a load failed, with the reason. They are tried again, as they may load with other
+    settings."""
     rows = [(replace(f, state="failed", reason=reasons[f.path]), load.version) for f in load.files if f.path in reasons]
     landing.write_down(settings, load.feed, rows, run_id, delta.opened(settings, bronze))
 
 
-def _all_files_there(settings: Settings, table: Table, done: Outcome) -> bool:
-    """Whether every file that a bronze table has loaded is still in landing."""
+def _all_files_there(settings: Settings, table: Table, outcome: Outcome) -> bool:
+    """Return whether every file that a bronze table has loaded is still in landing."""
     feed = feed_of(table)
     known = landing.known_files(settings, feed, delta.opened(settings, table))
     listed = {file.path for file in landing.list_files(settings, feed)}
-    gone = [path for path, file in known.items() if file.state == "loaded" and path not in listed]
-    if gone:
-        done.message = f"kept: {len(gone)} of its files are no longer in landing, e.g. {gone[0]}"
-    return not gone
+    missing = [path for path, file in known.items() if file.state == "loaded" and path not in listed]
+    if missing:
+        outcome.message = f"kept: {len(missing)} of its files are no longer in landing, e.g. {missing[0]}"
+    return not missing

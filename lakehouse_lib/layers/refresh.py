@@ -1,7 +1,7 @@
 """Write what a transformation returns: one of `Append`, `Upsert`, `Days` or `Difference`.
 
-Each is described as one `Write` and committed in one place, with how far the sources were read and
-what became of every record.
+Each is described as a `Write` and committed in one place, together with how far the sources were read and the counts
+of the records.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Append:
 
 @dataclass(frozen=True)
 class Upsert:
-    """Records of which one per key is kept: the first by ``order``, then by content."""
+    """Records of which one per key is kept: the first by ``order``, then by content hash."""
 
     rows: DataFrame
     order: list[str]
@@ -42,7 +42,7 @@ class Upsert:
 
 @dataclass(frozen=True)
 class Days:
-    """All rows of some days (None: of all), which replace what is there."""
+    """All rows of some days (None: of all days), which replace the existing rows."""
 
     rows: DataFrame
     days: set[date] | None
@@ -50,12 +50,11 @@ class Days:
 
 @dataclass(frozen=True)
 class Difference:
-    """Rows that should stand where ``old`` stands (None: where the whole table stands).
+    """Rows that replace ``old`` (None: the whole table).
 
-    Only rows that differ are written. ``tally`` is a one-row frame of ledger counts where rows
-    and records are not the same thing. ``table`` is the declaration with the columns that the data
-    needs, where they are not known beforehand: the table gets them before ``old`` is asked for its
-    rows; with ``reschema`` it is written whole, with their types.
+    Only rows that differ are written. ``tally`` is a one-row frame of ledger counts for cases in which rows are not
+    records. ``table`` is the declaration with the columns that the data needs if they are not known beforehand: the
+    table gets them before ``old`` is evaluated; with ``reschema`` it is rewritten with their types.
     """
 
     rows: DataFrame
@@ -83,8 +82,8 @@ def first_of(df: DataFrame, keys: list[str], order: list[str], prefer: str | Non
 
 
 def held(rows: DataFrame, wanted: DataFrame, key: list[str], part: str) -> DataFrame:
-    """The rows of a table with the keys of ``wanted``, which has its partition column as well: no other partition is
-    read whole. Without a partition column (``""``) all of the table is."""
+    """Return the rows of a table with the keys of ``wanted``, which also has the partition column, so that only those
+    partitions are read. Without a partition column (``""``) the whole table is read."""
     if not part:
         return rows.join(wanted, key, "left_semi")
     wanted = settle(wanted)
@@ -94,7 +93,7 @@ def held(rows: DataFrame, wanted: DataFrame, key: list[str], part: str) -> DataF
 
 
 def content_hash(df: DataFrame, names: Iterable[str]) -> Column:
-    """64-bit hash of some columns in which a null differs from no value."""
+    """Return a 64-bit hash of some columns, which also depends on which of them are null."""
     names = sorted(names)
     nulls = F.concat(*(F.col(f"`{name}`").isNull().cast("int").cast("string") for name in names))
     return F.xxhash64(nulls, *(F.col(f"`{name}`") for name in names))
@@ -102,17 +101,17 @@ def content_hash(df: DataFrame, names: Iterable[str]) -> Column:
 
 @dataclass(frozen=True)
 class Write:
-    """What one commit does to a table."""
+    """The changes of one commit to a table."""
 
     counts: dict[str, int]
-    """What becomes of the records, by `ops.COUNTS`."""
+    """Counts of the records, by `ops.COUNTS`."""
     rows: DataFrame | None = None
-    """Rows to add; with ``_action`` (insert, update, delete) where some replace others."""
+    """Rows to add; with ``_action`` (insert, update, delete) if some replace or delete others."""
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
     parts: frozenset[str] = frozenset()
-    """Partitions that hold the rows that are updated or deleted."""
+    """Partitions of the updated and deleted rows."""
     days: set[date] | None = None
     """Partitions that the rows replace."""
     whole: bool = False
@@ -120,7 +119,7 @@ class Write:
 
 
 def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
-    """Write an outcome in one commit; returns the ledger counts."""
+    """Write an outcome in one commit; return the ledger counts."""
     table, reschema = inputs.table, False
     if isinstance(outcome, Difference) and outcome.table:
         table, reschema = outcome.table, outcome.reschema
@@ -138,7 +137,7 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
 
 
 def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
-    """Write rows, and what the commit says of itself; archived rows that it replaces are brought back first."""
+    """Write rows and the commit's metadata; archived rows that are replaced are restored first."""
     settings, consumed = inputs.settings, inputs.consumed
     reads = {name: state.upto for name, state in inputs.states.items()}
     expected = {"inserted": meant.inserted, "updated": meant.updated, "deleted": meant.deleted}
@@ -164,19 +163,19 @@ def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
 
 
 def is_empty(settings: Settings, table: Table) -> bool:
-    """Whether a Delta table has no rows: there is nothing to replace."""
+    """Return whether a Delta table has no rows, so that there is nothing to replace."""
     opened = delta.opened(settings, table)
     return opened is not None and not opened.file_uris()
 
 
 def _stamped(inputs: Inputs, meant: Write) -> DataFrame:
-    """Rows with the run and the time."""
+    """Add the run id and the time to the rows."""
     assert meant.rows is not None, "what is written has rows"
     return meant.rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
 
 
 def _added(rows: DataFrame, counts: dict[str, int] | None, days: set[date] | None, whole: bool) -> Write:
-    """Rows of which each is a record, unless ``counts`` says otherwise."""
+    """Describe added rows; each row is one record unless ``counts`` is given."""
     rows = settle(rows)
     count = rows.count()
     return Write(counts or _counts(records_read=count, accepted=count), rows, inserted=count, days=days, whole=whole)
@@ -211,7 +210,7 @@ def _upsert(inputs: Inputs, outcome: Upsert) -> Write:
 
 
 def _ranked(inputs: Inputs, outcome: Upsert) -> DataFrame:
-    """New records with their rank among those of their key, and whether the winner replaces a row of the table."""
+    """Rank new records among those with the same key, and mark winners that replace a row of the table."""
     key, names = list(inputs.table.key), outcome.rows.columns
     new = outcome.rows.withColumns({"_old": F.lit(False), "_part": F.lit(None).cast("string")})
     if not inputs.full:
@@ -245,7 +244,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> Write:
 
 
 def _compared(rows: DataFrame, old: DataFrame, table: Table) -> DataFrame:
-    """New and old rows by their key, with what is to be done (``_action``) and where the old one is (``_old_part``)."""
+    """Join new and old rows by key, with the action (``_action``) and the old row's partition (``_old_part``)."""
     key, part = list(table.key), table.partition_by
     content = [name for name in rows.columns if name not in ("_run_id", "_processed_at")]
     before = old.select(

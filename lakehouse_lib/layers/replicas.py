@@ -1,7 +1,7 @@
-"""Replicas: the current rows of a source table, in columns as the source has them.
+"""Replicas: the current rows of a source table, with the columns of the source.
 
-A column's type holds all values that ever came for it: the one that the messages' schema names, else bigint,
-decimal(38,s), boolean or string by the values themselves; see `type_of`. Its name is the source's own in lower case,
+A column's type can hold all values received for it so far: the type from the messages' schema, else bigint,
+decimal(38,s), boolean or string, depending on the values; see `type_of`. Its name is the source's name in lower case,
 with an underscore for everything but letters, digits and underscores; see `column_names`.
 """
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SOURCE_COLUMN = "source column "
-"""Begins the comment of a column; its name at the source follows, as a JSON text."""
+"""Prefix of a column's comment; its name at the source follows, as a JSON string."""
 
 AS_IT_CAME = "as it came: no schema says its type"
 
 DOUBLE_DIGITS = 15
-"""Digits that each double keeps."""
+"""Digits that every double preserves."""
 
 _OURS = ("is_deleted", "deleted_at")
 
@@ -42,40 +42,40 @@ class ReplicaColumn(NamedTuple):
     name: str
     kind: str
     comment: str
-    """The name at the source, in one of the spellings that came, and whether a schema came with it."""
+    """The name at the source, in one of the received spellings, and whether its type comes from a schema."""
 
 
 class Observed(NamedTuple):
-    """What came for a column of the source."""
+    """The values received for a column of the source."""
 
     source: str
-    """Its name, in the first of its spellings by alphabet."""
+    """Its name, in the alphabetically first spelling."""
     kinds: frozenset[str]
-    """Types that a schema names, and of values without one: int, fraction, double, boolean or string."""
+    """Types from schemas, and for values without a schema: int, fraction, double, boolean or string."""
     whole: int = 0
-    """Digits before the point, at most."""
+    """Maximum digits before the point."""
     fraction: int = 0
-    """Digits after it, at most."""
+    """Maximum digits after the point."""
     big: bool = False
     """Whether a whole number is beyond 2^63."""
     digits: int = 0
-    """Digits of one number, at most."""
+    """Maximum digits of a number."""
     declared: bool = False
-    """Whether a schema named the type of each value."""
+    """Whether a schema declares the type of every value."""
 
     def column(self, name: str) -> ReplicaColumn:
-        """The column of this name that holds what came."""
+        """Return a column with this name that can hold the values."""
         comment = SOURCE_COLUMN + json.dumps(self.source, ensure_ascii=False)
         return ReplicaColumn(name, type_of(self), comment if self.declared else f"{comment}, {AS_IT_CAME}")
 
 
 def replica(inputs: Inputs) -> Difference:
-    """A ``cdc.replicas`` table: the last version of each row."""
+    """Build a ``cdc.replicas`` table: the last version of each row."""
     rule = next(r for r in inputs.settings.cdc.replicas if r.target == inputs.table.name)
     result = versions.of(inputs, rule.source_table, rule.keys)
     present, observed = _present(inputs), _observed(result.changes, rule.keys)
     columns = _columns(observed) if inputs.full else _with(present, observed)
-    if columns is None:  # a column gets another name or type, and all rows with it
+    if columns is None:  # a column changes its name or type, so all rows are rewritten
         result = versions.of(inputs, rule.source_table, rule.keys, whole=True)
         columns = _columns(_observed(result.changes, rule.keys))
     reschema = any(source not in columns or columns[source][:2] != column[:2] for source, column in present.items())
@@ -93,7 +93,7 @@ def replica(inputs: Inputs) -> Difference:
 
 
 def current_rows(rows: DataFrame, columns: Mapping[str, ReplicaColumn], keys: list[str]) -> DataFrame:
-    """The last of the versions of each row; one that was deleted keeps its key."""
+    """Return the last version of each row; a deleted row keeps its key."""
     last = rows.groupBy("_key").agg(F.max_by(F.struct(*(c for c in rows.columns if c != "_key")), "_n").alias("_last"))
     last = last.select("_key", "_last.*").withColumn("_given", F.from_json("_key", cdc.MAP))
     last = last.withColumn("_names", F.transform(F.map_keys("_row"), F.lower))
@@ -104,11 +104,11 @@ def current_rows(rows: DataFrame, columns: Mapping[str, ReplicaColumn], keys: li
         key = next((key for key in keys if key.lower() == source), None)
         return (F.coalesce(text, F.col("_given")[key]) if key else text).try_cast(kind)
 
-    gone = F.col("_row").isNull()
+    is_deleted = F.col("_row").isNull()
     return last.select(
         *(value(source, column.kind).alias(column.name) for source, column in columns.items()),
-        gone.alias("is_deleted"),
-        F.when(gone, F.timestamp_micros("_moment")).alias("deleted_at"),
+        is_deleted.alias("is_deleted"),
+        F.when(is_deleted, F.timestamp_micros("_moment")).alias("deleted_at"),
         "_key",
         as_json(F.col("_row")).alias("_values"),
         "_source_file",
@@ -117,16 +117,18 @@ def current_rows(rows: DataFrame, columns: Mapping[str, ReplicaColumn], keys: li
 
 
 def as_json(row: Column) -> Column:
-    """A row as `envelopes.coded`, as JSON."""
+    """Convert a row in the form of `envelopes.coded` to JSON."""
     quoted: Callable[[Column], Column] = lambda text: F.regexp_extract(F.to_json(F.array(text)), r"(?s)^\[(.*)\]\z", 1)  # noqa: E731
     value: Callable[[Column], Column] = lambda coded: F.when(coded.isNull(), "null").when(coded.startswith("s"), quoted(cdc.plain(coded))).otherwise(  # noqa: E731, E501
         cdc.plain(coded))  # fmt: skip
-    pairs = F.transform(F.map_entries(row), lambda one: F.concat(quoted(one["key"]), F.lit(":"), value(one["value"])))
+    pairs = F.transform(
+        F.map_entries(row), lambda entry: F.concat(quoted(entry["key"]), F.lit(":"), value(entry["value"]))
+    )
     return F.when(row.isNotNull(), F.concat(F.lit("{"), F.array_join(pairs, ","), F.lit("}")))
 
 
 def _commented(rows: DataFrame, table: tables.Table) -> DataFrame:
-    """Rows whose columns carry their comments, which a table that gets new columns takes from them."""
+    """Add the columns' comments to rows, from which a table takes them when it gets new columns."""
     comments = {column.name: column.comment for column in table.columns}
     return rows.select(*(F.col(f"`{name}`").alias(name, metadata={"comment": comments[name]}) for name in rows.columns))
 
@@ -135,11 +137,11 @@ def _commented(rows: DataFrame, table: tables.Table) -> DataFrame:
 
 
 def column_names(sources: Iterable[str]) -> dict[str, str]:
-    """The column for each of the source's names, which are given in lower case.
+    """Return the column name for each of the source's names, which are in lower case.
 
-    Everything but letters, digits and underscores becomes an underscore. Names that would meet a column of ours, or
-    begin with an underscore, get ``source_`` in front; a field without a name is ``unnamed``. Where several meet in one
-    name, the one whose own name it is has it, then the first by alphabet; the others get ``_2``, ``_3``, ….
+    Everything but letters, digits and underscores becomes an underscore. Names that clash with a column of the library,
+    or begin with an underscore, get the prefix ``source_``; a field without a name is ``unnamed``. If several sources
+    lead to the same name, an exact match comes first, then the alphabetically first; the others get ``_2``, ``_3``, ….
     """
     wanted = {source: _plain_name(source) for source in sources}
     names: dict[str, str] = {}
@@ -162,13 +164,13 @@ def _plain_name(source: str) -> str:
 
 
 def _observed(changes: DataFrame, keys: list[str]) -> dict[str, Observed]:
-    """What came for each of the source's columns, by its name in lower case; deletes tell of the key alone."""
+    """Return the values observed for each of the source's columns, by lower-case name; deletes only have the key."""
     key_names = F.array(*(F.lit(key.lower()) for key in keys))
     key_before = F.map_filter("_before", lambda name, _: F.array_contains(key_names, F.lower(name)))
-    # A key that is in none of the rows stands in the message's primary key, as text.
+    # A key that is in neither row is in the message's primary key, as text.
     guessed: Callable[[Column], Column] = lambda text: F.when(text.rlike(r"^-?(0|[1-9][0-9]*)\z"), "n").otherwise("s")  # noqa: E731
-    given = cdc.with_values(F.from_json("_key", cdc.MAP), lambda _, text: F.concat(guessed(text), text))
-    deleted = F.when(F.size(key_before) > 0, key_before).otherwise(given)
+    from_key = cdc.with_values(F.from_json("_key", cdc.MAP), lambda _, text: F.concat(guessed(text), text))
+    deleted = F.when(F.size(key_before) > 0, key_before).otherwise(from_key)
     row = F.when(F.col("operation_type") == "DELETE", deleted).otherwise(F.col("_after"))
     each = changes.select("_types", F.explode(row).alias("_name", "_coded"))
     declared, letter, text = F.col("_types")[F.col("_name")], F.col("_coded").substr(1, 1), cdc.plain(F.col("_coded"))
@@ -183,7 +185,7 @@ def _observed(changes: DataFrame, keys: list[str]) -> dict[str, Observed]:
         F.when(is_number, F.length(F.regexp_extract(text, pattern, 1)))
     )
     mantissa = F.regexp_extract(text, r"^-?0*([0-9.]*)", 1)
-    found = each.groupBy(F.lower("_name").alias("name")).agg(
+    summary = each.groupBy(F.lower("_name").alias("name")).agg(
         F.min("_name").alias("source"),
         F.collect_set(F.coalesce(declared, kind)).alias("kinds"),
         digits(r"^-?0*([0-9]*)").alias("whole"),
@@ -194,16 +196,16 @@ def _observed(changes: DataFrame, keys: list[str]) -> dict[str, Observed]:
     )
     return {
         name: Observed(source, frozenset(kinds), whole or 0, fraction or 0, bool(big), digits or 0, declared)
-        for name, source, kinds, whole, fraction, big, digits, declared in found.collect()
+        for name, source, kinds, whole, fraction, big, digits, declared in summary.collect()
         if kinds
     }
 
 
 def type_of(observed: Observed) -> str:
-    """The narrowest type that holds what came.
+    """Return the narrowest type that can hold the observed values.
 
-    Whole numbers are bigint up to 2^63, else decimal; numbers with a fraction are decimal. double is what a schema
-    calls so, or what is written with an exponent beside numbers of at most 15 digits. What fits in none of them is
+    Whole numbers are bigint up to 2^63, else decimal; numbers with a fraction are decimal. The type is double if a
+    schema says so, or if there are numbers with an exponent and none has more than 15 digits. Everything else is
     string.
     """
     kinds = set(observed.kinds)
@@ -226,7 +228,7 @@ def type_of(observed: Observed) -> str:
 
 
 def _places(observed: Observed) -> tuple[int, int]:
-    """Digits before and after the point, at most, of values and of types that a schema names."""
+    """Return the maximum digits before and after the point, of values and of types from a schema."""
     exact = [_digits(kind) for kind in observed.kinds if kind.startswith("decimal") or kind == "bigint"]
     return max([observed.whole, *(p - s for p, s in exact)]), max([observed.fraction, *(s for _, s in exact)])
 
@@ -239,11 +241,15 @@ def _digits(kind: str) -> tuple[int, int]:
 
 
 def holds(kind: str, observed: Observed) -> bool:
-    """Whether a column has the right type also with what came since."""
+    """Return whether a column's type can also hold newly observed values."""
     if kind == "string":
         return True
     if kind.startswith("decimal") and (digits := _digits(kind))[0] == DIGITS:
-        number = {one for one in observed.kinds if one.startswith("decimal") or one in ("bigint", "int", "fraction")}
+        number = {
+            observed_kind
+            for observed_kind in observed.kinds
+            if observed_kind.startswith("decimal") or observed_kind in ("bigint", "int", "fraction")
+        }
         whole, fraction = _places(observed)
         return number == observed.kinds and whole <= DIGITS - digits[1] and fraction <= digits[1]
     return type_of(observed._replace(kinds=observed.kinds | {kind})) == kind
@@ -251,11 +257,11 @@ def holds(kind: str, observed: Observed) -> bool:
 
 def _columns(observed: Mapping[str, Observed]) -> dict[str, ReplicaColumn]:
     names = column_names(observed)
-    return {source: one.column(names[source]) for source, one in sorted(observed.items())}
+    return {source: values.column(names[source]) for source, values in sorted(observed.items())}
 
 
 def _with(present: dict[str, ReplicaColumn], observed: Mapping[str, Observed]) -> dict[str, ReplicaColumn] | None:
-    """The columns and those that came in addition; None where one that is there has to change."""
+    """Return the present columns and new ones; None if a present column has to change."""
     names = column_names({*present, *observed})
     if any(
         names[source] != column.name or (source in observed and not holds(column.kind, observed[source]))
@@ -263,16 +269,16 @@ def _with(present: dict[str, ReplicaColumn], observed: Mapping[str, Observed]) -
     ):
         return None
     return present | {
-        source: one.column(names[source]) for source, one in sorted(observed.items()) if source not in present
+        source: values.column(names[source]) for source, values in sorted(observed.items()) if source not in present
     }
 
 
 def _present(inputs: Inputs) -> dict[str, ReplicaColumn]:
-    """The source's columns that the table has, by the source's names."""
+    """Return the source's columns that the table has, by the source's names."""
     opened = delta.opened(inputs.settings, inputs.table)
-    found = {}
+    columns = {}
     for column in delta.as_made(inputs.table, opened).columns:
         if column.comment.startswith(SOURCE_COLUMN):
             source, _ = json.JSONDecoder().raw_decode(column.comment.removeprefix(SOURCE_COLUMN))
-            found[source.lower()] = ReplicaColumn(column.name, column.type, column.comment)
-    return found
+            columns[source.lower()] = ReplicaColumn(column.name, column.type, column.comment)
+    return columns

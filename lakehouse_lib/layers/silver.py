@@ -1,7 +1,7 @@
 """Silver: cleaned events, sessions, users and their history, quarantine.
 
-The functions named in the declarations take `Inputs` and say what is to be written; the
-others are plain DataFrame → DataFrame.
+The functions named in the declarations take `Inputs` and return an outcome; the others are plain DataFrame →
+DataFrame.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ ATTRIBUTES = ("email", "name", "country", "plan", "signup_date")
 
 
 def quarantine(inputs: Inputs) -> Append | Days:
-    """The flagged records of a bronze table."""
+    """Return the flagged records of a bronze table."""
     (source,) = inputs.table.sources
     rows = rejected(inputs.new(source), tables.get(inputs.settings, source))
     changes = inputs.states[source].changes
     if inputs.full or changes is None or not changes.replayed:
         return Append(rows)
-    # Records have been put through again: the days on which they landed are made anew.
+    # Records have been replayed: rebuild the days on which they landed.
     days = changes.replayed | {row["landed_date"] for row in rows.select("landed_date").distinct().collect()}
     every = rejected(inputs.all(source), tables.get(inputs.settings, source))
     return Days(every.where(F.col("landed_date").isin(sorted(days))), days)
 
 
 def rejected(rows: DataFrame, table: Table) -> DataFrame:
-    """The flagged rows of a bronze table as rows of its quarantine."""
+    """Return the flagged rows of a bronze table as rows of its quarantine."""
     words = {name: sentence for name, (_, sentence) in tables.record_checks(table).items()}
     return rows.where(F.size("_quality_flags") > 0).select(
         F.col("_quality_flags").alias("reasons"),
@@ -53,7 +53,7 @@ def rejected(rows: DataFrame, table: Table) -> DataFrame:
 
 
 def app_events(inputs: Inputs) -> Upsert:
-    """app_events_silver: of several records with one id the earliest stays."""
+    """app_events_silver: of several records with the same id the earliest is kept."""
     good = inputs.new("app_events_bronze").where(F.size("_quality_flags") == 0)
     return Upsert(clean_events(good), ["event_timestamp"])
 
@@ -92,7 +92,7 @@ _CLICK = ("click_id", "click_timestamp", "page_name", "client_session_id", "resp
 
 
 def clickstream(inputs: Inputs) -> Difference:
-    """clickstream_silver: new clicks sorted in among the sessions that they touch."""
+    """clickstream_silver: new clicks merged into the sessions that they affect."""
     good = inputs.new("clickstream_bronze").where(F.size("_quality_flags") == 0)
     new = visitor_clicks(good).withColumn("_old", F.lit(False))
     old = None
@@ -126,12 +126,12 @@ def session_clicks(sessions: DataFrame) -> DataFrame:
 
 
 def touched_sessions(sessions: DataFrame, clicks: DataFrame, gap_seconds: int) -> DataFrame:
-    """Sessions that hold one of the clicks' ids, or lie within a gap of one of the clicks."""
+    """Return sessions that contain the id of one of the clicks, or are within the gap of one of them."""
     gap = F.expr(f"INTERVAL {gap_seconds} SECONDS")
     bounds = clicks.agg(F.unix_micros(F.min("click_timestamp") - gap), F.unix_micros(F.max("click_timestamp") + gap))
     first, last = (F.timestamp_micros(F.lit(micros).cast("bigint")) for micros in bounds.first() or ())
     near = (
-        # As constants, the first and the last moment pass over whole files.
+        # As constants, the first and the last moment let the engine skip whole files.
         sessions.where((F.col("session_end_time") >= first) & (F.col("session_start_time") <= last))
         .join(clicks.select("_visitor", "click_timestamp").distinct(), "_visitor")
         .where(
@@ -149,9 +149,9 @@ def touched_sessions(sessions: DataFrame, clicks: DataFrame, gap_seconds: int) -
 
 
 def sessions(clicks: DataFrame, gap_seconds: int) -> DataFrame:
-    """Sessions from clicks: a pause of more than the gap begins a new one.
+    """Build sessions from clicks: a pause longer than the gap begins a new session.
 
-    ``clicks`` holds ``_visitor string``, ``click_id string``, ``click_timestamp timestamp``,
+    ``clicks`` has ``_visitor string``, ``click_id string``, ``click_timestamp timestamp``,
     ``page_name string``, ``client_session_id string``, ``response_time_ms double`` and
     ``status_code int``, each id once.
     """
@@ -198,7 +198,7 @@ def sessions(clicks: DataFrame, gap_seconds: int) -> DataFrame:
 
 
 def users_history(inputs: Inputs) -> Difference:
-    """users_history_silver: every version of the users that new changes touch, in order."""
+    """users_history_silver: every version of the users that new changes affect, in order."""
     key = inputs.settings.cdc.users_key
     told = versions.of(inputs, inputs.settings.cdc.users_table, [key])
     old = None
@@ -211,12 +211,12 @@ def users_history(inputs: Inputs) -> Difference:
 
 
 def user_versions(rows: DataFrame, key: str) -> DataFrame:
-    """Versions of users with attributes in columns, the rest of them as JSON."""
+    """Return versions of users with known attributes in columns, and the others as JSON."""
     value: Callable[[str], Column] = lambda name: cdc.plain(F.col("_row")[name])  # noqa: E731
     taken = F.array(*(F.lit(name) for name in (key, *ATTRIBUTES)))
     rest = F.map_filter("_row", lambda name, _: ~F.array_contains(taken, name))
     rest = F.map_from_entries(F.array_sort(F.map_entries(rest)))
-    # Debezium counts a date in days since 1970; as text, that would pass for a year.
+    # Debezium encodes a date as days since 1970; as text it would be read as a year.
     day = value("signup_date")
     date = F.when(day.rlike(r"^-?[0-9]{1,6}\z"), F.date_from_unix_date(day.try_cast("int"))).otherwise(
         day.try_cast("date")
@@ -238,9 +238,9 @@ def user_versions(rows: DataFrame, key: str) -> DataFrame:
 def scd2(rows: DataFrame) -> DataFrame:
     """Slowly changing dimension, type 2: validity of each version of each user.
 
-    ``rows`` holds ``user_id``, the attributes, ``operation_type``, ``_n`` (place in the order) and ``_moment``
-    (microseconds, which do not fall in that order). A version begins at its moment, and at least 1 µs after the
-    one before. A truncation is a version of the users that there were.
+    ``rows`` has ``user_id``, the attributes, ``operation_type``, ``_n`` (number in the order) and ``_moment``
+    (microseconds, never decreasing in that order). A version begins at its moment, and at least 1 µs after the
+    previous one. A truncation is a version of the users that existed then.
     """
     by_order = Window.partitionBy("user_id").orderBy("_n")
     number = F.row_number().over(by_order)
@@ -257,7 +257,7 @@ def scd2(rows: DataFrame) -> DataFrame:
 
 
 def users(inputs: Inputs) -> Difference:
-    """users_silver: what CDC knows of each user, and what the user did."""
+    """users_silver: the attributes of each user from CDC, and the user's activity."""
     made = user_dimension(
         inputs.all("users_history_silver"),
         inputs.all("app_events_silver"),
@@ -268,7 +268,7 @@ def users(inputs: Inputs) -> Difference:
 
 
 def user_dimension(history: DataFrame, events: DataFrame, sessions: DataFrame, active_days: int) -> DataFrame:
-    """One row per user of the history, the events or the sessions."""
+    """Return one row per user of the history, the events or the sessions."""
     gone = F.col("operation_type").isin(*versions.REMOVALS)
     known = history.where("is_current").select(
         "user_id",

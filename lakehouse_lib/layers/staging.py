@@ -1,7 +1,6 @@
-"""Records on their way to the engine: what was read of landing files, as Parquet that every engine reads.
+"""Staging: records from landing files, as Parquet that every engine reads.
 
-The folder of a load lives from its reading to its commit. One that a killed run left is removed by a
-later one.
+A load's folder exists from reading the files until the commit. A folder left by a killed run is removed by a later run.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ SCHEMA = pa.schema([
     *records.SCHEMA, ("_source_file", pa.string()), ("_source_line", pa.int64()),
     ("load_timestamp", pa.timestamp("us", "UTC")),
 ])  # fmt: skip
-"""A record, the file below the feed's folder, its number in the file from 1, and when the file landed."""
+"""A record, its file relative to the feed's folder, its number in the file from 1, and when the file landed."""
 
 SMALL = 32 << 20
-"""Bytes of records up to which a landing file shares a staged file with others."""
+"""Landing files with up to this many bytes of records share a staged file."""
 
 LEFT_OVER = timedelta(days=2)
-"""Age from which a folder belongs to no run any more."""
+"""Age after which a folder no longer belongs to any run."""
 
 _TIME = "%Y%m%dT%H%M%S"
 
 
 class Stage:
-    """The folder of one load, while it is filled; by several threads at once. ``names`` are the fields that become
-    a column of their own."""
+    """The folder of a load while several threads write to it. ``names`` are the fields that become separate
+    columns."""
 
     def __init__(self, folder: str, names: list[str]) -> None:
         self._names = names
@@ -57,13 +56,13 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._count:  # Spark reads no folder without a file
+        if not self._count:  # Spark cannot read a folder without files
             self._shared = self._new()[1]
         if self._shared:
             self._shared.close()
 
     def add(self, path: str, modified: datetime, batches: Iterable[pa.RecordBatch]) -> None:
-        """Add the records of a file: all of them, or none where reading it fails."""
+        """Add all records of a file, or none if reading it fails."""
         placed = _placed(path, modified, batches)
         held: list[pa.RecordBatch] = []
         size = 0
@@ -116,12 +115,12 @@ def _placed(path: str, modified: datetime, batches: Iterable[pa.RecordBatch]) ->
 
 
 def folder(settings: Settings, name: str) -> str:
-    """The folder of a load."""
+    """Return the folder of a load."""
     return f"{settings.layer_path('ops')}/staging/{datetime.now(UTC):{_TIME}}-{name}"
 
 
 def read(spark: SparkSession, folder: str, names: list[str]) -> DataFrame:
-    """The staged records, as columns of `SCHEMA`, and `records.PICKED` with the fields of ``names``."""
+    """Return the staged records with the columns of `SCHEMA`, and `records.PICKED` with the fields of ``names``."""
     kinds = {"raw": "string", "record": "map<string,string>", "problem": "string", "not_json": "array<string>",
              "_source_file": "string", "_source_line": "bigint", "load_timestamp": "timestamp",
              records.PICKED: f"struct<{','.join(f'`{name}`:string' for name in names)}>"}  # fmt: skip
@@ -129,13 +128,13 @@ def read(spark: SparkSession, folder: str, names: list[str]) -> DataFrame:
 
 
 def remove(folder: str) -> None:
-    """Remove a load's folder, and those that killed runs left beside it."""
+    """Remove a load's folder, and folders that killed runs have left beside it."""
     filesystem, root = delta.filesystem(folder)
     parent = root.rpartition("/")[0]
     before = f"{datetime.now(UTC) - LEFT_OVER:{_TIME}}"
     with contextlib.suppress(FileNotFoundError):
         filesystem.delete_dir(root)
-    with contextlib.suppress(FileNotFoundError):  # another feed may be faster
+    with contextlib.suppress(FileNotFoundError):  # another feed may have removed it
         for info in filesystem.get_file_info(pafs.FileSelector(parent, allow_not_found=True)):
             if info.base_name < before:
                 filesystem.delete_dir(info.path)

@@ -2,17 +2,17 @@
 
 The order of the changes of a row:
 
-1. Changes with a position in the same log: by position, snapshot rows before others of their position, then by time
-   and by place in landing.
-2. A change's *moment* is its time, or the latest time of a change of the row before it in its log: clocks step back,
-   logs do not. A row of a snapshot carries the time at which it was read; its moment is at the latest 1 ms before the
+1. Changes with a position in the same log are sorted by position, snapshot rows before other changes at their
+   position, then by time and by place in landing.
+2. A change's *moment* is its time, or the latest time of an earlier change of the row in the same log: clocks can step
+   back, logs cannot. A snapshot row carries the time at which it was read; its moment is at least 1 ms before the
    earliest time of any later change.
-3. Changes of different logs, and those without a position, are placed by their moments; at the same moment those
+3. Changes of different logs, and those without a position, are sorted by their moments; at the same moment those
    without a position come first.
-4. A change that is delivered again, with the same content, place and time, is the first of its copies.
+4. Of a change that is delivered again, with the same content, position and time, the first copy counts.
 
-So the outcome depends on the set of the changes and not on when they arrive; only where all else is equal, path and
-line of the file decide. Rows are rebuilt from all changes of the keys that new changes touch.
+So the result depends on the set of changes and not on when they arrive; only if everything else is equal, path and line
+of the file decide. Rows are rebuilt from all changes of the keys that new changes affect.
 """
 
 from __future__ import annotations
@@ -42,27 +42,28 @@ _KEPT = ("operation_type", "change_timestamp", "_source_file", "_source_line")
 
 @dataclass(frozen=True)
 class Versions:
-    """Versions of the rows that new changes touch, and what became of those changes."""
+    """Versions of the rows that new changes affect, and the counts of those changes."""
 
     rows: DataFrame
-    """``_key string`` (JSON), ``_n bigint`` (place in the order), ``operation_type``, ``change_timestamp``, ``_moment
-    bigint`` (microseconds), ``_row map<string,string>`` (as `envelopes.coded`; null where the row is gone), and
-    the file and line of the change."""
+    """``_key string`` (JSON), ``_n bigint`` (number in the order), ``operation_type``, ``change_timestamp``, ``_moment
+    bigint`` (microseconds), ``_row map<string,string>`` (as `envelopes.coded`; null if the row is deleted), and the
+    file and line of the change."""
     changes: DataFrame
-    """The changes behind them, each once: ``_after``, ``_before``, ``_types`` and the key."""
+    """The changes of these rows, each once: ``_after``, ``_before``, ``_types`` and the key."""
     keys: DataFrame | None
-    """``_key`` of the rows that are given; None for all rows of the table."""
+    """``_key`` of these rows; None for all rows of the table."""
     counts: DataFrame
     """One row: ``records_read``, ``accepted``, ``duplicate`` and ``quarantined`` of the new changes."""
 
 
 def of(inputs: Inputs, source_table: str, keys: list[str], whole: bool = False) -> Versions:
-    """Versions of the rows of a source table that new changes touch; of all where ``whole`` or in a full refresh.
+    """Return the versions of the rows of a source table that new changes affect; of all rows if ``whole`` or in a
+    full refresh.
 
     Raises
     ------
     TableError
-        The name stands for tables of several databases.
+        Several databases have a table of this name.
     """
     changes = _of_table(_tagged(inputs), source_table, keys, inputs.settings.cdc.absent)
     partial = F.size("_unchanged") > 0
@@ -92,7 +93,7 @@ def of(inputs: Inputs, source_table: str, keys: list[str], whole: bool = False) 
 
 
 def _tagged(inputs: Inputs) -> DataFrame:
-    """All changes, and whether they are new to the table (``_is_new``)."""
+    """Return all changes, and whether they are new to the table (``_is_new``)."""
     new = inputs.new(SOURCE)
     if inputs.full or inputs.states[SOURCE].after is None:
         return new.withColumn("_is_new", F.lit(True))
@@ -102,16 +103,16 @@ def _tagged(inputs: Inputs) -> DataFrame:
 
 
 def _keys(changes: DataFrame) -> DataFrame:
-    """``_key`` and ``_group`` of the rows that changes are of, also by the key that a row had before."""
+    """Return ``_key`` and ``_group`` of the changed rows, including keys that rows had before."""
     each = changes.select("_group", F.explode(F.array("_key", "_prior")).alias("_key"))
     return each.where("_key IS NOT NULL").distinct()
 
 
 def _of_table(changes: DataFrame, source_table: str, keys: list[str], absent: str) -> DataFrame:
-    """The good changes of one table, with the key of the row. A change of the key is a delete of the old one and an
-    insert of the new one; where it leaves columns as they were it stays one change, and has the key before too."""
-    own = changes.where(cdc.of_table(source_table) & (F.size("_quality_flags") == 0))
-    keyed = own.withColumns({"_old": cdc.key_of(keys, "_before"), "_new": cdc.key_of(keys, "_after", "_before")})
+    """Return the valid changes of one table, with the key of the row. A change of the key becomes a delete of the old
+    key and an insert of the new one; a partial one stays a single change that also carries the previous key."""
+    valid = changes.where(cdc.of_table(source_table) & (F.size("_quality_flags") == 0))
+    keyed = valid.withColumns({"_old": cdc.key_of(keys, "_before"), "_new": cdc.key_of(keys, "_after", "_before")})
     old, new = F.col("_old"), F.col("_new")
     operation = F.col("operation_type")
     moved = (operation == "UPDATE") & (old != new)
@@ -142,13 +143,13 @@ def _check_one_table(source_table: str, databases: list[str]) -> None:
     if len(databases) > 1 and not source_table.startswith("*."):
         name = source_table.rsplit(".", 1)[-1]
         raise TableError(
-            f"{source_table} is a table of several databases: {', '.join(databases)}. Say which one in the parameters, "
+            f"{source_table} is a table of several databases: {', '.join(databases)}. Name one in the parameters, "
             f"for example source_table: {databases[0]}.{name}, or *.{name} for all of them together."
         )
 
 
 def _linked_keys(moves: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """For each key that a row with unchanged columns moved from or to: the smallest key that it is linked with."""
+    """Return, for each key that a partial change moved a row from or to, the smallest key that it is linked with."""
     parents: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -158,13 +159,13 @@ def _linked_keys(moves: Iterable[tuple[str, str]]) -> dict[str, str]:
         return key
 
     for old, new in moves:
-        one, other = sorted((root(old), root(new)))
-        parents[other] = one
+        smaller, larger = sorted((root(old), root(new)))
+        parents[larger] = smaller
     return {key: root(key) for key in parents}
 
 
 def _grouped(changes: DataFrame, roots: dict[str, str]) -> DataFrame:
-    """Changes with ``_group``: the key, or one key for all those that a row had in turn."""
+    """Add ``_group``: the key, or one key that stands for all keys that a row had over time."""
     if not roots:
         return changes.withColumn("_group", F.col("_key"))
     linked = changes.sparkSession.createDataFrame(list(roots.items()), "_linked string, _root string")
@@ -173,9 +174,10 @@ def _grouped(changes: DataFrame, roots: dict[str, str]) -> DataFrame:
 
 
 def _each_once(changes: DataFrame) -> DataFrame:
-    """Redelivered changes once: the same content at the same place of the log, or at the same time where it has none.
+    """Keep one copy of redelivered changes: same content at the same position of the log, or at the same time if there
+    is no position.
 
-    Adds ``_copies`` (how many of them are new) and ``_known`` (whether one is not).
+    Adds ``_copies`` (the number of new copies) and ``_known`` (whether any copy is not new).
     """
     same = Window.partitionBy(
         "_log", "_position", "_snapshot", "change_timestamp", "_content", "_key", "_prior", "_step"
@@ -202,27 +204,27 @@ def _counted(unique: DataFrame) -> DataFrame:
 
 
 def _in_order(changes: DataFrame, truncates: DataFrame) -> DataFrame:
-    """Changes and truncations of each group with ``_moment`` and ``_n``, the place in the order."""
+    """Add ``_moment`` and ``_n``, the number in the order, to the changes and truncations of each group."""
     groups = changes.select("_group", F.col("source_database").alias("_of")).distinct()
     same = F.col("source_database").eqNullSafe(F.col("_of"))
     merged = changes.unionByName(truncates.drop("_group").join(groups, same).drop("_of"))
     place = [F.col("_snapshot").desc(), *map(F.col, ("change_timestamp", *_PLACE, "_step"))]
     log = Window.partitionBy("_group", "_log").orderBy("_position", *place)
-    own = F.unix_micros("change_timestamp")
-    following = F.min(F.when(~F.col("_snapshot"), own)).over(
+    change_time = F.unix_micros("change_timestamp")
+    following = F.min(F.when(~F.col("_snapshot"), change_time)).over(
         log.rowsBetween(Window.currentRow, Window.unboundedFollowing)
     )
     has_place = F.col("_log").isNotNull()
-    time = F.when(has_place & F.col("_snapshot"), F.least(own, following - 1000)).otherwise(own)
+    time = F.when(has_place & F.col("_snapshot"), F.least(change_time, following - 1000)).otherwise(change_time)
     timed = merged.withColumn("_time", time)
     latest = F.max("_time").over(log.rowsBetween(Window.unboundedPreceding, Window.currentRow))
-    timed = timed.withColumn("_moment", F.when(has_place, latest).otherwise(own))
+    timed = timed.withColumn("_moment", F.when(has_place, latest).otherwise(change_time))
     whole = Window.partitionBy("_group").orderBy("_moment", has_place, "_log", "_position", *place)
     return timed.withColumn("_n", F.row_number().over(whole).cast("bigint"))
 
 
 def _versions(ordered: DataFrame) -> DataFrame:
-    """Each change as the version that it makes: with the values that it leaves as they were."""
+    """Return the version that each change produces, including the values that it leaves unchanged."""
     is_partial = F.max(F.size("_unchanged") > 0).over(Window.partitionBy("_group"))
     ordered = ordered.withColumn("_partial", is_partial)
     change = F.struct("_n", "_moment", *_KEPT, "_key", "_prior", "_unchanged", "_after", _sent().alias("_sent"))
@@ -234,7 +236,7 @@ def _versions(ordered: DataFrame) -> DataFrame:
 
 
 def _whole_rows(ordered: DataFrame) -> DataFrame:
-    """The versions that changes make which hold the row; a truncation has no key, and in its group there is one."""
+    """Return the versions that changes with complete rows produce. The key is the group's, as a truncation has none."""
     row = F.when(~F.col("operation_type").isin(*REMOVALS), F.col("_after"))
     return ordered.select(F.col("_group").alias("_key"), "_n", "_moment", *_KEPT, row.alias("_row"))
 
@@ -247,33 +249,33 @@ _VERSIONS = (
 
 
 def _initial_state() -> Column:
-    """The state before any change: no rows by key, and no versions."""
+    """Return the state before any change: no rows by key, and no versions."""
     return F.struct(F.create_map().cast(_ROWS).alias("rows"), F.array().cast(_VERSIONS).alias("versions"))
 
 
 def _sent() -> Column:
-    """Values that the row before a change had where they stay as they were: what is missing in the rows before it."""
+    """Return the unchanged values that a change carries in its row before: they fill gaps in the previous row."""
     after = F.coalesce("_after", F.create_map().cast(cdc.MAP))
     return F.map_filter("_before", lambda name, _: _stays(F.col("_unchanged"), name) & ~F.map_contains_key(after, name))
 
 
 def _stays(unchanged: Column, name: Column) -> Column:
-    """Whether a change leaves a column as it was."""
+    """Return whether a change leaves a column unchanged."""
     return F.array_contains(unchanged, F.lit(OTHERS)) | F.array_contains(unchanged, name)
 
 
 def _after_change(state: Column, change: Column) -> Column:
-    """The state after a change: the rows by key, and one more version."""
-    made = F.when(
+    """Return the state after a change: the rows by key, and one more version."""
+    result = F.when(
         ~change["operation_type"].isin(*REMOVALS),
         F.when(F.size(change["_unchanged"]) > 0, _partial(state["rows"], change)).otherwise(change["_after"]),
     )
-    # What stands in an expression twice is computed twice, and a plan grows with each time: so the row has a name.
-    return F.get(F.transform(F.array(made), lambda row: _with_row(state, change, row)), F.lit(0))
+    # An expression that is used twice is computed twice and doubles the plan, so the row is bound to a name.
+    return F.get(F.transform(F.array(result), lambda row: _with_row(state, change, row)), F.lit(0))
 
 
 def _partial(rows: Column, change: Column) -> Column:
-    """The row after a change that leaves columns as they were."""
+    """Return the row after a change that leaves columns unchanged."""
     none = F.create_map().cast(cdc.MAP)
     before = F.coalesce(rows[F.coalesce(change["_prior"], change["_key"])], none)
     after, sent = (F.coalesce(change[name], none) for name in ("_after", "_sent"))
@@ -282,7 +284,7 @@ def _partial(rows: Column, change: Column) -> Column:
 
 
 def _with_row(state: Column, change: Column, row: Column) -> Column:
-    """The state after a change that leaves ``row``; null where it is gone."""
+    """Return the state after a change that results in ``row``; null if the row is deleted."""
     rows, operation = state["rows"], change["operation_type"]
     key, prior = change["_key"], change["_prior"]
     others = F.map_filter(rows, lambda name, _: (name != key) & ~name.eqNullSafe(prior))

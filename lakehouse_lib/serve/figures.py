@@ -36,7 +36,7 @@ def front(report: Report, limit: int = 3) -> HTML:
         f'<div style="background:{color};color:#fff;padding:14px 18px;border-radius:6px;font-size:26px">'
         f'<b>{report.verdict}</b><span style="font-size:14px;float:right;line-height:36px">'
         f"{'Sample input · ' if report.sample else ''}{report.generated_at:%Y-%m-%d %H:%M} UTC</span></div>"
-        f"{cards or '<p>Nothing needs a person.</p>'}{rest}"
+        f"{cards or '<p>Nothing needs your attention.</p>'}{rest}"
     )
 
 

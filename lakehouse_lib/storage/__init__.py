@@ -1,1 +1,1 @@
-"""Tables on disk: Delta, the archive, and reads without an engine by DuckDB. Only this package opens a table."""
+"""Tables on disk: Delta, the archive, and DuckDB reads without an engine. Only this package opens a table."""

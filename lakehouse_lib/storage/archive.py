@@ -1,14 +1,14 @@
-"""Retention: rows past it go to ``archive/`` and only then from the table, exactly once, and can come back.
+"""Retention: expired rows are written to ``archive/`` and then deleted from the table, exactly once; they can be
+restored.
 
-Batch *n* of a table is a folder of Parquet files with a manifest. It counts once a commit of the
-table carries the number *n*, the very commit that deletes the rows; it is taken back by a commit
-that carries ``archive-restored-n``. Each attempt writes a folder of its own, which the commit names
-(``archive-folder-n``): a run that is killed in between, or that another one overtakes, leaves a
-folder that no commit knows. A table that is taken back to a version in which a batch was still away
-remembers that too (``archive-restored-n`` is 0 then).
+Batch *n* of a table is a folder of Parquet files with a manifest. It is valid once a commit of the table carries the
+number *n*; the same commit deletes the rows. A commit that carries ``archive-restored-n`` reverses it. Each attempt
+writes its own folder, which the commit names (``archive-folder-n``): a run that is killed, or loses to another run,
+leaves a folder that no commit refers to. A table that is restored to a version in which a batch was archived records
+that too (``archive-restored-n`` is 0 then).
 
-Archived rows are still rows of the table for all that is made from it: `with_archived` adds them,
-and before a table is rewritten they come back.
+Archived rows still belong to the table for every table built from it: `with_archived` adds them, and they are restored
+before a table is rewritten.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 APP_ID = "archive"
-"""Transaction id under which a table remembers its last batch."""
+"""Transaction id under which a table stores the number of its last batch."""
 
 NO_DAY = "none"
 
 
 @dataclass(frozen=True)
 class Due:
-    """Rows of a table past its retention."""
+    """Rows of a table whose retention has expired."""
 
     table: str
     before: date
-    """Rows of earlier days are past it."""
+    """Rows of earlier days have expired."""
     days: list[str]
     """Their days; ``none`` for rows without one."""
     rows: int
@@ -72,30 +72,30 @@ class Batch:
 
 
 def due(settings: Settings, table: Table, today: date | None = None) -> Due | None:
-    """What of a table is past its retention, from the log alone; None if nothing is.
+    """Find the rows of a table whose retention has expired, from the log alone; None if there are none.
 
-    A bronze row has to be past it by the day it happened and by the day its file landed, so that a
-    backfill stays as long as any load.
+    A bronze row has expired only if both its event and its file's landing are that old, so that a backfill is kept as
+    long as any other load.
     """
-    found = _past(settings, table, today)
-    return None if found is None else _due(table, found, {_day(table, file) for file in found.old})
+    past = _past(settings, table, today)
+    return None if past is None else _due(table, past, {_day(table, file) for file in past.old})
 
 
 def aged(settings: Settings, table: Table, today: date | None = None) -> Due | None:
-    """What of it was in the table before it passed its retention, so that it can go without a person.
+    """Find the expired rows that a run may archive by itself: those that were in the table before they expired.
 
-    A day waits for a person where rows of it were written later than that or by this very run, as by a
-    first load of old data, or came back from the archive.
+    A day needs a user's decision if some of its rows were written after they expired or by this run, as in a first
+    load of old data, or were restored from the archive.
     """
-    found = _past(settings, table, today)
-    if found is None:
+    past = _past(settings, table, today)
+    if past is None:
         return None
     kept = timedelta(days=_kept_days(settings, table) + 1)
-    days = {_day(table, file) for file in found.old}
+    days = {_day(table, file) for file in past.old}
     days -= {
-        _day(table, file) for file in found.files if not _held_in_time(table, file, found.before, kept, settings.run_id)
+        _day(table, file) for file in past.files if not _held_in_time(table, file, past.before, kept, settings.run_id)
     }
-    return _due(table, found, days - _came_back(settings, table, found.opened)) if days else None
+    return _due(table, past, days - _came_back(settings, table, past.opened)) if days else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class _Past:
     files: list[dict[str, Any]]
     """All files of the table, as its log lists them."""
     old: list[dict[str, Any]]
-    """Those of which every row is past the retention."""
+    """Those whose rows have all expired."""
 
 
 def _kept_days(settings: Settings, table: Table) -> int:
@@ -130,22 +130,22 @@ def _day(table: Table, file: dict[str, Any]) -> str:
     return NO_DAY if day is None else str(day)
 
 
-def _due(table: Table, found: _Past, days: set[str]) -> Due | None:
-    """What is past the retention, of some days."""
-    old = [file for file in found.old if _day(table, file) in days]
+def _due(table: Table, past: _Past, days: set[str]) -> Due | None:
+    """The expired rows of some days."""
+    old = [file for file in past.old if _day(table, file) in days]
     rows, size = sum(file["num_records"] or 0 for file in old), sum(file["size_bytes"] for file in old)
-    return Due(table.name, found.before, sorted(days), rows, size) if old else None
+    return Due(table.name, past.before, sorted(days), rows, size) if old else None
 
 
 def _held_in_time(table: Table, file: dict[str, Any], before: date, kept: timedelta, run_id: str) -> bool:
-    """Whether all rows of a file that can go were written by an earlier run, before they passed the retention."""
+    """Whether an earlier run wrote all of a file's expired rows, before they expired."""
     passed, written = file[f"partition.{table.partition_by}"], file.get("max._processed_at")
     if table.layer == "bronze":
         landed, written = file.get("min.load_timestamp"), file.get("max._ingested_at")
         if landed is None:
             return False
         if landed.date() >= before:
-            return True  # none of its rows goes
+            return True  # none of its rows has expired
         passed = max(passed or date.min, landed.date())
     if passed is None or written is None or file.get("max._run_id") == (run_id or None):
         return False
@@ -153,57 +153,57 @@ def _held_in_time(table: Table, file: dict[str, Any], before: date, kept: timede
 
 
 def _came_back(settings: Settings, table: Table, opened: DeltaTable) -> set[str]:
-    """Days whose rows were in the archive, and were brought back by a person or by a late record."""
-    found: set[str] = set()
+    """Days whose rows were archived, and then restored by a user or because of a late record."""
+    restored: set[str] = set()
     for number in range(1, (opened.transaction_version(APP_ID) or 0) + 1):
-        with contextlib.suppress(TableError):  # what came back needs its folder no more
+        with contextlib.suppress(TableError):  # a restored batch no longer needs its folder
             days = set(_manifest(table, _folder(settings, table, opened, number)).days)
-            found = found - days if _is_away(opened, number) else found | days
-    return found
+            restored = restored - days if _is_away(opened, number) else restored | days
+    return restored
 
 
-def retire(settings: Settings, table: Table, found: Due) -> Batch:
-    """Move what is past a table's retention to the archive.
+def retire(settings: Settings, table: Table, due: Due) -> Batch:
+    """Move the expired rows of a table to the archive.
 
     Raises
     ------
     LedgerError
-        The archive does not hold what is to be deleted; nothing was.
+        The archive and the deleted rows do not agree.
     """
     opened = DeltaTable(delta.table_path(settings, table))
     number, token = (opened.transaction_version(APP_ID) or 0) + 1, secrets.randbits(62)
-    limit = datetime.combine(found.before, datetime.min.time(), UTC)
+    limit = datetime.combine(due.before, datetime.min.time(), UTC)
     folder = f"{_home(settings, table)}/batch={number:06d}-{token:016x}"
-    batch = _write(folder, table, opened, number, found.days, limit if table.layer == "bronze" else None)
+    batch = _write(folder, table, opened, number, due.days, limit if table.layer == "bronze" else None)
     _verify(settings, batch)
-    dated = [f"DATE '{day}'" for day in found.days if day != NO_DAY]
+    dated = [f"DATE '{day}'" for day in due.days if day != NO_DAY]
     where = [f"{table.partition_by} IN ({', '.join(dated)})"] if dated else []
-    where += [f"{table.partition_by} IS NULL"] if NO_DAY in found.days else []
+    where += [f"{table.partition_by} IS NULL"] if NO_DAY in due.days else []
     predicate = f"({' OR '.join(where)})"
     if table.layer == "bronze":
         predicate += f" AND load_timestamp < '{limit.isoformat()}'"
-    done = opened.delete(
+    result = opened.delete(
         predicate,
         commit_properties=CommitProperties(
             app_transactions=[Transaction(APP_ID, number), Transaction(f"{APP_ID}-folder-{number}", token)],
             custom_metadata={"userMetadata": json.dumps({"archived": number})},
         ),
     )
-    if done["num_deleted_rows"] not in (None, batch.rows):
+    if result["num_deleted_rows"] not in (None, batch.rows):
         raise LedgerError(
-            f"{table.name}: {done['num_deleted_rows']} rows were deleted, {batch.rows} are in {batch.folder}. "
-            f"Take the table back: lakehouse restore {table.name} {opened.version() - 1}"
+            f"{table.name}: {result['num_deleted_rows']} rows were deleted, {batch.rows} are in {batch.folder}. "
+            f"Restore the table: lakehouse restore {table.name} {opened.version() - 1}"
         )
     return batch
 
 
 def batches(settings: Settings, table: Table) -> list[Batch]:
-    """Batches of a table that are in the archive and not in the table, oldest first.
+    """List the batches of a table that are in the archive and not in the table, oldest first.
 
     Raises
     ------
     TableError
-        The table has rows in the archive, and their folder is gone.
+        The folder of a batch is missing.
     """
     opened = delta.opened(settings, table)
     if opened is None:
@@ -217,19 +217,19 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
 
 
 def days(settings: Settings, table: Table) -> set[date]:
-    """Days of which a table has rows, in its files or in the archive; from the log alone."""
+    """Days for which a table has rows, in its files or in the archive; from the log alone."""
     opened = delta.opened(settings, table)
     if opened is None or not table.partition_by:
         return set()
     files = pa.table(opened.get_add_actions(flatten=True))
-    there = {day for day in files[f"partition.{table.partition_by}"].to_pylist() if isinstance(day, date)}
-    away = {day for batch in batches(settings, table) for day in batch.days if day != NO_DAY}
-    return there | {date.fromisoformat(day) for day in away}
+    present = {day for day in files[f"partition.{table.partition_by}"].to_pylist() if isinstance(day, date)}
+    archived = {day for batch in batches(settings, table) for day in batch.days if day != NO_DAY}
+    return present | {date.fromisoformat(day) for day in archived}
 
 
 def memories(then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
-    """What a table has to remember of its batches when it is taken back to what it was: those whose
-    rows it held then are back, those whose rows it did not hold are away."""
+    """Return what a table has to record about its batches when it is restored to an earlier version: a batch is
+    restored if that version held its rows, and archived if not."""
     last = now.transaction_version(APP_ID) or 0
     return [
         delta.Consumed(f"{APP_ID}-restored-{number}", int(not _is_away(then, number)))
@@ -245,30 +245,30 @@ def _is_away(opened: DeltaTable, number: int) -> bool:
 
 
 def restore(settings: Settings, table: Table, days: Iterable[str | date | None] | None = None) -> list[Batch]:
-    """Bring batches back into the table: all, or those that hold one of the days.
+    """Put batches back into the table: all, or those that hold one of the days.
 
-    What is made from the table does not see them as new.
+    Tables built from it do not see the rows as new.
 
     Raises
     ------
     LedgerError
-        A file of the archive is not what was written; nothing was changed.
+        A file of the archive has changed since it was written; the table was not changed.
     """
     wanted = None if days is None else {NO_DAY if day is None else str(day) for day in days}
-    found = [batch for batch in batches(settings, table) if wanted is None or wanted & {*batch.days}]
-    for batch in found:
+    chosen = [batch for batch in batches(settings, table) if wanted is None or wanted & {*batch.days}]
+    for batch in chosen:
         _verify(settings, batch)
         _put_back(settings, table, batch)
-    return found
+    return chosen
 
 
 def with_archived(settings: Settings, table: Table, rows: DataFrame) -> DataFrame:
-    """The table's rows and those that are in its archive."""
-    found = batches(settings, table)
-    if not found:
+    """Return the table's rows together with its archived rows."""
+    archived = batches(settings, table)
+    if not archived:
         return rows
-    # One scan, however many batches: a table gets one a day.
-    files = [f"{batch.folder}/{file['path']}" for batch in found for file in batch.files]
+    # One scan for all batches: a table gets a new batch each day.
+    files = [f"{batch.folder}/{file['path']}" for batch in archived for file in batch.files]
     return rows.unionByName(rows.sparkSession.read.schema(rows.schema).parquet(*files))
 
 
@@ -277,8 +277,8 @@ def _home(settings: Settings, table: Table) -> str:
 
 
 def _folder(settings: Settings, table: Table, opened: DeltaTable, number: int) -> str:
-    """Where a batch is: the commit that made it count says which of the folders of its number it is."""
-    token = opened.transaction_version(f"{APP_ID}-folder-{number}")  # none in batches of early versions
+    """Folder of a batch: its commit says which of the folders with this number is valid."""
+    token = opened.transaction_version(f"{APP_ID}-folder-{number}")  # None for batches of early versions
     return f"{_home(settings, table)}/batch={number:06d}" + ("" if token is None else f"-{token:016x}")
 
 
@@ -319,13 +319,13 @@ def _manifest(table: Table, folder: str) -> Batch:
     filesystem, root = delta.filesystem(folder)
     try:
         with filesystem.open_input_stream(f"{root}/manifest.json") as stream:
-            found = json.loads(stream.read())
+            manifest = json.loads(stream.read())
     except FileNotFoundError:
         raise TableError(
-            f"A batch of the archive of {table.name} is gone ({folder}); what is made from the table needs "
+            f"A batch of the archive of {table.name} is missing ({folder}); tables built from it need "
             "its rows. Put the folder back."
         ) from None
-    return Batch(folder=folder, **{name: found[name] for name in Batch.__dataclass_fields__ if name != "folder"})
+    return Batch(folder=folder, **{name: manifest[name] for name in Batch.__dataclass_fields__ if name != "folder"})
 
 
 def _verify(settings: Settings, batch: Batch) -> None:
@@ -335,7 +335,7 @@ def _verify(settings: Settings, batch: Batch) -> None:
         if digest != file["sha256"]:
             raise LedgerError(
                 f"{batch.folder}/{file['path']} is not what was archived ({size} bytes, {file['bytes']} expected, or "
-                "other content). Bring it back from a backup; nothing was changed."
+                "other content). Restore it from a backup; nothing was changed."
             )
 
 
@@ -346,7 +346,7 @@ def _digest(filesystem: Any, path: str) -> tuple[int, str]:
 
 
 def _put_back(settings: Settings, table: Table, batch: Batch) -> None:
-    """Add the batch's rows as files that say that they change no data: nobody reads them as new."""
+    """Add the batch's rows as files marked as changing no data, so that no table reads them as new."""
     source, root = delta.filesystem(batch.folder)
     target, home = delta.filesystem(delta.table_path(settings, table))
     actions: list[AddAction | RemoveAction] = []

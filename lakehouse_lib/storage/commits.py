@@ -1,6 +1,6 @@
-"""Commits: everything that changes a table, each change with what it says of itself and how far sources were read.
+"""Commits: every change of a table, with its metadata and how far the sources were read.
 
-Spark commits by delta-spark; what the native engine computes is committed by delta-rs.
+Spark commits through delta-spark; results of the native engine are committed by delta-rs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _upserts = threading.Lock()
-"""Tables of a run that are made side by side would only get in each other's way: a lost race waits for a second."""
+"""Tables of one run would only conflict if written in parallel, and each lost race costs a second."""
 
 
 def append(df: DataFrame, settings: Settings, table: Table, consumed: Iterable[Consumed], info: dict[str, Any]) -> None:
-    """Add rows, and remember in the same commit how far the sources were read."""
+    """Add rows, and record in the same commit how far the sources were read."""
     _write(df, settings, table, "append", consumed, info)
 
 
@@ -44,7 +44,7 @@ def overwrite(
     days: Iterable[date] | None = None,
     reschema: bool = False,
 ) -> None:
-    """Replace the whole table, or only the partitions of some days; ``reschema`` also its columns."""
+    """Replace the whole table, or only the partitions of some days; ``reschema`` also replaces its columns."""
     if not settings.enable_delta:
         _swap_parquet(df, table, Path(table_path(settings, table)))
         return
@@ -93,13 +93,12 @@ def swap(
 ) -> None:
     """Delete rows of a bronze table and add others, in one commit.
 
-    ``gone`` holds columns of the table by which the flagged rows to delete are found; ``come`` the
-    new rows.
+    ``gone`` has the columns of the table that identify the flagged rows to delete; ``come`` has the new rows.
     """
     keys = {name: f"_gone_{name}" for name in gone.columns}
     deletes = gone.distinct().withColumnsRenamed(keys)
     rows = come.select(*table.names).unionByName(deletes, allowMissingColumns=True)
-    # A row to delete has a key to find it by; a row to add has none, and so meets nothing.
+    # A row to delete has a key; a row to add has none, and so matches nothing.
     first = next(iter(keys.values()))
     rows = rows.selectExpr("*", f"if({first} IS NULL, 'insert', 'delete') AS _action")
     _merge(rows, settings, table, Match(keys, flagged=True), consumed, info)
@@ -120,7 +119,7 @@ def _merge(
 def _commit(
     settings: Settings, table: Table, consumed: Iterable[Consumed], write: Callable[[list[Consumed]], None]
 ) -> None:
-    """Write with the watermarks of the sources; Spark's commit holds the first of them alone."""
+    """Write with the watermarks of the sources; Spark's commit holds only the first of them."""
     marks = list(consumed)
     retried(lambda: write(marks), table.name)
     if not settings.native:
@@ -134,9 +133,9 @@ def mark(
     info: dict[str, Any] | None = None,
     once: bool = False,
 ) -> None:
-    """Remember how far sources were read, and what became of their records, where no data has to be written.
+    """Record how far sources were read, and the counts of their records, when there is no data to write.
 
-    ``once`` does nothing where the table has read as far already, as Spark does with a number that it knows.
+    With ``once`` nothing is done if the table has already read this far, as Spark does with a number that it knows.
     """
     consumed = list(consumed)
     tells = consumed or any((info or {}).get("ledger", {}).values())
@@ -153,7 +152,7 @@ def mark(
 
 
 def _commit_nothing(target: DeltaTable, commit_properties: CommitProperties) -> None:
-    """A commit without rows, for what it says."""
+    """Commit metadata without rows."""
     parts = target.metadata().partition_columns
     target.create_write_transaction([], "append", target.schema(), parts, commit_properties=commit_properties)
 
@@ -168,14 +167,14 @@ def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict
         target = DeltaTable(table_path(settings, table))
         before = target.version()
         target.delete(f"_source_file IN ({listed})", commit_properties=told)
-        if target.version() == before:  # there was nothing to delete, which is to be told all the same
+        if target.version() == before:  # nothing to delete; record it anyway
             _commit_nothing(target, told)
 
     retried(run, table.name)
 
 
 def restore(settings: Settings, table: Table, version: int, consumed: Iterable[Consumed], info: dict[str, Any]) -> None:
-    """Take a table back to a version; what it remembers of its sources goes back in the same commit."""
+    """Restore a version of a table; the same commit also restores how far it had read its sources."""
 
     def run() -> None:
         DeltaTable(table_path(settings, table)).restore(version, commit_properties=properties(consumed, info))
@@ -184,7 +183,7 @@ def restore(settings: Settings, table: Table, version: int, consumed: Iterable[C
 
 
 def write_ops(settings: Settings, name: str, rows: list[dict[str, Any]]) -> None:
-    """Append rows to one of the tables under ``ops/``; made when it is first needed."""
+    """Append rows to a table under ``ops/``, which is created when first needed."""
     if rows:
         path, found = f"{settings.layer_path('ops')}/{name}", pa.Table.from_pylist(rows, ops.SCHEMAS[name])
         retried(lambda: write_deltalake(path, found, mode="append", schema_mode="merge"), path)
@@ -198,10 +197,10 @@ def upsert_ops(
     where: str = "false",
     keep: tuple[str, ...] = (),
 ) -> None:
-    """Put rows into a table under ``ops/``, each key once, so that writing them twice changes nothing.
+    """Write rows to a table under ``ops/``, each key once, so that writing them twice changes nothing.
 
-    ``where`` (SQL over ``s``, the new row, and ``t``, the one there) says when a row that is there is
-    updated; columns in ``keep`` stay as they are.
+    ``where`` (SQL over ``s``, the new row, and ``t``, the existing one) says when an existing row is updated; columns
+    in ``keep`` keep their values.
     """
     if not rows.num_rows:
         return
@@ -212,7 +211,7 @@ def upsert_ops(
         found = open_table(path)
         early = found is not None and not {*rows.column_names} <= {field.name for field in found.schema().fields}
         if found is None or (early and where != "false"):
-            # Not there yet, or of an early version of this library whose rows cannot be updated.
+            # It does not exist yet, or an early version of this library wrote it and its rows cannot be updated.
             if found is None:
                 write_deltalake(path, rows, mode="error")
             else:
@@ -232,7 +231,7 @@ def _swap_parquet(df: DataFrame, table: Table, path: Path) -> None:
     fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     df.select(*table.names).write.mode("overwrite").parquet(str(fresh))
-    if not fresh.exists():  # Sail writes no folder where there are no rows
+    if not fresh.exists():  # Sail writes no folder if there are no rows
         fresh.mkdir(parents=True)
         pq.write_table(table.arrow_schema().empty_table(), fresh / "part-0.parquet")
     shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Tables on disk: where they are, what their logs say, and their rows as frames.
+"""Tables on disk: their paths, their logs, and their rows as frames.
 
-Metadata is read and tables are created by delta-rs, without a JVM; data goes through Spark.
-With ``enable_delta: false`` tables are plain Parquet folders, written whole and swapped in.
+delta-rs reads metadata and creates tables, without a JVM; the engine reads and writes data.
+With ``enable_delta: false`` tables are plain Parquet folders that are replaced as a whole.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Consumed:
-    """How far a write has read one source: an id that a recreated source does not share."""
+    """How far a write has read a source; a source that is recreated gets another ``app_id``."""
 
     app_id: str
     version: int
@@ -51,22 +51,22 @@ class Changes:
     any: bool = False
     commits: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = True
-    """False where old log entries are gone, so that only a full read is safe."""
+    """False if log entries are missing, so that only a full read is safe."""
     rewritten: bool = False
-    """Rows that were there have been replaced."""
+    """Whether existing rows were replaced."""
     replayed: set[date] = field(default_factory=set)
-    """Days on which records landed that have been put through again."""
+    """Days on which replayed records landed."""
 
 
 def table_path(settings: Settings, table: Table) -> str:
-    """Folder of a table."""
+    """Return the folder of a table."""
     folder = table.name.removesuffix("_quarantine") if table.layer == "quarantine" else table.name
     return f"{settings.layer_path(table.layer)}/{folder}"
 
 
 @dataclass
 class _Look:
-    """What has been opened and read since a look began, by path."""
+    """Tables that were opened and read since a `look` began, by path."""
 
     tables: dict[str, DeltaTable | None] = field(default_factory=dict)
     ops: dict[str, pa.Table] = field(default_factory=dict)
@@ -77,8 +77,8 @@ _look: ContextVar[_Look | None] = ContextVar("look", default=None)
 
 @contextlib.contextmanager
 def look() -> Iterator[None]:
-    """Open each table, and read each table of ops, once, so that all is seen at one version; for code that only
-    reads. Also a decorator."""
+    """Open each table, and read each table under ``ops/``, only once, so that code that only reads sees a single
+    version. Also a decorator."""
     if _look.get() is not None:
         yield
         return
@@ -90,7 +90,7 @@ def look() -> Iterator[None]:
 
 
 def open_table(path: str) -> DeltaTable | None:
-    """The Delta table in a folder; None where there is none."""
+    """Open the Delta table in a folder; None if there is none."""
     seen = _look.get()
     if seen is None:
         return _open(path)
@@ -109,31 +109,31 @@ def _open(path: str) -> DeltaTable | None:
 
 
 def opened(settings: Settings, table: Table) -> DeltaTable | None:
-    """The table as it is now; None where it has not been made, or with ``ENABLE_DELTA=false``."""
+    """Open the current version of a table; None if it has not been made, or with ``ENABLE_DELTA=false``."""
     return open_table(table_path(settings, table)) if settings.enable_delta else None
 
 
 def as_made(table: Table, opened: DeltaTable | None) -> Table:
-    """The declaration with the columns that a table got beside them, as a replica does from its source."""
-    more = {}
+    """Return the declaration with the columns that the table has in addition, as a replica does from its source."""
+    added = {}
     for column in opened.schema().fields if opened else ():
         if column.name not in table.names:
             kind = str(column.type.type)
-            more[column.name] = _SPARK_TYPES.get(kind, kind), (column.metadata or {}).get("comment", "")
-    return with_columns(table, more)
+            added[column.name] = _SPARK_TYPES.get(kind, kind), (column.metadata or {}).get("comment", "")
+    return with_columns(table, added)
 
 
 _SPARK_TYPES = {"long": "bigint", "integer": "int"}
-"""Types that Delta's log names otherwise than Spark."""
+"""Spark's names of types that Delta's log names differently."""
 
 
 def made(settings: Settings, table: Table, lacks: str) -> DeltaTable:
-    """The Delta table of a table that has to be there.
+    """Open a table that must exist.
 
     Raises
     ------
-    TableError
-        It has not been made; ``lacks`` says what there is not, so.
+    NotMadeError
+        It has not been made; ``lacks`` says what is missing because of that.
     """
     opened = open_table(table_path(settings, table))
     if opened is None:
@@ -142,32 +142,32 @@ def made(settings: Settings, table: Table, lacks: str) -> DeltaTable:
 
 
 def at(opened: DeltaTable, name: str, version: int) -> DeltaTable:
-    """A table as it was.
+    """Return a table at a version.
 
     Raises
     ------
     ConfigError
-        There is no such version, or it cannot be read any more.
+        There is no such version, or it can no longer be read.
     """
     newest = opened.version()
     with contextlib.suppress(DeltaError):
-        if 0 <= version <= newest:  # for one to come delta-rs looks for minutes
+        if 0 <= version <= newest:  # delta-rs searches minutes for a future version
             return opened if version == newest else DeltaTable(opened.table_uri, version=version)
     raise ConfigError(f"{name} has no version {version} that can be read; the newest is {newest}")
 
 
 def dataset(opened: DeltaTable) -> ds.Dataset:
-    """The files of a table for Arrow and DuckDB, read by Arrow's own filesystem.
+    """Return the files of a table for Arrow and DuckDB, read through Arrow's own filesystem.
 
-    Through that of delta-rs, threads of Arrow would call back into Python, and abort a process that ends
-    meanwhile.
+    Through the filesystem of delta-rs, Arrow's threads would call back into Python and abort a process that is
+    exiting.
     """
     files, root = filesystem(opened.table_uri)
     return opened.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, files))
 
 
 def content(path: str, schema: pa.Schema) -> ds.Dataset:
-    """The rows in a table's folder, Delta or plain Parquet; none where it has not been made."""
+    """Return the rows in a table's folder, Delta or plain Parquet; none if it has not been made."""
     opened = open_table(path)
     if opened is not None:
         return dataset(opened)
@@ -176,7 +176,7 @@ def content(path: str, schema: pa.Schema) -> ds.Dataset:
 
 
 def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]]:
-    """Rows of one of the tables under ``ops/`` in which columns have these values; none if it is not there."""
+    """Return the rows of a table under ``ops/`` in which the columns have these values; none if it does not exist."""
     path = f"{settings.layer_path('ops')}/{name}"
     opened = open_table(path)
     if opened is None:
@@ -185,18 +185,18 @@ def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]
     known = seen.ops if seen else {}
     if path not in known:
         known[path] = dataset(opened).to_table()
-    # Not filtered while it is scanned: what delta-rs merges holds text as string_view, which Arrow does not compare.
+    # Filter after the scan: delta-rs merges write text as string_view, which Arrow cannot compare while scanning.
     rows: list[dict[str, Any]] = known[path].filter(_equal(equal)).to_pylist()
     return rows
 
 
 def ops_tuples(settings: Settings, name: str, columns: list[str], **equal: Any) -> Iterator[tuple[Any, ...]]:
-    """Some columns of the rows of a table under ``ops/``, as `read_ops` selects them; none where it lacks one."""
+    """Return some columns of the rows that `read_ops` selects; no rows if the table lacks one of the columns."""
     opened = open_table(f"{settings.layer_path('ops')}/{name}")
     if opened is None or not {*columns} <= {field.name for field in opened.schema().fields}:
         return iter(())
-    found = dataset(opened).to_table([*dict.fromkeys([*columns, *equal])]).filter(_equal(equal)).select(columns)
-    return zip(*(column.to_pylist() for column in found.columns), strict=True)
+    rows = dataset(opened).to_table([*dict.fromkeys([*columns, *equal])]).filter(_equal(equal)).select(columns)
+    return zip(*(column.to_pylist() for column in rows.columns), strict=True)
 
 
 def _equal(equal: dict[str, Any]) -> ds.Expression:
@@ -204,7 +204,7 @@ def _equal(equal: dict[str, Any]) -> ds.Expression:
 
 
 def exists(settings: Settings, table: Table) -> bool:
-    """Whether the table has been made."""
+    """Return whether the table has been made."""
     path = table_path(settings, table)
     if settings.enable_delta:
         return open_table(path) is not None
@@ -212,16 +212,16 @@ def exists(settings: Settings, table: Table) -> bool:
 
 
 def ensure(settings: Settings, table: Table) -> None:
-    """Create the table from its declaration, or add the columns that it lacks."""
+    """Create the table from its declaration, or add missing columns."""
     path = table_path(settings, table)
     if not settings.enable_delta:
         if not Path(path).is_dir():
             Path(path).mkdir(parents=True)
             pq.write_table(table.arrow_schema().empty_table(), f"{path}/empty.parquet")
         return
-    found = open_table(path)
+    existing = open_table(path)
     schema = Schema.from_arrow(table.arrow_schema())
-    if found is None:
+    if existing is None:
         days = max(settings.time_travel_retention_days, settings.vacuum_retention_days)
         configuration = {
             "delta.logRetentionDuration": f"interval {settings.time_travel_retention_days} days",
@@ -236,13 +236,13 @@ def ensure(settings: Settings, table: Table) -> None:
         )  # fmt: skip
         _checksum(path)
         return
-    present = {item.name for item in found.schema().fields}
+    present = {item.name for item in existing.schema().fields}
     if missing := [item for item in schema.fields if item.name not in present]:
-        found.alter.add_columns(missing)
+        existing.alter.add_columns(missing)
 
 
 def _checksum(path: str) -> None:
-    """Write the checksum file of a new, empty table, from which Spark takes the table's state without a job."""
+    """Write the checksum file of a new, empty table, from which Spark reads the table's state without a job."""
     created = {kind: body for action in actions(path, 0) or [] for kind, body in action.items()}
     checksum = {
         "tableSizeBytes": 0, "numFiles": 0, "numMetadata": 1, "numProtocol": 1, "setTransactions": [],
@@ -254,49 +254,49 @@ def _checksum(path: str) -> None:
 
 
 def source_id(source: DeltaTable) -> str:
-    """The app id under which targets remember how far they read this table."""
+    """Return the app id under which targets store how far they have read this table."""
     return f"source:{source.metadata().id}"
 
 
 def watermark(target: DeltaTable | None, app_id: str) -> int | None:
-    """The last version (or batch) that the target's own commits say it has consumed."""
+    """Return the last version (or batch) that the target has consumed, according to its own commits."""
     return None if target is None else target.transaction_version(app_id)
 
 
 def changes(path: str, after: int, upto: int) -> Changes:
-    """Data changes in the versions after ``after`` up to ``upto``, from the log alone.
+    """Return the data changes in the versions after ``after``, up to and including ``upto``, from the log alone.
 
-    Compaction and rows that go to the archive change no data in this sense.
+    Compaction and archiving do not count as changes of data.
     """
-    found = Changes()
+    result = Changes()
     for version in range(after + 1, upto + 1):
-        written = actions(path, version)
-        if written is None:
-            found.complete = False
-            found.any = True
+        entries = actions(path, version)
+        if entries is None:
+            result.complete = False
+            result.any = True
             continue
-        info: dict[str, Any] = next((a["commitInfo"] for a in written if "commitInfo" in a), {})
-        adds = [a["add"] for a in written if "add" in a and a["add"]["dataChange"]]
-        removes = [a["remove"] for a in written if "remove" in a and a["remove"]["dataChange"]]
-        found.commits.append(info | {"version": version, "adds": adds})
+        info: dict[str, Any] = next((a["commitInfo"] for a in entries if "commitInfo" in a), {})
+        adds = [a["add"] for a in entries if "add" in a and a["add"]["dataChange"]]
+        removes = [a["remove"] for a in entries if "remove" in a and a["remove"]["dataChange"]]
+        result.commits.append(info | {"version": version, "adds": adds})
         if "archived" in says(info):
             continue
         if not adds and (not removes or info.get("operation") == "DELETE") and "set_aside" not in says(info):
             continue
-        found.any = True
+        result.any = True
         if landed := says(info).get("landed"):
-            found.replayed.update(map(date.fromisoformat, landed))
+            result.replayed.update(map(date.fromisoformat, landed))
         elif "set_aside" in says(info):
-            found.rewritten = True
+            result.rewritten = True
         else:
-            found.rewritten |= bool(removes) and info.get("operation") != "DELETE"
+            result.rewritten |= bool(removes) and info.get("operation") != "DELETE"
         for action in adds + removes:
-            found.partitions.update((action.get("partitionValues") or {}).values())
-    return found
+            result.partitions.update((action.get("partitionValues") or {}).values())
+    return result
 
 
 def actions(path: str, version: int) -> list[dict[str, Any]] | None:
-    """The actions of one commit; None where its log entry is gone."""
+    """Read the actions of a commit; None if its log entry no longer exists."""
     files, root = filesystem(path)
     try:
         with files.open_input_stream(f"{root}/_delta_log/{version:020d}.json") as stream:
@@ -306,7 +306,7 @@ def actions(path: str, version: int) -> list[dict[str, Any]] | None:
 
 
 def data_files(opened: DeltaTable) -> list[tuple[str, int]]:
-    """Every data file in a table's folder, of whatever version, and its bytes."""
+    """List every data file in a table's folder, of any version, with its size in bytes."""
     files, root = filesystem(opened.table_uri)
     infos = files.get_file_info(pafs.FileSelector(root, recursive=True))
     return [
@@ -317,7 +317,7 @@ def data_files(opened: DeltaTable) -> list[tuple[str, int]]:
 
 
 def last_checkpoint(path: str) -> tuple[int, datetime] | None:
-    """Version and time of a table's last checkpoint; None where it has none."""
+    """Return the version and time of a table's last checkpoint; None if it has none."""
     files, root = filesystem(path)
     try:
         with files.open_input_stream(f"{root}/_delta_log/_last_checkpoint") as stream:
@@ -328,7 +328,7 @@ def last_checkpoint(path: str) -> tuple[int, datetime] | None:
 
 
 def committed_at(opened: DeltaTable) -> datetime:
-    """Time of the last commit; of the last checkpoint where the commit's entry in the log is gone."""
+    """Return the time of the last commit, or of the last checkpoint if the commit's log entry no longer exists."""
     if last := opened.history(1):
         return datetime.fromtimestamp(last[0]["timestamp"] / 1000, UTC)
     checkpoint = last_checkpoint(opened.table_uri)
@@ -336,37 +336,37 @@ def committed_at(opened: DeltaTable) -> datetime:
 
 
 def said(opened: DeltaTable, after: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """What each commit after a version says of itself; None where its log entry is gone."""
+    """Yield each commit after a version with its metadata; None for the metadata if the log entry no longer exists."""
     for version in range(after + 1, opened.version() + 1):
-        written = actions(opened.table_uri, version)
-        if written is None:
+        entries = actions(opened.table_uri, version)
+        if entries is None:
             yield version, None
         else:
-            yield version, says(next((action["commitInfo"] for action in written if "commitInfo" in action), {}))
+            yield version, says(next((action["commitInfo"] for action in entries if "commitInfo" in action), {}))
 
 
 def was_said(opened: DeltaTable, after: int, key: str, value: str) -> bool:
-    """Whether a commit after a version says this of itself."""
-    return any(says is not None and says.get(key) == value for _, says in said(opened, after))
+    """Return whether the metadata of a commit after a version has this value."""
+    return any(metadata is not None and metadata.get(key) == value for _, metadata in said(opened, after))
 
 
 def says(info: dict[str, Any]) -> dict[str, Any]:
-    """What the pipeline wrote into a commit of its own."""
+    """Return the metadata that the pipeline wrote into a commit; empty for other commits."""
     try:
-        told: dict[str, Any] = json.loads(info.get("userMetadata") or "{}")
+        metadata: dict[str, Any] = json.loads(info.get("userMetadata") or "{}")
     except json.JSONDecodeError:
         return {}
-    return told
+    return metadata
 
 
 def read(spark: SparkSession, settings: Settings, table: Table, version: int | None = None) -> DataFrame:
-    """The table as it is, or as it was at a version."""
+    """Read the table, or an earlier version of it."""
     path = table_path(settings, table)
     if not settings.enable_delta:
         return spark.read.parquet(path)
     reader = spark.read.format("delta")
     reader = reader if version is None else reader.option("versionAsOf", version)
-    if settings.native:  # Sail's unions stumble over comments of columns and over NOT NULL
+    if settings.native:  # Sail's unions fail on column comments and on NOT NULL
         reader = reader.schema(_plain_schema(DeltaTable(path, version=version)))
     return reader.load(path)
 
@@ -381,7 +381,7 @@ def _plain_schema(opened: DeltaTable) -> StructType:
 
 
 def _inserts(spark: SparkSession, path: str, table: Table, after: int, upto: int) -> DataFrame:
-    """What was added, from the files that the log names; from the change feed where rows were also taken away."""
+    """Read added rows from the files in the log, or from the change feed if rows were also removed."""
     from urllib.parse import unquote
 
     from pyspark.sql import functions as F
@@ -405,16 +405,16 @@ def _inserts(spark: SparkSession, path: str, table: Table, after: int, upto: int
     parts = []
     for day, files in added.items():
         frame = reader.parquet(*files)
-        if table.partition_by:  # the files do not hold it, so that it is null there
+        if table.partition_by:  # the files do not contain it, so it is null there
             frame = frame.withColumn(table.partition_by, F.coalesce(F.lit(day).cast("date"), table.partition_by))
         parts.append(frame.select(*table.names))
-    while len(parts) > 1:  # in pairs: a plan must not be deeper than Spark Connect's messages may be
+    while len(parts) > 1:  # in pairs: Spark Connect limits the depth of a plan
         parts = [functools.reduce(lambda a, b: a.unionByName(b), parts[n : n + 2]) for n in range(0, len(parts), 2)]
     return parts[0]
 
 
 def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: int, upto: int) -> DataFrame:
-    """Rows that were added to an append-only table after one version, up to another."""
+    """Read the rows that were added to an append-only table after one version, up to another."""
     if settings.native:
         return _inserts(spark, table_path(settings, table), table, after, upto)
     feed = (
@@ -428,7 +428,7 @@ def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: i
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """Arrow's filesystem for a folder, and the folder's path in it."""
+    """Return Arrow's filesystem for a folder, and the folder's path in it."""
     if "://" in path:
         filesystem, root = pafs.FileSystem.from_uri(path)
         return filesystem, root.rstrip("/")

@@ -1,6 +1,6 @@
-"""Commits by delta-rs: rows stream from the engine, and all watermarks go into the commit of the data.
+"""Commits by delta-rs: rows stream from the engine, and all watermarks are part of the data's commit.
 
-Like Spark's, a write whose first watermark the table has already does nothing.
+As with Spark, a write does nothing if the table already has its first watermark.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ def write(
     where: str | None,
     reschema: bool,
 ) -> None:
-    """Append rows, or replace those of the partitions ``where`` says, or all; with ``reschema`` columns too."""
-    target, told = DeltaTable(path), properties(consumed, info)
+    """Append rows, or replace those of the partitions that ``where`` selects, or all; ``reschema`` also replaces
+    the columns."""
+    target, commit_properties = DeltaTable(path), properties(consumed, info)
     if consumed and is_known(target, consumed[:1]):
         return
     stream = _stream(rows, None if reschema else target)
     if mode == "append":
-        write_deltalake(target, stream, mode="append", commit_properties=told)
+        write_deltalake(target, stream, mode="append", commit_properties=commit_properties)
     elif reschema:
-        write_deltalake(target, stream, mode="overwrite", schema_mode="overwrite", commit_properties=told)
+        write_deltalake(target, stream, mode="overwrite", schema_mode="overwrite", commit_properties=commit_properties)
     else:
-        write_deltalake(target, stream, mode="overwrite", predicate=where, commit_properties=told)
+        write_deltalake(target, stream, mode="overwrite", predicate=where, commit_properties=commit_properties)
 
 
 def merge(
     changes: DataFrame, path: str, names: list[str], match: Match, consumed: list[Consumed], info: dict[str, Any]
 ) -> None:
-    """Delete, update and insert rows as ``_action`` says."""
+    """Delete, update and insert rows according to ``_action``."""
     target = DeltaTable(path)
     if consumed and is_known(target, consumed[:1]):
         return
@@ -63,15 +64,15 @@ def merge(
 
 
 def _stream(frame: DataFrame, target: DeltaTable | None) -> pa.RecordBatchReader:
-    """The rows of a frame batch by batch, with the types of a table, which may have more columns; columns that it
-    lacks stay behind them."""
+    """Stream the rows of a frame in batches, cast to the types of a table. Columns that only the table has are null;
+    columns that only the frame has come last."""
     client: Any = frame.sparkSession.client
     plan: Any = cast("Any", frame)._plan
     parts: Iterator[Any] = client.to_table_as_iterator(plan.to_proto(client), plan.observations)
     tables = (part for part in parts if isinstance(part, pa.Table))
     first = next(tables, None)
-    found = frame.limit(0).toArrow().schema if first is None else first.schema
-    schema = _fitted(found, target)
+    received = frame.limit(0).toArrow().schema if first is None else first.schema
+    schema = _fitted(received, target)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for table in () if first is None else (first, *tables):
@@ -85,10 +86,10 @@ def _stream(frame: DataFrame, target: DeltaTable | None) -> pa.RecordBatchReader
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _fitted(found: pa.Schema, target: DeltaTable | None) -> pa.Schema:
-    """The columns of a table, as they may be null, then those that only the rows have."""
+def _fitted(received: pa.Schema, target: DeltaTable | None) -> pa.Schema:
+    """Return the columns of a table, all nullable, then those that only the rows have."""
     if target is None:
-        return found
+        return received
     known = [pa.field(field.name, field.type) for field in pa.schema(target.schema().to_arrow())]
     names = {field.name for field in known}
-    return pa.schema([*known, *(field for field in found if field.name not in names)])
+    return pa.schema([*known, *(field for field in received if field.name not in names)])

@@ -1,4 +1,4 @@
-"""Commits by delta-spark: rows are written where they are, and one watermark goes into the commit of the data."""
+"""Commits by delta-spark: Spark writes the rows where they are, and one watermark is part of the data's commit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def write(
     where: str | None,
     reschema: bool,
 ) -> None:
-    """Append rows, or replace those of the partitions ``where`` says, or all; with ``reschema`` columns too."""
+    """Append rows, or replace those of the partitions that ``where`` selects, or all; ``reschema`` also replaces
+    the columns."""
     options = {"userMetadata": json.dumps(info)}
     if consumed:
         options |= {"txnAppId": consumed[0].app_id, "txnVersion": str(consumed[0].version)}
@@ -39,7 +40,7 @@ def write(
 def merge(
     changes: DataFrame, path: str, names: list[str], match: Match, consumed: list[Consumed], info: dict[str, Any]
 ) -> None:
-    """Delete, update and insert rows as ``_action`` says."""
+    """Delete, update and insert rows according to ``_action``."""
     spark = changes.sparkSession
     if match.flagged:
         matched = "WHEN MATCHED THEN DELETE"
@@ -52,17 +53,17 @@ def merge(
         f"MERGE INTO delta.`{path}` t USING {view} s ON {match.condition('`', 'size')} {matched} "
         f"WHEN NOT MATCHED AND s._action <> 'delete' THEN INSERT ({columns}) VALUES ({values})"
     )
-    # These settings would silence every later write of the session with the same numbers:
-    # they stand for one statement, in a session of the table's own.
-    told = {"spark.databricks.delta.commitInfo.userMetadata": json.dumps(info)}
+    # With these settings Spark would skip every later write of the session with the same numbers:
+    # they are set for one statement only, in a session that serves only this table.
+    session_settings = {"spark.databricks.delta.commitInfo.userMetadata": json.dumps(info)}
     if consumed:
-        told |= dict(zip(_TXN, (consumed[0].app_id, str(consumed[0].version)), strict=True))
+        session_settings |= dict(zip(_TXN, (consumed[0].app_id, str(consumed[0].version)), strict=True))
     changes.createOrReplaceTempView(view)
     try:
-        for key, value in told.items():
+        for key, value in session_settings.items():
             spark.conf.set(key, value)
         spark.sql(statement).collect()
     finally:
-        for key in told:
+        for key in session_settings:
             spark.conf.unset(key)
         spark.catalog.dropTempView(view)

@@ -1,4 +1,4 @@
-"""Reads without a JVM: figures from the Delta logs, SQL over the tables with DuckDB."""
+"""Reads without an engine: figures from the Delta logs, and SQL over the tables with DuckDB."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     pass
 
 CATALOG = {f"{layer}_tables": layer for layer in tables.LAYERS}
-"""Views of what the catalog knows of the tables of a layer, by name."""
+"""Views that list a layer's tables from the catalog, by name."""
 
 _LINE = pa.schema([
     *((name, pa.string()) for name in ("name", "layer", "tier", "description", "grain", "owner")),
@@ -37,23 +37,24 @@ _LINE = pa.schema([
 
 
 def plain() -> duckdb.DuckDBPyConnection:
-    """A DuckDB of one's own, in memory, in UTC."""
+    """Open a new in-memory DuckDB in UTC."""
     connection = duckdb.connect(":memory:")
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """The same for SQL that comes from Spark's; to know what that means takes it some 40 ms."""
+    """Open one for SQL translated from Spark's; the macros that this needs take some 40 ms to define."""
     connection = plain()
     dialects.prepare(connection)
     return connection
 
 
 def cursor() -> duckdb.DuckDBPyConnection:
-    """A connection to the DuckDB that this process shares: in UTC, for SQL that comes from Spark's as well.
+    """Open a connection to the DuckDB that this process shares, in UTC, also for SQL translated from Spark's.
 
-    Views and temporary tables are its own. What holds for all of a DuckDB, such as its memory, must not be set.
+    Each connection has separate views and temporary tables. Settings of the whole DuckDB, such as its memory, must not
+    be changed.
     """
     connection = _shared(os.getpid()).cursor()
     connection.execute("SET TimeZone = 'UTC'")
@@ -67,24 +68,24 @@ def _shared(process: int) -> duckdb.DuckDBPyConnection:
 
 @functools.lru_cache(maxsize=1)
 def _database(hour: int) -> duckdb.DuckDBPyConnection:
-    """What pages are read with, for an hour: it remembers the heads of files, which Delta never changes."""
+    """Return the connection for reading pages, new each hour. It caches file metadata, which Delta never changes."""
     connection = duckdb.connect(":memory:")
     connection.execute("SET parquet_metadata_cache = true; SET enable_external_file_cache = false")
     return connection
 
 
 def query(settings: Settings, sql: str, lines: list[dict[str, Any]] | None = None) -> pd.DataFrame:
-    """The answer of a DuckDB query over the tables by name; ``ops_<name>`` for those under ops.
+    """Run a DuckDB query over the tables by name; ``ops_<name>`` for those under ops.
 
-    ``quarantine`` is all quarantine tables together, with ``table_name``. With ``lines``, which `catalog.lines`
-    gives, ``gold_tables`` and the like are what the catalog knows of a layer's tables. Timestamps are UTC, without
-    a zone. A table that has not been made has no rows. Only tables that the text mentions are opened; nothing else
-    can be reached.
+    ``quarantine`` is the union of all quarantine tables, with ``table_name``. With ``lines``, from `catalog.lines`,
+    ``gold_tables`` and the like list a layer's tables from the catalog. Timestamps are UTC, without a zone. A table
+    that has not been made has no rows. Only tables that the text mentions are opened; the query can reach nothing
+    else.
     """
     words = set(re.findall(r"\w+", sql))
     connection, files = plain(), []
-    if [one.type for one in connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
-        raise ConfigError(f"One SELECT is answered here, and nothing else: {sql.strip()[:80]!r}")
+    if [statement.type for statement in connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
+        raise ConfigError(f"Only a single SELECT is accepted here, not {sql.strip()[:80]!r}")
     if lines is not None:
         register_catalog(connection, lines)
     known = _known(settings)
@@ -103,7 +104,7 @@ def page(
     settings: Settings, name: str, version: int | None = None, order_by: str = "", descending: bool = False,
     offset: int = 0, limit: int = 20,
 ) -> pd.DataFrame:  # fmt: skip
-    """Some rows of a table as it is or was, in the order of a column or as they come.
+    """Return some rows of a table or of an earlier version, sorted by a column or unsorted.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def preview(
     settings: Settings, name: str, version: int | None = None, columns: Sequence[str] = (), order_by: str = "",
     descending: bool = False, limit: int = 10,
 ) -> tuple[pa.Table, int]:  # fmt: skip
-    """`page` as Arrow, of some columns, and the version that was read."""
+    """Return some columns of a `page` as Arrow, and the version that was read."""
     connection, sql, read = _page(settings, name, version, columns, order_by, descending, 0, limit)
     return connection.sql(sql).to_arrow_table(), read
 
@@ -146,7 +147,7 @@ def _page(
 
 
 def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> pd.DataFrame:
-    """How often values of a column occur: ``value`` (or the lower bound of a bin) and ``rows``."""
+    """Count how often the values of a column occur: ``value`` (or the lower bound of a bin) and ``rows``."""
     table = tables.get(settings, name)
     kind = table.types.get(column)
     if kind is None:
@@ -167,7 +168,7 @@ def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> 
 
 
 def count(settings: Settings, name: str) -> int:
-    """Rows of a table, from its log alone; 0 where it has not been made."""
+    """Count the rows of a table, from its log alone; 0 if it has not been made."""
     table = tables.get(settings, name)
     if settings.enable_delta:
         opened = delta.opened(settings, table)
@@ -177,8 +178,8 @@ def count(settings: Settings, name: str) -> int:
 
 
 def overview(settings: Settings) -> pd.DataFrame:
-    """Every table with its rows, the age of its last commit in hours, and whether that is late."""
-    found = []
+    """List every table with its rows, the age of its last commit in hours, and whether it is late."""
+    lines = []
     for table in tables.declared(settings).values():
         opened = delta.opened(settings, table)
         rows, age = 0, None
@@ -186,46 +187,46 @@ def overview(settings: Settings) -> pd.DataFrame:
             since = datetime.now(UTC) - delta.committed_at(opened)
             rows, age = opened.count(), since.total_seconds() / 3600
         state = "not made" if age is None else "late" if age > table.freshness_hours else "fresh"
-        found.append((table.layer, table.name, table.grain, rows, age and round(age, 1), state))
-    return pd.DataFrame(found, columns=["layer", "table", "grain", "rows", "age", "freshness"])
+        lines.append((table.layer, table.name, table.grain, rows, age and round(age, 1), state))
+    return pd.DataFrame(lines, columns=["layer", "table", "grain", "rows", "age", "freshness"])
 
 
 def ledger(settings: Settings, run_id: str, names: list[str]) -> pd.DataFrame:
-    """What became of the records that a run read, a row for each of some tables."""
+    """Return the ledger counts of a run, one row for each of the tables."""
     rows = _ledger_rows(settings, names)
-    own = rows[rows.run_id == run_id].drop(columns=["run_id", "table_id", "version", "recorded_at", "rows"])
-    counts = own.groupby("target").sum(numeric_only=True)
-    reasons = own.groupby("target").reasons.agg(lambda texts: " ".join(t for t in texts if t != "{}"))
+    of_run = rows[rows.run_id == run_id].drop(columns=["run_id", "table_id", "version", "recorded_at", "rows"])
+    counts = of_run.groupby("target").sum(numeric_only=True)
+    reasons = of_run.groupby("target").reasons.agg(lambda texts: " ".join(t for t in texts if t != "{}"))
     return counts.join(reasons).reset_index().rename(columns={"target": "table", "records_read": "read"})
 
 
 def recent_runs(settings: Settings, names: list[str] | None = None, limit: int = 5) -> pd.DataFrame:
-    """The last runs: end, tables that moved, records read, duplicate and quarantined."""
+    """List the last runs: end, tables that changed, records read, duplicate and quarantined."""
     runs = _ledger_rows(settings, names).groupby("run_id")
-    found = runs.agg(
+    totals = runs.agg(
         finished=("recorded_at", "max"),
         tables=("target", "nunique"),
         read=("records_read", "sum"),
         duplicate=("duplicate", "sum"),
         quarantined=("quarantined", "sum"),
     )
-    last = found.sort_values("finished", ascending=False).head(limit)
+    last = totals.sort_values("finished", ascending=False).head(limit)
     return last.reset_index().rename(columns={"run_id": "run"})
 
 
 def table_to_profile(settings: Settings) -> Table:
-    """The table to look at closely: ``profile_table``, or where that has no rows the silver one with most."""
+    """Return the table to profile: ``profile_table``, or the silver table with most rows if that one is empty."""
     wanted = tables.get(settings, settings.profile_table)
     silver = [table for table in tables.declared(settings).values() if table.layer == "silver"]
     return wanted if count(settings, wanted.name) else max([wanted, *silver], key=lambda t: count(settings, t.name))
 
 
 def events_by_day(settings: Settings) -> pd.DataFrame:
-    """Events of each day, as ``app_events_silver`` holds and as ``event_metrics_gold`` counts them: ``day``,
-    ``silver``, ``gold``. Days that are not in both tables in full, because of retention, are left out."""
+    """Count the events of each day in ``app_events_silver`` and in ``event_metrics_gold``: ``day``, ``silver``,
+    ``gold``. Days that either table does not hold in full, because of retention, are left out."""
     names = ("app_events_silver", "event_metrics_gold")
     batches = [batch for name in names for batch in archive.batches(settings, tables.get(settings, name))]
-    found = query(
+    counts = query(
         settings,
         """
         WITH silver AS (SELECT event_date AS day, count(*) AS events FROM app_events_silver GROUP BY day),
@@ -235,7 +236,7 @@ def events_by_day(settings: Settings) -> pd.DataFrame:
         FROM silver FULL JOIN gold USING (day) ORDER BY day
     """,
     )
-    return found[~found.day.astype(str).str[:10].isin({day for batch in batches for day in batch.days})]
+    return counts[~counts.day.astype(str).str[:10].isin({day for batch in batches for day in batch.days})]
 
 
 def _ledger_rows(settings: Settings, names: list[str] | None) -> pd.DataFrame:
@@ -243,16 +244,16 @@ def _ledger_rows(settings: Settings, names: list[str] | None) -> pd.DataFrame:
     if rows.empty:
         return rows
     rows["recorded_at"] = rows.recorded_at.dt.tz_localize(None).dt.floor("s")
-    rows = rows[rows.run_id != ""]  # rows that no run moved
+    rows = rows[rows.run_id != ""]  # rows that no run changed
     return rows if names is None else rows[rows.target.isin(names)]
 
 
 def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Dataset) -> list[str]:
-    """A view of a dataset for this connection, timestamps without a zone: DuckDB's functions on those
-    with one are an extension to download. Returns the files that the view reads by itself.
+    """Create a view of a dataset, and return the files that the view reads by itself. Its timestamps have no zone,
+    because DuckDB's functions for those with a zone need an extension to be downloaded.
 
-    Local Parquet is read by DuckDB, which sorts by one column before it fetches the others;
-    everything else comes through Arrow.
+    DuckDB reads local Parquet itself, and sorts by one column before it fetches the others; everything else is read
+    through Arrow.
     """
     schema, files = dataset.schema, _local_files(dataset)
     types = _types(connection, schema)
@@ -274,7 +275,7 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Datas
 
 
 def register_catalog(connection: duckdb.DuckDBPyConnection, lines: list[dict[str, Any]]) -> None:
-    """The views of `CATALOG`, from the catalog's lines; a line has the columns of ``GET /tables``."""
+    """Create the views of `CATALOG` from the catalog's lines; a line has the columns of ``GET /tables``."""
     rows = [line | {"updated_at": _moment(line["updated_at"])} for line in lines]
     for name, layer in CATALOG.items():
         connection.register(name, pa.Table.from_pylist([row for row in rows if row["layer"] == layer], _LINE))
@@ -286,7 +287,7 @@ def _moment(at: datetime | str | None) -> datetime | None:
 
 
 def _local_files(dataset: ds.Dataset) -> list[str]:
-    """The files of a dataset where DuckDB can read them as they are; else none."""
+    """Return the files of a dataset if DuckDB can read them directly; else none."""
     if not isinstance(dataset, ds.FileSystemDataset) or not isinstance(dataset.format, ds.ParquetFileFormat):
         return []
     filesystem, root = dataset.filesystem, ""
@@ -300,12 +301,12 @@ def _local_files(dataset: ds.Dataset) -> list[str]:
 
 
 def _folders(file: str) -> list[tuple[str, str]]:
-    """Partition columns and values in the folders of a file."""
+    """Return the partition columns and values in the path of a file."""
     return [(key, value) for key, equals, value in (part.partition("=") for part in file.split("/")[:-1]) if equals]
 
 
 def _types(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> dict[str, str]:
-    """DuckDB's name of each column's type, times without a zone at any depth."""
+    """Return DuckDB's name of each column's type, with timestamps without a zone at any depth."""
     kinds = connection.from_arrow(schema.empty_table()).types
     return {name: str(kind).replace(" WITH TIME ZONE", "") for name, kind in zip(schema.names, kinds, strict=True)}
 
@@ -315,8 +316,8 @@ def _quoted(name: str) -> str:
 
 
 def _known(settings: Settings) -> dict[str, tuple[str, pa.Schema]]:
-    """Every table that a query may name: where it is, and its columns."""
-    found = {t.name: (delta.table_path(settings, t), t.arrow_schema()) for t in tables.declared(settings).values()}
-    return found | {
+    """Return the path and the schema of every table that a query may name."""
+    places = {t.name: (delta.table_path(settings, t), t.arrow_schema()) for t in tables.declared(settings).values()}
+    return places | {
         f"ops_{name}": (f"{settings.layer_path('ops')}/{name}", schema) for name, schema in ops.SCHEMAS.items()
     }

@@ -1,4 +1,4 @@
-"""What both writers of Delta share: retries, watermarks, and how rows to change are found."""
+"""Shared by both writers of Delta: retries, watermarks, and the merge condition."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 _CONFLICTS = ("DELTA_CONCURRENT", "already exists")
-"""How Spark and delta-rs say that another writer was faster."""
+"""How Spark and delta-rs report that another writer committed first."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """Which rows of a table meet which rows of a merge."""
+    """Which rows of a table match which rows of a merge."""
 
     keys: dict[str, str]
-    """Columns of the table, and those of the source that equal them."""
+    """Columns of the table, and the source's columns that must equal them."""
     days: tuple[str, str] | None = None
-    """The partition column, and the days to look in, as `dates` writes them."""
+    """The partition column, and the days to search, as `dates` formats them."""
     flagged: bool = False
-    """Only rows that carry a flag; these are deleted and never updated."""
+    """Match only flagged rows; these are deleted and never updated."""
 
     def condition(self, quote: str, size: str) -> str:
-        """The condition in a dialect's SQL, over ``t``, the table, and ``s``, the source: how it quotes names, and
-        its function for the length of an array."""
+        """Return the condition in SQL over ``t``, the table, and ``s``, the source. ``quote`` is the dialect's quote
+        for names, ``size`` its function for the length of an array."""
         name = f"{quote}{{}}{quote}".format
-        on = [f"t.{name(column)} = s.{name(other)}" for column, other in self.keys.items()]
+        conditions = [f"t.{name(column)} = s.{name(source_column)}" for column, source_column in self.keys.items()]
         if self.days:
             column, days = self.days
-            on.append(f"t.{name(column)} IN ({days})" if days else "false")
+            conditions.append(f"t.{name(column)} IN ({days})" if days else "false")
         if self.flagged:
-            on.append(f"{size}(t._quality_flags) > 0")
-        return " AND ".join(on)
+            conditions.append(f"{size}(t._quality_flags) > 0")
+        return " AND ".join(conditions)
 
 
 def retried(action: Callable[[], T], what: str) -> T:
-    """Run a write again where another writer was faster."""
+    """Run a write, and retry it if another writer committed first."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
@@ -57,24 +57,24 @@ def retried(action: Callable[[], T], what: str) -> T:
             conflict = isinstance(error, CommitFailedError) or any(word in str(error) for word in _CONFLICTS)
             if not conflict or attempt == ATTEMPTS:
                 raise
-            log.warning("%s: another writer was faster, attempt %d", what, attempt + 1)
+            log.warning("%s: another writer committed first, attempt %d", what, attempt + 1)
             time.sleep(random.uniform(0.2, 0.5) * 2**attempt)
     raise AssertionError
 
 
 def dates(days: Iterable[date | str]) -> str:
-    """Days as a list of SQL's dates."""
+    """Format days as a list of SQL dates."""
     return ", ".join(f"DATE'{day}'" for day in sorted({str(day) for day in days}))
 
 
 def is_known(target: DeltaTable, consumed: Iterable[Consumed]) -> bool:
-    """Whether a table has read its sources as far already."""
+    """Return whether a table has already read its sources this far."""
     known = ((watermark(target, item.app_id), item.version) for item in consumed)
-    return all(before is not None and before >= version for before, version in known)
+    return all(read_version is not None and read_version >= version for read_version, version in known)
 
 
 def properties(consumed: Iterable[Consumed], info: dict[str, Any] | None) -> CommitProperties:
-    """What a commit of delta-rs says of itself, with all of its watermarks."""
+    """Return the metadata of a delta-rs commit, with all of its watermarks."""
     return CommitProperties(
         app_transactions=[Transaction(item.app_id, item.version) for item in consumed],
         custom_metadata={"userMetadata": json.dumps(info)} if info else None,

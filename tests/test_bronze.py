@@ -107,6 +107,9 @@ def test_each_defect_sets_its_flag(spark):
         json.dumps(event(1, properties="{broken")): ["invalid_properties"],
         json.dumps(event(1, properties={"value": "much"})): ["invalid_properties.value"],
         json.dumps(event(1, properties={"value": "NaN"})): ["invalid_properties.value"],
+        json.dumps(event(1, properties={"value": 0})).replace("0}", "1e400}"): ["invalid_properties.value"],
+        json.dumps(event(1, properties='{"value": 1e400}')): ["invalid_properties.value"],
+        json.dumps(event(1, properties={"elsewhere": int("9" * 400)})): [],
         json.dumps(event(1, properties='{"value": 3} and more')): ["invalid_properties"],
         '{"event_id":"e1","Event_ID":"e2","event_type":"t","event_timestamp":"2026-03-02"}': ["ambiguous_fields"],
     }

@@ -23,6 +23,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import TableError
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.intake import landing
+from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import tables
 from lakehouse_lib.storage import commits, delta
 from lakehouse_lib.trust import quality
@@ -82,12 +83,13 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
     unused, last_steps = landing.not_in_use(settings), probes.last_steps(settings)
     used = [declared[name] for name in readable if name not in unused]
     findings += probes.last_run(last_steps)
-    checked, accounted = quality.latest(settings), ledger.last_accounted(settings)
+    checked, accounted, book = quality.latest(settings), ledger.last_accounted(settings), Book(settings)
     for table in used:
         delta_table = readable[table.name]
         findings += probes.half_written(table, delta_table, accounted)
         findings += probes.files_set_aside(settings, table)
         findings += probes.failed_checks(table, checked.get(table.name, {}))
+        findings += probes.rules(table, book)
         findings += probes.clock_skew(settings, table, delta_table, now)
         findings += probes.freshness(settings, table, delta_table, now) or probes.volume(settings, table, now)
     # A table that is behind for a reason reported above is not reported again.

@@ -26,8 +26,9 @@ from lakehouse_lib.intake import envelopes, formats, landing
 from lakehouse_lib.intake.landing import OF_THE_TABLE, LandingFile, feed_of
 from lakehouse_lib.intake.records import PROBLEMS
 from lakehouse_lib.intake.streams import PACKED, Unreadable
-from lakehouse_lib.layers import bronze, cdc, columns, staging
-from lakehouse_lib.model import tables
+from lakehouse_lib.layers import bronze, cdc, columns, fingerprints, staging
+from lakehouse_lib.layers.fingerprints import Book
+from lakehouse_lib.model import reads, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
 
@@ -63,6 +64,8 @@ class Load:
     duplicates: list[LandingFile] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     """Files of the table that a load of everything lacks."""
+    noted: dict[str, Any] = field(default_factory=dict)
+    """Settings that the files were read by."""
 
     @property
     def records(self) -> int:
@@ -85,10 +88,15 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     columns: columns.Lineage | None = None
     """What the table's columns were made from."""
+    rebuilt: bool = False
+    """Whether all files were loaded again because the table is made by something else now."""
 
 
-def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None]) -> Outcome:
+def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None], book: Book) -> Outcome:
     """Load the pending files of a feed into its bronze table; ``begin`` is called if there is something to do.
+
+    All its files are loaded again where the table is made by something else now, by ``book``. Where some of them are
+    not there any more, the rows stay as they are, the outcome says so, and what comes is loaded by the new rules.
 
     Raises
     ------
@@ -98,18 +106,24 @@ def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None
     feed = feed_of(table)
     landing.check_there(settings, feed)
     done = Outcome()
-    whole = not settings.enable_delta or (settings.full and _all_files_there(settings, table, done))
+    changed = book.changes(table)
+    whole = not settings.enable_delta or ((settings.full or bool(changed)) and _all_files_there(settings, table, done))
     if whole or landing.pending_files(settings, table) or not delta.exists(settings, table):
         begin()
         delta.ensure(settings, table)
-        _load_pending(settings, table, run_id, done, whole)
+        done.rebuilt = _load_pending(settings, table, run_id, done, whole, book) and bool(changed)
+    if done.rebuilt:
+        done.notes += [f"made again: {change}" for change in changed]
+    elif changed:
+        done.notes += book.keep(table, done.message.removeprefix("kept: "))
     if ignored := landing.foreign(settings, table, run_id):
         done.notes.append(f"{feed}: left alone, because their names end in no format: {', '.join(ignored)}")
     return done
 
 
-def _load_pending(settings: Settings, table: Table, run_id: str, done: Outcome, whole: bool) -> None:
-    """Load what is pending, some files at a time; ``whole`` loads everything again with one commit."""
+def _load_pending(settings: Settings, table: Table, run_id: str, done: Outcome, whole: bool, book: Book) -> bool:
+    """Load what is pending, some files at a time; ``whole`` loads everything again with one commit. Returns whether
+    everything was loaded again."""
     overtaken = 0
     failed: dict[str, str] = {}
     while load := next_load(settings, table, run_id, whole, failed):
@@ -118,7 +132,7 @@ def _load_pending(settings: Settings, table: Table, run_id: str, done: Outcome, 
                 done.message = f"kept: {len(load.missing)} of its files cannot be loaded again, e.g. {load.missing[0]}"
                 whole = False
                 continue
-            if bad := _commit(settings, table, run_id, done, load, whole):
+            if bad := _commit(settings, table, run_id, done, load, whole, book):
                 failed |= bad
                 _set_aside(settings, table, load, bad, run_id)
                 continue
@@ -127,12 +141,13 @@ def _load_pending(settings: Settings, table: Table, run_id: str, done: Outcome, 
         if not settings.enable_delta or _is_committed(delta.made(settings, table, "it was removed"), load):
             done.changed = True
             if whole:
-                return
+                return True
             continue
         overtaken += 1
         log.warning("%s: another run loaded meanwhile; what is left is planned again", table.name)
         if overtaken > OVERTAKEN:
             raise LandingError(f"{table.name}: other runs loaded {overtaken} times meanwhile. Run again when they end.")
+    return False
 
 
 def next_load(
@@ -149,24 +164,23 @@ def next_load(
         landing.settle(settings, feed, target, run_id)
     known = landing.known_files(settings, feed, target)
     load = Load(feed, (delta.watermark(target, landing.APP_ID) or 0) + 1, -1 if target is None else target.version())
+    watched = reads.watched(settings, load.noted)
     load.staging, load.fields = staging.folder(settings, load.id), bronze.field_names(table)
-    listed = {file.path: file for file in landing.list_files(settings, feed) if file.path not in without}
+    listed = {file.path: file for file in landing.list_files(watched, feed) if file.path not in without}
     fresh = [file for file in listed.values() if whole or not landing.is_settled(feed, known.get(file.path), file)]
     # Of files with one content the first that was delivered counts, also where they are found at once.
     fresh.sort(key=lambda file: (file.modified, file.path))
     try:
-        told = _read(settings, feed, load, fresh, known, whole)
+        told = _read(watched, feed, load, fresh, known, whole)
     except BaseException:
         staging.remove(load.staging)
         raise
     gone = [file for file in known.values() if file.state in landing.NOT_LOADED and file.path not in listed]
     told += [replace(file, state="removed") for file in gone if file.path not in without]
     if whole:
-        there = {_content(file) for file in (*load.files, *load.duplicates)}
+        there = {file.digest for file in (*load.files, *load.duplicates)}  # also if they are read otherwise now
         load.missing = [
-            file.path
-            for file in known.values()
-            if file.state == "loaded" and file.records and _content(file) not in there
+            file.path for file in known.values() if file.state == "loaded" and file.records and file.digest not in there
         ]
     # What the table holds stays so, whatever a file is now.
     told = [file for file in told if _is_read(file) or known.get(file.path, file).state not in OF_THE_TABLE]
@@ -269,7 +283,9 @@ class _NotOpened(Exception):
     """A file could not be read to its end, for no fault of its content."""
 
 
-def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: Load, whole: bool) -> dict[str, str]:
+def _commit(
+    settings: Settings, table: Table, run_id: str, done: Outcome, load: Load, whole: bool, book: Book
+) -> dict[str, str]:
     """Put a load into its table; where the engine fails, returns the files with a record that it cannot compute."""
     says, consumed = load.says(run_id), [delta.Consumed(landing.APP_ID, load.number)]
     if not load.records and settings.enable_delta:
@@ -277,15 +293,20 @@ def _commit(settings: Settings, table: Table, run_id: str, done: Outcome, load: 
         return {}
     with session.opened(settings) as spark:
         records = staging.read(spark, load.staging, load.fields)
-        made = bronze_rows(settings, table, records, run_id)
+        made = bronze_rows(reads.watched(settings, load.noted), table, records, run_id)
         _check_mapping(settings, load.feed, made, records, load.files)
         if load.feed == "cdc_changes":
             _check_recognised(settings, table, made, load.files)
         rows = made.select(*table.names)
         if whole:
             archive.restore(settings, table)
+        marks, more = book.seal(table, load.noted, anew=whole, rebuilt=whole and bool(book.changes(table)))
+        consumed, says = consumed + marks, says | more
         try:
-            (commits.overwrite if whole else commits.append)(rows, settings, table, consumed, says)
+            if whole:
+                commits.overwrite(rows, settings, table, consumed, says, reschema=not delta.fits(settings, table))
+            else:
+                commits.append(rows, settings, table, consumed, says)
         except Exception as error:
             if bad := _files_that_fail(settings, table, run_id, records, load.files):
                 return bad
@@ -425,10 +446,6 @@ def _set_aside(settings: Settings, bronze: Table, load: Load, reasons: dict[str,
 
 def _all_files_there(settings: Settings, table: Table, done: Outcome) -> bool:
     """Whether every file that a bronze table has loaded is still in landing."""
-    feed = feed_of(table)
-    known = landing.known_files(settings, feed, delta.opened(settings, table))
-    listed = {file.path for file in landing.list_files(settings, feed)}
-    gone = [path for path, file in known.items() if file.state == "loaded" and path not in listed]
-    if gone:
-        done.message = f"kept: {len(gone)} of its files are no longer in landing, e.g. {gone[0]}"
+    if gone := fingerprints.obstacle(settings, table):
+        done.message = f"kept: {gone}"
     return not gone

@@ -39,6 +39,10 @@ class Upsert:
     rows: DataFrame
     order: list[str]
 
+    def ranked(self, rows: DataFrame, key: list[str]) -> DataFrame:
+        """Records with their rank among those of their key; one that the table has wins where all else is equal."""
+        return first_of(rows, key, self.order, prefer="_old")
+
 
 @dataclass(frozen=True)
 class Days:
@@ -114,7 +118,7 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
     if isinstance(outcome, Difference) and outcome.table:
         table, reschema = outcome.table, outcome.reschema
         if not reschema:
-            delta.ensure(inputs.settings, table)
+            delta.ensure(inputs.lakehouse, table)
     describe: dict[type, Callable[[Inputs, Any], Write]] = {
         Append: _append,
         Upsert: _upsert,
@@ -122,16 +126,22 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
         Difference: _difference,
     }
     meant = describe[type(outcome)](inputs, outcome)
+    reschema = reschema or (meant.whole and not delta.fits(inputs.lakehouse, table))
+    # Unless a person asks for all of it, what is made again whole touches only the rows that become others.
+    stays = reschema or inputs.lakehouse.full or is_empty(inputs.lakehouse, table)
+    if meant.rows is not None and meant.whole and table.key and not stays:
+        meant = _difference_of(inputs, meant.rows, inputs.current(), meant.counts)
     _commit(inputs, table, meant, reschema)
     return meant.counts
 
 
 def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     """Write rows, and what the commit says of itself; archived rows that it replaces are brought back first."""
-    settings, consumed = inputs.settings, inputs.consumed
+    settings, (marks, more) = inputs.lakehouse, inputs.seal
+    consumed = [*inputs.consumed, *marks]
     reads = {name: state.upto for name, state in inputs.states.items()}
     expected = {"inserted": meant.inserted, "updated": meant.updated, "deleted": meant.deleted}
-    says = {"run_id": inputs.run_id, "sources": reads, "ledger": meant.counts, "expected": expected}
+    says = {"run_id": inputs.run_id, "sources": reads, "ledger": meant.counts, "expected": expected} | more
     if meant.whole:
         archive.restore(settings, table)
         if not is_empty(settings, table) or (reschema and meant.inserted):
@@ -208,7 +218,7 @@ def _ranked(inputs: Inputs, outcome: Upsert) -> DataFrame:
         old = inputs.current().join(new.select(*key).distinct(), key, "left_semi").select(*names)
         part = F.col(inputs.table.partition_by or key[0]).cast("string")
         new = old.withColumns({"_old": F.lit(True), "_part": part}).unionByName(new)
-    ranked = first_of(new, key, outcome.order, prefer="_old")
+    ranked = outcome.ranked(new, key)
     ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
     return settle(ranked.where("NOT _old"))
 
@@ -218,7 +228,13 @@ def _difference(inputs: Inputs, outcome: Difference) -> Write:
     if outcome.old is None:
         return _added(outcome.rows, counts, None, whole=True)
     old = outcome.old() if callable(outcome.old) else outcome.old
-    compared = settle(_compared(outcome.rows, old, inputs.table))
+    return _difference_of(inputs, outcome.rows, old, counts)
+
+
+def _difference_of(inputs: Inputs, rows: DataFrame, old: DataFrame, counts: dict[str, int] | None) -> Write:
+    """The rows that make of ``old`` what should stand there."""
+    rows = rows.drop("_action")
+    compared = settle(_compared(rows, old, inputs.table))
     summed = compared.groupBy("_action").agg(F.count(F.lit(1)).alias("n"), F.collect_set("_old_part").alias("parts"))
     by_action = {row["_action"]: row for row in summed.collect()}
     inserted, updated, deleted, same = (
@@ -228,8 +244,8 @@ def _difference(inputs: Inputs, outcome: Difference) -> Write:
         records_read=inserted + updated + same, accepted=inserted, updated=updated, unchanged=same
     )
     parts = frozenset(part for name in ("update", "delete") if name in by_action for part in by_action[name]["parts"])
-    rows = compared.where("_action <> 'same'").select(*outcome.rows.columns, "_action")
-    return Write(counts, rows, inserted, updated, deleted, parts)
+    changed = compared.where("_action <> 'same'").select(*rows.columns, "_action")
+    return Write(counts, changed, inserted, updated, deleted, parts)
 
 
 def _compared(rows: DataFrame, old: DataFrame, table: Table) -> DataFrame:

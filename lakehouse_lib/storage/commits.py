@@ -21,7 +21,7 @@ from lakehouse_lib.model import ops
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta_rs, delta_spark
 from lakehouse_lib.storage.delta import Consumed, open_table, table_path
-from lakehouse_lib.storage.transactions import Match, dates, is_known, properties, retried
+from lakehouse_lib.storage.transactions import Match, dates, first_watermark, is_known, properties, retried
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -124,7 +124,7 @@ def _commit(
     marks = list(consumed)
     retried(lambda: write(marks), table.name)
     if not settings.native:
-        mark(settings, table, marks[1:])
+        mark(settings, table, [item for item in marks if item not in first_watermark(marks)])
 
 
 def mark(

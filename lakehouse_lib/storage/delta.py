@@ -26,7 +26,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, NotMadeError, TableError
-from lakehouse_lib.model.tables import Table, with_columns
+from lakehouse_lib.model.tables import Table, spark_type, with_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -225,6 +225,19 @@ def ensure(settings: Settings, table: Table) -> None:
     present = {item.name for item in found.schema().fields}
     if missing := [item for item in schema.fields if item.name not in present]:
         found.alter.add_columns(missing)
+
+
+def fits(settings: Settings, table: Table) -> bool:
+    """Whether a table has the partition that is declared and, of the columns that it has, the types."""
+    found = opened(settings, table)
+    if found is None:
+        return True
+    declared = table.types
+    same = all(
+        spark_type(column.type) == declared.get(column.name, spark_type(column.type))
+        for column in pa.schema(found.schema().to_arrow())
+    )
+    return same and found.metadata().partition_columns == [name for name in [table.partition_by] if name]
 
 
 def _checksum(path: str) -> None:

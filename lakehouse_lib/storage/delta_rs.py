@@ -29,7 +29,7 @@ def write(
 ) -> None:
     """Append rows, or replace those of the partitions ``where`` says, or all; with ``reschema`` columns too."""
     target, told = DeltaTable(path), properties(consumed, info)
-    if consumed and is_known(target, consumed[:1]):
+    if is_known(target, consumed):
         return
     stream = _stream(rows, None if reschema else target)
     if mode == "append":
@@ -45,7 +45,7 @@ def merge(
 ) -> None:
     """Delete, update and insert rows as ``_action`` says."""
     target = DeltaTable(path)
-    if consumed and is_known(target, consumed[:1]):
+    if is_known(target, consumed):
         return
     values = {f'"{name}"': f's."{name}"' for name in names}
     merging = target.merge(

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_lib.storage.delta import Consumed
-from lakehouse_lib.storage.transactions import Match
+from lakehouse_lib.storage.transactions import Match, first_watermark
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -27,8 +27,8 @@ def write(
 ) -> None:
     """Append rows, or replace those of the partitions ``where`` says, or all; with ``reschema`` columns too."""
     options = {"userMetadata": json.dumps(info)}
-    if consumed:
-        options |= {"txnAppId": consumed[0].app_id, "txnVersion": str(consumed[0].version)}
+    for item in first_watermark(consumed):
+        options |= {"txnAppId": item.app_id, "txnVersion": str(item.version)}
     if where is not None:
         options["replaceWhere"] = where
     if reschema:
@@ -55,8 +55,8 @@ def merge(
     # These settings would silence every later write of the session with the same numbers:
     # they stand for one statement, in a session of the table's own.
     told = {"spark.databricks.delta.commitInfo.userMetadata": json.dumps(info)}
-    if consumed:
-        told |= dict(zip(_TXN, (consumed[0].app_id, str(consumed[0].version)), strict=True))
+    for item in first_watermark(consumed):
+        told |= dict(zip(_TXN, (item.app_id, str(item.version)), strict=True))
     changes.createOrReplaceTempView(view)
     try:
         for key, value in told.items():

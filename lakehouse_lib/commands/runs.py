@@ -11,6 +11,9 @@ from lakehouse_lib import config
 from lakehouse_lib.commands.shared import load_settings
 from lakehouse_lib.errors import ConfigError, LakehouseError, LockedError, SetupError
 
+PLANNED = 4
+"""Exit status of a plan with something to do."""
+
 
 def set_up(options: argparse.Namespace) -> int:
     from lakehouse_lib.engines import toolchain
@@ -28,11 +31,26 @@ def set_up(options: argparse.Namespace) -> int:
     return 0
 
 
+def show_plan(options: argparse.Namespace) -> int:
+    import json
+
+    from lakehouse_lib.flow import plan
+
+    found = plan.plan(load_settings())
+    print(json.dumps(found.as_json(), ensure_ascii=False, indent=2) if options.json else found.text())
+    return PLANNED if found.affected else 0
+
+
 def run_layers(options: argparse.Namespace) -> int:
     from lakehouse_lib import run
     from lakehouse_lib.care import health
 
     settings = load_settings(notify=options.notify)
+    if options.forward_only:
+        from lakehouse_lib.flow import plan
+
+        for sentence in plan.forward_only(settings, options.forward_only):
+            print(sentence)
     for name in ("date_from", "date_to"):
         if day := getattr(settings, name):  # so that `yesterday` stays the same day when the run passes midnight
             os.environ[config.variable(name)] = day.isoformat()

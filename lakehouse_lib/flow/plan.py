@@ -116,9 +116,9 @@ def plan(settings: Settings) -> Plan:
     return Plan(affected, earlier, not_noted)
 
 
-def settle(settings: Settings) -> list[str]:
+def settle(settings: Settings, book: Book) -> list[str]:
     """Note what tables of early versions are made by, where a run has nothing else to do; says so."""
-    book, unused = Book(settings), landing.not_in_use(settings)
+    unused = landing.not_in_use(settings)
     said = book.adopt(table for table in selection.selected(settings) if table.name not in unused)
     book.store()
     return said

@@ -42,8 +42,8 @@ def check_days(settings: Settings) -> None:
 
 
 @delta.look()
-def pending(settings: Settings, layer: str | None = None) -> list[str]:
-    """Names of the tables with work to do, found without starting Spark.
+def pending(settings: Settings, layer: str | None = None, book: Book | None = None) -> list[str]:
+    """Names of the tables with work to do, found without starting Spark; ``book`` saves reading it again.
 
     A table downstream of a pending one is listed only if it has work of its own.
     """
@@ -51,7 +51,7 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
     used = [table for table in selected(settings, layer) if table.name not in unused]
     if settings.full or settings.has_days or not settings.enable_delta:
         return [table.name for table in used]
-    known, book = quality.latest(settings), Book(settings)
+    known, book = quality.latest(settings), book or Book(settings)
     return [
         table.name
         for table in used

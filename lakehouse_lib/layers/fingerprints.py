@@ -64,9 +64,12 @@ class Book:
     settings: Settings
     records: dict[int, Record] = field(default_factory=dict)
     codes: dict[int, Record] = field(default_factory=dict)
-    """What `code.read` tells, by the digest of the files: ``pieces`` (digests by name) and ``possible`` settings."""
+    """What `code.read` told last of some functions: ``pieces`` (digests by name), ``possible`` settings, and the
+    ``digest`` of the files."""
     new: dict[tuple[str, int], str] = field(default_factory=dict)
     """Rows that are not in ``ops/fingerprints`` yet, by kind and id."""
+    _known: dict[tuple[str, int], list[Change]] = field(default_factory=dict)
+    """What has changed, by table and its number; it stays so for the run."""
     _digests: dict[tuple[str, ...], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -84,19 +87,18 @@ class Book:
         with self._lock:
             if packages not in self._digests:
                 self._digests[packages] = code.digest_of(packages)
-            number = _number(self._digests[packages], *roots)
-            if number not in self.codes:
-                self.codes[number] = self._read(number, roots)
+            number, digest = _number(*roots), self._digests[packages]
+            if self.codes.get(number, {}).get("digest") != digest:
+                self.codes[number] = self._read(roots, digest)
+                self.new["code", number] = json.dumps(self.codes[number])
             return self.codes[number]
 
-    def _read(self, number: int, roots: tuple[str, ...]) -> Record:
+    def _read(self, roots: tuple[str, ...], digest: str) -> Record:
         found = code.read(roots)
         for piece in found.pieces:
             self.new["function", _number(piece.digest)] = piece.text
-        known = {"pieces": {piece.name: piece.digest for piece in found.pieces},
-                 "possible": sorted(reads.possible(found, get_args(Feed)))}  # fmt: skip
-        self.new["code", number] = json.dumps(known)
-        return known
+        return {"pieces": {piece.name: piece.digest for piece in found.pieces}, "digest": digest,
+                "possible": sorted(reads.possible(found, get_args(Feed)))}  # fmt: skip
 
     def present(self, table: Table, paths: Iterable[str] | None = None) -> Record:
         """The fingerprint that a table would get now; ``paths`` are the settings that it reads, if they are known."""
@@ -113,19 +115,24 @@ class Book:
     def made(self, table: Table) -> Record | None:
         """The fingerprint of a table; None where it is not known, as in a lakehouse of an early version."""
         opened = delta.opened(self.settings, table)
-        number = delta.watermark(opened, FINGERPRINT)
-        if opened is None or not number:
-            return None
-        if number not in self.records:  # of a run that was killed before it wrote its books
-            for says in _told(opened):
-                self.records.setdefault(number_of(says), says)
+        return self._record(opened, delta.watermark(opened, FINGERPRINT) or 0)
+
+    def _record(self, opened: DeltaTable | None, number: int) -> Record | None:
+        if opened is not None and number and number not in self.records:
+            # Of a run that was killed before it wrote its books.
+            self.records |= {number_of(record): record for record in _told(opened)}
         return self.records.get(number)
 
     def changes(self, table: Table) -> list[Change]:
         """What a table was made by and is another today; empty too where it is not known."""
-        before = self.made(table) if self.settings.enable_delta else None
-        if before is None:
-            return []
+        opened = delta.opened(self.settings, table)
+        key = table.name, delta.watermark(opened, FINGERPRINT) or 0
+        if key not in self._known:
+            before = self._record(opened, key[1])
+            self._known[key] = [] if before is None else self._compared(table, before)
+        return self._known[key]
+
+    def _compared(self, table: Table, before: Record) -> list[Change]:
         now = self.present(table, before["settings"])
         old, new = before["declaration"], now["declaration"]
         found = [Change("declaration", key, old.get(key), new.get(key))
@@ -134,7 +141,7 @@ class Book:
                   for path, old in before["settings"].items() if old != now["settings"][path]]  # fmt: skip
         if before["version"] and now["version"] != before["version"]:
             found.append(Change("version", "version", before["version"], now["version"]))
-        elif not before["version"]:
+        elif not before["version"] and before["code"] != now["code"]:
             found += _code_changes(before["code"], now["code"])
         return found
 
@@ -145,13 +152,15 @@ class Book:
     ) -> tuple[list[delta.Consumed], Record]:
         """What a commit has to remember and to say, where the table's fingerprint becomes another by it; ``anew``
         where it writes the table whole, ``rebuilt`` where it does so because of what has changed."""
+        if not self.settings.enable_delta:
+            return [], {}
         before = None if anew else self.made(table)
         paths = {*noted, *(before["settings"] if before and before["seen"] else ())}
         record = self.present(table, paths)
         if before and "since" in before:
             record["since"] = before["since"]
         number, opened = number_of(record), delta.opened(self.settings, table)
-        if not self.settings.enable_delta or (not rebuilt and delta.watermark(opened, FINGERPRINT) == number):
+        if not rebuilt and delta.watermark(opened, FINGERPRINT) == number:
             return [], {}
         guard = [delta.Consumed(REBUILD, (delta.watermark(opened, REBUILD) or 0) + 1)] if rebuilt else []
         says: Record = {"fingerprint": record} | ({"operation": "rebuilt"} if rebuilt else {})
@@ -205,9 +214,8 @@ class Book:
         listed = [
             {"id": number, "kind": kind, "text": text, "recorded_at": now} for (kind, number), text in rows.items()
         ]
-        commits.upsert_ops(
-            self.settings, "fingerprints", pa.Table.from_pylist(listed, ops.SCHEMAS["fingerprints"]), ("kind", "id")
-        )
+        found = pa.Table.from_pylist(listed, ops.SCHEMAS["fingerprints"])
+        commits.upsert_ops(self.settings, "fingerprints", found, ("kind", "id"), where="s.kind = 'code'")
 
     def source_of(self, digest: str) -> str:
         """The text of a function, as it was when a table was made by it; empty where it is not known."""

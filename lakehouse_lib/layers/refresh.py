@@ -127,12 +127,18 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
     }
     meant = describe[type(outcome)](inputs, outcome)
     reschema = reschema or (meant.whole and not delta.fits(inputs.lakehouse, table))
-    # Unless a person asks for all of it, what is made again whole touches only the rows that become others.
-    stays = reschema or inputs.lakehouse.full or is_empty(inputs.lakehouse, table)
-    if meant.rows is not None and meant.whole and table.key and not stays:
+    if meant.rows is not None and meant.whole and not reschema and _is_comparable(inputs, table):
         meant = _difference_of(inputs, meant.rows, inputs.current(), meant.counts)
     _commit(inputs, table, meant, reschema)
     return meant.counts
+
+
+def _is_comparable(inputs: Inputs, table: Table) -> bool:
+    """Whether of a table that is made anew only the rows are to be written that become others: its key tells them,
+    and a person has not asked for all of them."""
+    required = {column.name for column in table.columns if column.required}
+    told = bool(table.key) and required.issuperset(table.key)
+    return told and not inputs.lakehouse.full and not is_empty(inputs.lakehouse, table)
 
 
 def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:

@@ -7,6 +7,7 @@ names of locals and parameters, and the module that a function stands in make no
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import hashlib
 import importlib.util
@@ -86,7 +87,9 @@ def read(roots: Iterable[str]) -> Code:
         reader = _Reader(module, name.split(".")[0] if "." in name else "")
         told = reader.tell(node)
         digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
-        code.pieces.append(Piece(f"{module_name}.{name}", digest, ast.unparse(_Undocumented().visit(node))))
+        code.pieces.append(
+            Piece(f"{module_name}.{name}", digest, ast.unparse(_Undocumented().visit(copy.deepcopy(node))))
+        )
         code.settings |= reader.settings
         code.attributes |= reader.attributes
         waiting += sorted(reader.called)

@@ -44,7 +44,7 @@ def overwrite(
     days: Iterable[date] | None = None,
     reschema: bool = False,
 ) -> None:
-    """Replace the whole table, or only the partitions of some days; ``reschema`` also its columns."""
+    """Replace the whole table, or only the partitions of some days; ``reschema`` also its columns and its partition."""
     if not settings.enable_delta:
         _swap_parquet(df, table, Path(table_path(settings, table)))
         return
@@ -64,7 +64,8 @@ def _write(
 ) -> None:
     rows, path = df.select(*table.names), table_path(settings, table)
     write = delta_rs.write if settings.native else delta_spark.write
-    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, reschema))
+    columns = [name for name in [table.partition_by] if name] if reschema else None
+    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, columns))
 
 
 def merge(

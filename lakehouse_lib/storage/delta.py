@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse_lib.config import Settings
@@ -224,7 +224,9 @@ def ensure(settings: Settings, table: Table) -> None:
         return
     present = {item.name for item in found.schema().fields}
     if missing := [item for item in schema.fields if item.name not in present]:
-        found.alter.add_columns(missing)
+        # The rows that are there have no value for it, also where one is required of those to come.
+        found.alter.add_columns([Field(item.name, item.type, nullable=True, metadata=item.metadata)
+                                 for item in missing])  # fmt: skip
 
 
 def fits(settings: Settings, table: Table) -> bool:

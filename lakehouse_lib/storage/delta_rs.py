@@ -25,17 +25,19 @@ def write(
     consumed: list[Consumed],
     info: dict[str, Any],
     where: str | None,
-    reschema: bool,
+    parts: list[str] | None,
 ) -> None:
-    """Append rows, or replace those of the partitions ``where`` says, or all; with ``reschema`` columns too."""
+    """Append rows, or replace those of the partitions ``where`` says, or all; with ``parts`` columns and partition
+    columns too."""
     target, told = DeltaTable(path), properties(consumed, info)
     if is_known(target, consumed):
         return
-    stream = _stream(rows, None if reschema else target)
+    stream = _stream(rows, target if parts is None else None)
     if mode == "append":
         write_deltalake(target, stream, mode="append", commit_properties=told)
-    elif reschema:
-        write_deltalake(target, stream, mode="overwrite", schema_mode="overwrite", commit_properties=told)
+    elif parts is not None:
+        write_deltalake(target, stream, mode="overwrite", schema_mode="overwrite", commit_properties=told,
+                        partition_by=parts)  # fmt: skip
     else:
         write_deltalake(target, stream, mode="overwrite", predicate=where, commit_properties=told)
 

@@ -23,17 +23,18 @@ def write(
     consumed: list[Consumed],
     info: dict[str, Any],
     where: str | None,
-    reschema: bool,
+    parts: list[str] | None,
 ) -> None:
-    """Append rows, or replace those of the partitions ``where`` says, or all; with ``reschema`` columns too."""
+    """Append rows, or replace those of the partitions ``where`` says, or all; with ``parts`` columns and partition
+    columns too."""
     options = {"userMetadata": json.dumps(info)}
     for item in first_watermark(consumed):
         options |= {"txnAppId": item.app_id, "txnVersion": str(item.version)}
     if where is not None:
         options["replaceWhere"] = where
-    if reschema:
+    if parts is not None:
         options["overwriteSchema"] = "true"
-    rows.write.format("delta").mode(mode).options(**options).save(path)
+    rows.write.format("delta").mode(mode).options(**options).partitionBy(*parts or ()).save(path)
 
 
 def merge(

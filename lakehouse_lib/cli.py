@@ -97,6 +97,9 @@ def _add_runs(add_command: _AddCommand) -> None:
     plan = add_command("plan", runs.show_plan, "show which tables the next run makes again because their declaration, "
                        "settings or code have changed; exits with 4 if there are any")  # fmt: skip
     plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.add_argument("--preview", default="", metavar="TABLE",
+                      help="make this table beside the one that there is, under ops/preview, and show how they "
+                           "differ")  # fmt: skip
     notebook = add_command("notebook", runs.run_notebook, "execute one notebook")
     notebook.add_argument("name")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lakehouse_lib import config
 from lakehouse_lib.commands.shared import load_settings
+from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError, LockedError, SetupError
 
 PLANNED = 4
@@ -36,9 +37,25 @@ def show_plan(options: argparse.Namespace) -> int:
 
     from lakehouse_lib.flow import plan
 
-    found = plan.plan(load_settings())
+    settings = load_settings()
+    if options.preview:
+        return _preview(settings, options.preview)
+    found = plan.plan(settings)
     print(json.dumps(found.as_json(), ensure_ascii=False, indent=2) if options.json else found.text())
     return PLANNED if found.affected else 0
+
+
+def _preview(settings: Settings, name: str) -> int:
+    from lakehouse_lib.engines import session
+    from lakehouse_lib.flow import preview
+
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    try:
+        found = preview.preview(settings, name)
+    finally:
+        session.release(settings)
+    print(found.text())
+    return PLANNED if found.differs else 0
 
 
 def run_layers(options: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from lakehouse_lib.flow.steps import RunResult, Step
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import columns, fingerprints, loading, refresh
 from lakehouse_lib.layers.fingerprints import Book
-from lakehouse_lib.layers.inputs import Inputs, live_rows, source_states
+from lakehouse_lib.layers.inputs import Inputs, source_states
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -188,9 +188,7 @@ def _refresh(settings: Settings, book: Book, table: Table, run_id: str, step: St
     full = full or bool(changed) or refresh.is_empty(settings, table)
     with session.opened(settings) as spark:
         inputs = Inputs(spark, settings, table, run_id, states, full, book, bool(changed))
-        outcome = loading.transformation(table)(inputs)
-        if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
-            outcome = refresh.Difference(outcome, live_rows(inputs))
+        outcome = refresh.transformed(inputs)
         chosen_by = [*table.key, *outcome.order] if isinstance(outcome, refresh.Upsert) else []
         step.columns = columns.of(settings, table.name, outcome.rows, by=chosen_by)
         counts = refresh.write(inputs, outcome)

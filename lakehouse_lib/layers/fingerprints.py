@@ -208,8 +208,9 @@ class Book:
 
     def store(self, records: Iterable[Record] = ()) -> None:
         """Write what is new to ``ops/fingerprints``."""
-        rows = self.new | {("table", number_of(record)): json.dumps(record) for record in records}
-        self.new = {}
+        with self._lock:
+            rows, self.new = self.new, {}
+        rows |= {("table", number_of(record)): json.dumps(record) for record in records}
         now = datetime.now(UTC)
         listed = [
             {"id": number, "kind": kind, "text": text, "recorded_at": now} for (kind, number), text in rows.items()

@@ -108,14 +108,16 @@ def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None
     done = Outcome()
     changed = book.changes(table)
     whole = not settings.enable_delta or ((settings.full or bool(changed)) and _all_files_there(settings, table, done))
+    if changed and not whole:
+        done.notes += book.keep(table, done.message.removeprefix("kept: "))
     if whole or landing.pending_files(settings, table) or not delta.exists(settings, table):
         begin()
         delta.ensure(settings, table)
         done.rebuilt = _load_pending(settings, table, run_id, done, whole, book) and bool(changed)
     if done.rebuilt:
         done.notes += [f"made again: {change}" for change in changed]
-    elif changed:
-        done.notes += book.keep(table, done.message.removeprefix("kept: "))
+    elif book.changes(table):  # there was nothing to load again
+        book.note(table)
     if ignored := landing.foreign(settings, table, run_id):
         done.notes.append(f"{feed}: left alone, because their names end in no format: {', '.join(ignored)}")
     return done
@@ -130,6 +132,7 @@ def _load_pending(settings: Settings, table: Table, run_id: str, done: Outcome, 
         try:
             if whole and load.missing and settings.enable_delta:
                 done.message = f"kept: {len(load.missing)} of its files cannot be loaded again, e.g. {load.missing[0]}"
+                done.notes += book.keep(table, done.message.removeprefix("kept: ")) if book.changes(table) else []
                 whole = False
                 continue
             if bad := _commit(settings, table, run_id, done, load, whole, book):

@@ -7,7 +7,7 @@ what became of every record.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines.session import settle
-from lakehouse_lib.layers.inputs import Inputs
+from lakehouse_lib.layers import loading
+from lakehouse_lib.layers.inputs import Inputs, live_rows
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
@@ -112,6 +113,25 @@ class Write:
     """Whether the rows replace the table."""
 
 
+def transformed(inputs: Inputs) -> Outcome:
+    """What the transformation of a table makes of its inputs; a frame stands for all of the table."""
+    outcome = loading.transformation(inputs.table)(inputs)
+    if isinstance(outcome, (Append, Upsert, Days, Difference)):
+        return outcome
+    return Difference(outcome, live_rows(inputs))
+
+
+def described(inputs: Inputs, outcome: Outcome) -> Write:
+    """What a commit would do for an outcome."""
+    describe: dict[type, Callable[[Inputs, Any], Write]] = {
+        Append: _append,
+        Upsert: _upsert,
+        Days: _days,
+        Difference: _difference,
+    }
+    return describe[type(outcome)](inputs, outcome)
+
+
 def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
     """Write an outcome in one commit; returns the ledger counts."""
     table, reschema = inputs.table, False
@@ -119,16 +139,10 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
         table, reschema = outcome.table, outcome.reschema
         if not reschema:
             delta.ensure(inputs.lakehouse, table)
-    describe: dict[type, Callable[[Inputs, Any], Write]] = {
-        Append: _append,
-        Upsert: _upsert,
-        Days: _days,
-        Difference: _difference,
-    }
-    meant = describe[type(outcome)](inputs, outcome)
+    meant = described(inputs, outcome)
     reschema = reschema or (meant.whole and not delta.fits(inputs.lakehouse, table))
-    if meant.rows is not None and meant.whole and not reschema and _is_comparable(inputs, table):
-        meant = _difference_of(inputs, meant.rows, inputs.current(), meant.counts)
+    if meant.whole and not reschema and _is_comparable(inputs, table):
+        meant = _only_others(inputs, meant)
     _commit(inputs, table, meant, reschema)
     return meant.counts
 
@@ -141,6 +155,15 @@ def _is_comparable(inputs: Inputs, table: Table) -> bool:
     return told and not inputs.lakehouse.full and not is_empty(inputs.lakehouse, table)
 
 
+def _only_others(inputs: Inputs, anew: Write) -> Write:
+    """Of the rows that a table should have, those that it does not have yet."""
+    assert anew.rows is not None, "what is written has rows"
+    meant = _difference_of(inputs, anew.rows.drop("_action"), inputs.current(), None)
+    if anew.counts["accepted"] != anew.inserted:  # a row is made from several records
+        return replace(meant, counts=anew.counts)
+    return replace(meant, counts=anew.counts | {n: meant.counts[n] for n in ("accepted", "updated", "unchanged")})
+
+
 def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     """Write rows, and what the commit says of itself; archived rows that it replaces are brought back first."""
     settings, (marks, more) = inputs.lakehouse, inputs.seal
@@ -151,19 +174,19 @@ def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     if meant.whole:
         archive.restore(settings, table)
         if not is_empty(settings, table) or (reschema and meant.inserted):
-            commits.overwrite(_stamped(inputs, meant), settings, table, consumed, says, None, reschema)
+            commits.overwrite(stamped(inputs, meant), settings, table, consumed, says, None, reschema)
             return
     elif meant.updated or meant.deleted:
         archive.restore(settings, table, meant.parts)
-        rows = _stamped(inputs, meant).select(*table.names, "_action")
+        rows = stamped(inputs, meant).select(*table.names, "_action")
         commits.merge(rows, settings, table, consumed, says, meant.parts)
         return
     elif meant.days:
         archive.restore(settings, table, meant.days)
-        commits.overwrite(_stamped(inputs, meant), settings, table, consumed, says, meant.days)
+        commits.overwrite(stamped(inputs, meant), settings, table, consumed, says, meant.days)
         return
     if meant.inserted:
-        commits.append(_stamped(inputs, meant), settings, table, consumed, says)
+        commits.append(stamped(inputs, meant), settings, table, consumed, says)
     else:
         commits.mark(settings, table, consumed, says)
 
@@ -174,7 +197,7 @@ def is_empty(settings: Settings, table: Table) -> bool:
     return opened is not None and not opened.file_uris()
 
 
-def _stamped(inputs: Inputs, meant: Write) -> DataFrame:
+def stamped(inputs: Inputs, meant: Write) -> DataFrame:
     """Rows with the run and the time."""
     assert meant.rows is not None, "what is written has rows"
     return meant.rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
@@ -239,7 +262,6 @@ def _difference(inputs: Inputs, outcome: Difference) -> Write:
 
 def _difference_of(inputs: Inputs, rows: DataFrame, old: DataFrame, counts: dict[str, int] | None) -> Write:
     """The rows that make of ``old`` what should stand there."""
-    rows = rows.drop("_action")
     compared = settle(_compared(rows, old, inputs.table))
     summed = compared.groupBy("_action").agg(F.count(F.lit(1)).alias("n"), F.collect_set("_old_part").alias("parts"))
     by_action = {row["_action"]: row for row in summed.collect()}

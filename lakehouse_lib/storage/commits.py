@@ -64,8 +64,8 @@ def _write(
 ) -> None:
     rows, path = df.select(*table.names), table_path(settings, table)
     write = delta_rs.write if settings.native else delta_spark.write
-    columns = [name for name in [table.partition_by] if name] if reschema else None
-    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, columns))
+    anew = table if reschema else None
+    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, anew))
 
 
 def merge(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse_lib.storage.delta import Consumed
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage.delta import Consumed, filesystem
 from lakehouse_lib.storage.transactions import Match, is_known, properties
 
 if TYPE_CHECKING:
@@ -25,21 +26,29 @@ def write(
     consumed: list[Consumed],
     info: dict[str, Any],
     where: str | None,
-    parts: list[str] | None,
+    anew: Table | None,
 ) -> None:
-    """Append rows, or replace those of the partitions ``where`` says, or all; with ``parts`` columns and partition
-    columns too."""
+    """Append rows, or replace those of the partitions ``where`` says, or all; with ``anew``, a declaration, types and
+    partition columns too."""
     target, told = DeltaTable(path), properties(consumed, info)
     if is_known(target, consumed):
         return
-    stream = _stream(rows, target if parts is None else None)
+    stream = _stream(rows, _columns(target) if anew is None else _declared(anew))
     if mode == "append":
         write_deltalake(target, stream, mode="append", commit_properties=told)
-    elif parts is not None:
+    elif anew:
         write_deltalake(target, stream, mode="overwrite", schema_mode="overwrite", commit_properties=told,
-                        partition_by=parts)  # fmt: skip
+                        partition_by=[name for name in [anew.partition_by] if name])  # fmt: skip
     else:
         write_deltalake(target, stream, mode="overwrite", predicate=where, commit_properties=told)
+
+
+def write_shadow(rows: DataFrame, path: str) -> None:
+    """Write rows as a table of their own, in place of what is there."""
+    files, root = filesystem(path)
+    files.create_dir(root, recursive=True)
+    files.delete_dir_contents(root)
+    write_deltalake(path, _stream(rows, None))
 
 
 def merge(
@@ -51,7 +60,7 @@ def merge(
         return
     values = {f'"{name}"': f's."{name}"' for name in names}
     merging = target.merge(
-        _stream(changes, target),
+        _stream(changes, _columns(target)),
         match.condition('"', "cardinality"),
         "s",
         "t",
@@ -64,16 +73,27 @@ def merge(
     merging.when_not_matched_insert(values, "s._action <> 'delete'").execute()
 
 
-def _stream(frame: DataFrame, target: DeltaTable | None) -> pa.RecordBatchReader:
-    """The rows of a frame batch by batch, with the types of a table, which may have more columns; columns that it
-    lacks stay behind them."""
+def _columns(target: DeltaTable) -> pa.Schema:
+    """The columns of a table, as they may be null."""
+    return pa.schema([pa.field(field.name, field.type) for field in pa.schema(target.schema().to_arrow())])
+
+
+def _declared(table: Table) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in table.arrow_schema()])
+
+
+def _stream(frame: DataFrame, known: pa.Schema | None) -> pa.RecordBatchReader:
+    """The rows of a frame batch by batch, with the types of known columns, of which there may be more; those that are
+    not known stay behind them."""
     client: Any = frame.sparkSession.client
     plan: Any = cast("Any", frame)._plan
     parts: Iterator[Any] = client.to_table_as_iterator(plan.to_proto(client), plan.observations)
     tables = (part for part in parts if isinstance(part, pa.Table))
     first = next(tables, None)
     found = frame.limit(0).toArrow().schema if first is None else first.schema
-    schema = _fitted(found, target)
+    schema = found if known is None else pa.schema(
+        [*known, *(field for field in found if field.name not in known.names)]
+    )  # fmt: skip
 
     def batches() -> Iterator[pa.RecordBatch]:
         for table in () if first is None else (first, *tables):
@@ -85,12 +105,3 @@ def _stream(frame: DataFrame, target: DeltaTable | None) -> pa.RecordBatchReader
             yield from pa.table(columns, schema=schema).to_batches()
 
     return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _fitted(found: pa.Schema, target: DeltaTable | None) -> pa.Schema:
-    """The columns of a table, as they may be null, then those that only the rows have."""
-    if target is None:
-        return found
-    known = [pa.field(field.name, field.type) for field in pa.schema(target.schema().to_arrow())]
-    names = {field.name for field in known}
-    return pa.schema([*known, *(field for field in found if field.name not in names)])

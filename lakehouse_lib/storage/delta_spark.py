@@ -7,6 +7,7 @@ import random
 import threading
 from typing import TYPE_CHECKING, Any
 
+from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage.delta import Consumed
 from lakehouse_lib.storage.transactions import Match, first_watermark
 
@@ -23,18 +24,23 @@ def write(
     consumed: list[Consumed],
     info: dict[str, Any],
     where: str | None,
-    parts: list[str] | None,
+    anew: Table | None,
 ) -> None:
-    """Append rows, or replace those of the partitions ``where`` says, or all; with ``parts`` columns and partition
-    columns too."""
+    """Append rows, or replace those of the partitions ``where`` says, or all; with ``anew``, a declaration, types and
+    partition columns too."""
     options = {"userMetadata": json.dumps(info)}
     for item in first_watermark(consumed):
         options |= {"txnAppId": item.app_id, "txnVersion": str(item.version)}
     if where is not None:
         options["replaceWhere"] = where
-    if parts is not None:
-        options["overwriteSchema"] = "true"
-    rows.write.format("delta").mode(mode).options(**options).partitionBy(*parts or ()).save(path)
+    parts: list[str] = []
+    if anew:
+        options["overwriteSchema"], parts = "true", [name for name in [anew.partition_by] if name]
+        rows = rows.select(*(
+            rows[f"`{column.name}`"].cast(column.type).alias(column.name, metadata={"comment": column.comment})
+            for column in anew.columns
+        ))  # fmt: skip
+    rows.write.format("delta").mode(mode).options(**options).partitionBy(*parts).save(path)
 
 
 def merge(

@@ -24,6 +24,7 @@ from lakehouse_lib.config import Settings, command
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import inputs
+from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -44,7 +45,7 @@ class Finding:
 
     kind: str
     """broken table, failed run, half-written run, failed check, stale feed, volume, behind, clock
-    skew, small files, long log, old files or late archive."""
+    skew, changed rules, earlier rules, small files, long log, old files or late archive."""
     verdict: str
     table: str
     text: str
@@ -255,6 +256,17 @@ def behind(settings: Settings, table: Table) -> list[Finding]:
         waiting = sum(state.changed for state in states.values())
         text = f"{waiting} of its {len(states)} sources have changed since it read them"
     return [Finding("behind", "Warning", table.name, text, command("run"))] if waiting else []
+
+
+def rules(table: Table, book: Book) -> list[Finding]:
+    """A table that is made by other code or settings now, and one of which rows stay by earlier ones."""
+    if changes := book.changes(table):
+        text = f"it was made by other rules, and is made again by the next run: {', '.join(map(str, changes))}"
+        return [Finding("changed rules", "Warning", table.name, text, command("run"))]
+    if since := (book.made(table) or {}).get("since"):
+        text = f"its rows up to version {since['version']} are by earlier rules, because {since['reason']}; changed: "
+        return [Finding("earlier rules", "Warning", table.name, text + ", ".join(since["changes"]), "")]
+    return []
 
 
 def upkeep(settings: Settings, now: datetime) -> list[Finding]:

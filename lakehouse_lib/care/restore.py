@@ -16,6 +16,7 @@ from lakehouse_lib.model import tables
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
+from lakehouse_lib.storage.transactions import FINGERPRINT
 
 
 def restore(settings: Settings, table: Table, version: int) -> int:
@@ -76,6 +77,9 @@ def _memories(settings: Settings, table: Table, restored: DeltaTable, current: D
             old, new = delta.watermark(restored, app_id), delta.watermark(current, app_id)
             if old != new:
                 consumed.append(delta.Consumed(app_id, -1 if old is None else old))
+    made_by, made_by_now = (delta.watermark(opened, FINGERPRINT) for opened in (restored, current))
+    if made_by != made_by_now:
+        consumed.append(delta.Consumed(FINGERPRINT, made_by or 0))  # 0: not known
     if table.layer == "bronze":
         # A load planned before the restore is refused, as it would be after another load.
         consumed.append(delta.Consumed(landing.APP_ID, (delta.watermark(current, landing.APP_ID) or 0) + 1))

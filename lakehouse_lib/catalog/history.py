@@ -109,6 +109,11 @@ def diff(settings: Settings, table: Table, from_version: int, to_version: int) -
         One of the versions cannot be read.
     """
     old, new = (delta.dataset(at(settings, table, version)) for version in (from_version, to_version))
+    return compare(table, old, new, from_version, to_version)
+
+
+def compare(table: Table, old: ds.Dataset, new: ds.Dataset, from_version: int, to_version: int) -> Difference:
+    """`diff` of two sets of files; the versions are only named."""
     shared = {f.path for f in old.get_fragments()} & {f.path for f in new.get_fragments()}
     connection = reader.cursor()
     for name, dataset in (("old", old), ("new", new)):

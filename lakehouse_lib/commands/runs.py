@@ -9,7 +9,11 @@ from pathlib import Path
 
 from lakehouse_lib import config
 from lakehouse_lib.commands.shared import load_settings
+from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError, LockedError, SetupError
+
+PLANNED = 4
+"""Exit status of a plan with something to do."""
 
 
 def set_up(options: argparse.Namespace) -> int:
@@ -28,11 +32,42 @@ def set_up(options: argparse.Namespace) -> int:
     return 0
 
 
+def show_plan(options: argparse.Namespace) -> int:
+    import json
+
+    from lakehouse_lib.flow import plan
+
+    settings = load_settings()
+    if options.preview:
+        return _preview(settings, options.preview)
+    found = plan.plan(settings)
+    print(json.dumps(found.as_json(), ensure_ascii=False, indent=2) if options.json else found.text())
+    return PLANNED if found.affected else 0
+
+
+def _preview(settings: Settings, name: str) -> int:
+    from lakehouse_lib.engines import session
+    from lakehouse_lib.flow import preview
+
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    try:
+        found = preview.preview(settings, name)
+    finally:
+        session.release(settings)
+    print(found.text())
+    return PLANNED if found.differs else 0
+
+
 def run_layers(options: argparse.Namespace) -> int:
     from lakehouse_lib import run
     from lakehouse_lib.care import health
 
     settings = load_settings(notify=options.notify)
+    if options.forward_only:
+        from lakehouse_lib.flow import plan
+
+        for sentence in plan.forward_only(settings, options.forward_only):
+            print(sentence)
     for name in ("date_from", "date_to"):
         if day := getattr(settings, name):  # so that `yesterday` stays the same day when the run passes midnight
             os.environ[config.variable(name)] = day.isoformat()

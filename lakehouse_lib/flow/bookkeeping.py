@@ -12,6 +12,7 @@ from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.flow.steps import RunResult, Step
 from lakehouse_lib.intake import landing
+from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
@@ -19,8 +20,8 @@ from lakehouse_lib.storage import commits, delta
 from lakehouse_lib.trust import quality
 
 
-def write(settings: Settings, result: RunResult) -> None:
-    """Write the steps of a run to ``ops``: ledger, lineage, runs and check results."""
+def write(settings: Settings, result: RunResult, book: Book | None = None) -> None:
+    """Write the steps of a run to ``ops``: ledger, lineage, fingerprints, runs and check results."""
     now = datetime.now(UTC)
     rows, lineage, runs = [], [], []
     for step in result.steps:
@@ -46,6 +47,8 @@ def write(settings: Settings, result: RunResult) -> None:
                  "seconds": step.seconds, "started_at": step.started_at}
             )  # fmt: skip
     ledger.write(settings, rows)
+    (book or Book(settings)).store(says["fingerprint"] for step in result.steps for _, says in step.ledger
+                                   if "fingerprint" in says)  # fmt: skip
     commits.upsert_ops(settings, "lineage", pa.Table.from_pylist(lineage, ops.SCHEMAS["lineage"]),
                      key=("run_id", "source", "target", "target_version"))  # fmt: skip
     commits.write_ops(settings, "runs", runs)

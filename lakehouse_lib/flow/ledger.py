@@ -235,4 +235,5 @@ def _row(
 ) -> dict[str, Any]:
     return {"run_id": commit_info.get("run_id", ""), "target": table.name, "table_id": table_id,
             "version": commit["version"], **counts, "reasons": json.dumps(reasons, sort_keys=True),
-            "recorded_at": datetime.now(UTC), "rows": change}  # fmt: skip
+            "recorded_at": datetime.now(UTC), "rows": change,
+            "operation": commit_info.get("operation", "")}  # fmt: skip

@@ -18,8 +18,9 @@ from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.flow.selection import is_pending, selected
 from lakehouse_lib.flow.steps import RunResult, Step
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers import columns, loading, refresh
-from lakehouse_lib.layers.inputs import Inputs, live_rows, source_states
+from lakehouse_lib.layers import columns, fingerprints, loading, refresh
+from lakehouse_lib.layers.fingerprints import Book
+from lakehouse_lib.layers.inputs import Inputs, source_states
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -53,9 +54,12 @@ def run(
         with delta.look():
             wanted, unused = selected(settings, layer), landing.not_in_use(settings)
             settled, checked = ledger.last_accounted(settings), quality.latest(settings)
+        book = Book(settings)
+        for note in book.adopt(table for table in wanted if table.name not in unused):
+            progress(note)
         created = _create_unused(settings, wanted, unused)
         chosen = {table.name: table for table in wanted if table.name not in unused}
-        work = partial(_step, settings, run_id=result.run_id, settled=settled, checked=checked)
+        work = partial(_step, settings, book, run_id=result.run_id, settled=settled, checked=checked)
         finished = {}
         for step in _side_by_side(chosen, work):
             finished[step.table] = step
@@ -63,7 +67,7 @@ def run(
         result.steps = [finished[name] for name in chosen]
         if not any(step.state != "nothing new" or step.problems for step in result.steps):
             progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
-        bookkeeping.write(settings, result)
+        bookkeeping.write(settings, result, book)
         if created or any(step.state != "nothing new" or step.checks for step in result.steps):
             catalog.publish(settings)
     return result
@@ -110,8 +114,9 @@ def _tell(step: Step, progress: Callable[[str], None]) -> None:
 
 
 def _step(
-    settings: Settings, table: Table, failed: list[str], run_id: str, settled: ledger.Accounted, checked: quality.Latest
-) -> Step:
+    settings: Settings, book: Book, table: Table, failed: list[str], run_id: str, settled: ledger.Accounted,
+    checked: quality.Latest,
+) -> Step:  # fmt: skip
     step = Step(table.name)
     began = time.monotonic()
     # Quarantine tables are filled even if the checks of their sources fail.
@@ -121,10 +126,10 @@ def _step(
         if failed:
             raise LakehouseError(f"not refreshed, because {', '.join(failed)} failed")
         if table.layer == "bronze":
-            _load(settings, table, run_id, step)
+            _load(settings, book, table, run_id, step)
         elif not held:
-            _refresh(settings, table, run_id, step)
-        elif is_pending(settings, table):
+            _refresh(settings, book, table, run_id, step)
+        elif is_pending(settings, table, book):
             step.state, step.message = "held", f"keeps its last good state, because of {'; '.join(held)}"
         if settings.enable_delta:
             bookkeeping.settle(settings, table, run_id, step, settled)
@@ -157,16 +162,20 @@ def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: q
     step.failing = quality.stopping(checked.get(table.name, {}).values())
 
 
-def _load(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+def _load(settings: Settings, book: Book, table: Table, run_id: str, step: Step) -> None:
     """Load the new files of a feed into its bronze table."""
-    outcome = loading.load(settings, table, run_id, lambda: _begin(settings, table, run_id, step))
+    outcome = loading.load(settings, table, run_id, lambda: _begin(settings, table, run_id, step), book)
     step.message, step.notes, step.columns = outcome.message, outcome.notes, outcome.columns
-    step.state = "updated" if outcome.changed else step.state
+    step.state = "rebuilt" if outcome.rebuilt else "updated" if outcome.changed else step.state
 
 
-def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+def _refresh(settings: Settings, book: Book, table: Table, run_id: str, step: Step) -> None:
     """Bring a table that is made from other tables up to date."""
-    if not settings.full and settings.enable_delta and not is_pending(settings, table):
+    changed = book.changes(table)
+    if changed and (obstacle := fingerprints.obstacle(settings, table)):
+        step.notes += book.keep(table, obstacle)
+        changed = []
+    if not (settings.full or changed or not settings.enable_delta or is_pending(settings, table)):
         return
     _begin(settings, table, run_id, step)
     if missing := [name for name in table.sources if not delta.exists(settings, tables.get(settings, name))]:
@@ -177,14 +186,13 @@ def _refresh(settings: Settings, table: Table, run_id: str, step: Step) -> None:
     full = settings.full or not settings.enable_delta
     # A run killed after its commit has recorded its progress for the first source only.
     full = full or any(state.lost_track or state.after is None for state in states.values())
-    full = full or refresh.is_empty(settings, table)
+    full = full or bool(changed) or refresh.is_empty(settings, table)
     with session.opened(settings) as spark:
-        inputs = Inputs(spark, settings, table, run_id, states, full)
-        outcome = loading.transformation(table)(inputs)
-        if not isinstance(outcome, (refresh.Append, refresh.Upsert, refresh.Days, refresh.Difference)):
-            outcome = refresh.Difference(outcome, live_rows(inputs))
+        inputs = Inputs(spark, settings, table, run_id, states, full, book, bool(changed))
+        outcome = refresh.transformed(inputs)
         chosen_by = [*table.key, *outcome.order] if isinstance(outcome, refresh.Upsert) else []
         step.columns = columns.of(settings, table.name, outcome.rows, by=chosen_by)
         counts = refresh.write(inputs, outcome)
     counts.pop("reason", None)
-    step.counts, step.state = counts, "updated"
+    step.counts, step.state = counts, "rebuilt" if changed else "updated"
+    step.notes += [f"made again: {change}" for change in changed]

@@ -6,6 +6,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LandingError
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import inputs
+from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -41,8 +42,8 @@ def check_days(settings: Settings) -> None:
 
 
 @delta.look()
-def pending(settings: Settings, layer: str | None = None) -> list[str]:
-    """Names of the tables with work to do, found without starting Spark.
+def pending(settings: Settings, layer: str | None = None, book: Book | None = None) -> list[str]:
+    """Names of the tables with work to do, found without starting Spark; ``book`` saves reading it again.
 
     A table downstream of a pending one is listed only if it has work of its own.
     """
@@ -50,16 +51,18 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
     used = [table for table in selected(settings, layer) if table.name not in unused]
     if settings.full or settings.has_days or not settings.enable_delta:
         return [table.name for table in used]
-    known = quality.latest(settings)
+    known, book = quality.latest(settings), book or Book(settings)
     return [
         table.name
         for table in used
-        if is_pending(settings, table) or quality.due(settings, table, known.get(table.name, {}))
+        if is_pending(settings, table, book) or quality.due(settings, table, known.get(table.name, {}))
     ]
 
 
-def is_pending(settings: Settings, table: Table) -> bool:
-    """Whether a table has anything to read, or does not exist yet."""
+def is_pending(settings: Settings, table: Table, book: Book | None = None) -> bool:
+    """Whether a table has anything to read, does not exist yet, or, by ``book``, is made by something else now."""
+    if book and book.changes(table):
+        return True
     if table.layer == "bronze":
         return bool(landing.pending_files(settings, table)) or not delta.exists(settings, table)
     if not delta.exists(settings, table):

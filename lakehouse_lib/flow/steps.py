@@ -44,7 +44,8 @@ class Step:
         if self.state in ("failed", "held"):
             return f"{self.table:<32} {self.state.upper()}: {self.message}"
         parts = [f"{self.counts[name]:,} {_WORDS[name]}" for name in COUNTS if self.counts[name]]
-        return f"{self.table:<32} {' · '.join(parts) or 'no rows changed'}  ({self.seconds:.1f} s)"
+        rebuilt = "rebuilt: " if self.state == "rebuilt" else ""
+        return f"{self.table:<32} {rebuilt}{' · '.join(parts) or 'no rows changed'}  ({self.seconds:.1f} s)"
 
 
 _WORDS = dict(zip(COUNTS, ("read", "new", "updated", "duplicate", "quarantined", "unchanged"), strict=True))

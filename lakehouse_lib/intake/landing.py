@@ -140,8 +140,13 @@ def list_files(settings: Settings, feed: str) -> list[LandingFile]:
     return [file for file in _listed(settings, feed) if file.kind]
 
 
+def format_of(settings: Settings, feed: str) -> str:
+    """The format of a feed's files; empty where each file's name tells it."""
+    return settings.feed(feed).format
+
+
 def _listed(settings: Settings, feed: str) -> list[LandingFile]:
-    folder, feed_format = settings.feed_path(feed), settings.feed(feed).format
+    folder, feed_format = settings.feed_path(feed), format_of(settings, feed)
     files = []
     for file in (_walk_remote if "://" in folder else _walk_local)(folder):
         hidden = any(part.startswith(("_", ".")) for part in file.path.split("/"))

@@ -76,9 +76,10 @@ def _click_days(inputs: Inputs) -> set[date]:
     if touched:
         versions = (inputs.all("clickstream_silver"), inputs.before("clickstream_silver"))
         for sessions in (version for version in versions if version is not None):
+            # Not by comparing the two columns: Sail estimates how many rows that leaves, and fails where it is wrong.
             over_midnight = (
                 _only(sessions, "session_date", touched)
-                .where(F.col("session_end_time").cast("date") > F.col("session_date"))
+                .where(F.datediff(F.col("session_end_time").cast("date"), "session_date") > 0)
                 .select("session_date", F.col("session_end_time").cast("date").alias("end"))
                 .distinct()
             )

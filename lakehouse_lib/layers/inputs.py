@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lakehouse_lib.config import Settings
-from lakehouse_lib.model import tables
+from lakehouse_lib.layers.fingerprints import Book
+from lakehouse_lib.model import reads, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, delta
 
@@ -44,25 +45,37 @@ class Inputs:
     """What a transformation may read."""
 
     spark: SparkSession
-    settings: Settings
+    lakehouse: Settings
+    """The settings as they are, for reading and writing."""
     table: Table
     run_id: str
     states: dict[str, SourceState]
     full: bool
+    book: Book | None = None
+    """By what the tables were made; None where that is not to be noted."""
+    rebuilt: bool = False
+    """Whether the table is made again because it is made by something else now."""
+    noted: dict[str, Any] = field(default_factory=dict)
+    """Settings that the transformation has read."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings for the transformation: what it reads is noted, and a change of it makes the table again."""
+        return reads.watched(self.lakehouse, self.noted)
 
     def all(self, source: str) -> DataFrame:
         """Return a source including archived rows; all reads of a refresh see the same version."""
         state = self.states[source]
-        version = state.upto if self.settings.enable_delta else None
-        rows = delta.read(self.spark, self.settings, state.table, version)
-        return archive.with_archived(self.settings, state.table, rows)
+        version = state.upto if self.lakehouse.enable_delta else None
+        rows = delta.read(self.spark, self.lakehouse, state.table, version)
+        return archive.with_archived(self.lakehouse, state.table, rows)
 
     def before(self, source: str) -> DataFrame | None:
         """Return a source as it was when last read; None if that is unknown."""
         state = self.states[source]
         if state.after is None:
             return None
-        return delta.read(self.spark, self.settings, state.table, state.after)
+        return delta.read(self.spark, self.lakehouse, state.table, state.after)
 
     def new(self, source: str) -> DataFrame:
         """Return the rows that were added to an append-only source since it was last read."""
@@ -71,7 +84,7 @@ class Inputs:
             return self.all(source)
         if not state.changed:
             return self.all(source).limit(0)
-        return delta.read_inserts(self.spark, self.settings, state.table, state.after, state.upto)
+        return delta.read_inserts(self.spark, self.lakehouse, state.table, state.after, state.upto)
 
     def days(self, source: str) -> set[date] | None:
         """Return the days of a source that changed since it was last read, and the days to compute again that it or
@@ -84,14 +97,19 @@ class Inputs:
         state = self.states[source]
         if state.changes:
             days |= {date.fromisoformat(day) for day in state.changes.partitions if day}
-        if self.settings.has_days:
-            existing = archive.days(self.settings, state.table) | archive.days(self.settings, self.table)
-            days |= {day for day in existing if self.settings.asks_for(day)}
+        if self.lakehouse.has_days:
+            existing = archive.days(self.lakehouse, state.table) | archive.days(self.lakehouse, self.table)
+            days |= {day for day in existing if self.lakehouse.asks_for(day)}
         return days
 
     def current(self) -> DataFrame:
         """Return the table itself, including archived rows."""
-        return archive.with_archived(self.settings, self.table, delta.read(self.spark, self.settings, self.table))
+        return archive.with_archived(self.lakehouse, self.table, delta.read(self.spark, self.lakehouse, self.table))
+
+    @cached_property
+    def seal(self) -> tuple[list[delta.Consumed], dict[str, Any]]:
+        """Return what the commit has to record of what the table is made by."""
+        return self.book.seal(self.table, self.noted, self.full, self.rebuilt) if self.book else ([], {})
 
     @cached_property
     def consumed(self) -> list[delta.Consumed]:

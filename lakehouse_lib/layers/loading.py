@@ -26,8 +26,9 @@ from lakehouse_lib.intake import envelopes, formats, landing
 from lakehouse_lib.intake.landing import OF_THE_TABLE, LandingFile, feed_of
 from lakehouse_lib.intake.records import PROBLEMS
 from lakehouse_lib.intake.streams import PACKED, Unreadable
-from lakehouse_lib.layers import bronze, cdc, columns, staging
-from lakehouse_lib.model import tables
+from lakehouse_lib.layers import bronze, cdc, columns, fingerprints, staging
+from lakehouse_lib.layers.fingerprints import Book
+from lakehouse_lib.model import reads, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
 
@@ -63,6 +64,8 @@ class Load:
     duplicates: list[LandingFile] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     """Files of the table that are missing from a load of everything."""
+    noted: dict[str, Any] = field(default_factory=dict)
+    """Settings that the files were read by."""
 
     @property
     def records(self) -> int:
@@ -85,10 +88,15 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     columns: columns.Lineage | None = None
     """Lineage of the table's columns."""
+    rebuilt: bool = False
+    """Whether all files were loaded again because the table is made by something else now."""
 
 
-def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None]) -> Outcome:
+def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None], book: Book) -> Outcome:
     """Load the pending files of a feed into its bronze table; ``begin`` is called if there is something to do.
+
+    All its files are loaded again where the table is made by something else now, by ``book``. Where some of them are
+    not there any more, the rows stay as they are, the outcome says so, and what comes is loaded by the new rules.
 
     Raises
     ------
@@ -99,18 +107,27 @@ def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None
     feed = feed_of(table)
     landing.check_there(settings, feed)
     outcome = Outcome()
-    whole = not settings.enable_delta or (settings.full and _all_files_there(settings, table, outcome))
+    changed = book.changes(table)
+    anew = settings.full or bool(changed)
+    whole = not settings.enable_delta or (anew and _all_files_there(settings, table, outcome))
+    if changed and not whole:
+        outcome.notes += book.keep(table, outcome.message.removeprefix("kept: "))
     if whole or landing.pending_files(settings, table) or not delta.exists(settings, table):
         begin()
         delta.ensure(settings, table)
-        _load_pending(settings, table, run_id, outcome, whole)
+        outcome.rebuilt = _load_pending(settings, table, run_id, outcome, whole, book) and bool(changed)
+    if outcome.rebuilt:
+        outcome.notes += [f"rebuilt: {change}" for change in changed]
+    elif book.changes(table):  # there was nothing to load again
+        book.note(table)
     if ignored := landing.foreign(settings, table, run_id):
         outcome.notes.append(f"{feed}: ignored, because their names do not end in a known format: {', '.join(ignored)}")
     return outcome
 
 
-def _load_pending(settings: Settings, table: Table, run_id: str, outcome: Outcome, whole: bool) -> None:
-    """Load the pending files, some at a time; ``whole`` loads all files again with one commit."""
+def _load_pending(settings: Settings, table: Table, run_id: str, outcome: Outcome, whole: bool, book: Book) -> bool:
+    """Load the pending files, some at a time; ``whole`` loads all files again with one commit. Return whether all
+    files were loaded again."""
     overtaken = 0
     failed: dict[str, str] = {}
     while load := next_load(settings, table, run_id, whole, failed):
@@ -119,9 +136,11 @@ def _load_pending(settings: Settings, table: Table, run_id: str, outcome: Outcom
                 outcome.message = (
                     f"kept: {len(load.missing)} of its files cannot be loaded again, e.g. {load.missing[0]}"
                 )
+                if book.changes(table):
+                    outcome.notes += book.keep(table, outcome.message.removeprefix("kept: "))
                 whole = False
                 continue
-            if bad := _commit(settings, table, run_id, outcome, load, whole):
+            if bad := _commit(settings, table, run_id, outcome, load, whole, book):
                 failed |= bad
                 _set_aside(settings, table, load, bad, run_id)
                 continue
@@ -130,7 +149,7 @@ def _load_pending(settings: Settings, table: Table, run_id: str, outcome: Outcom
         if not settings.enable_delta or _is_committed(delta.made(settings, table, "it was removed"), load):
             outcome.changed = True
             if whole:
-                return
+                return True
             continue
         overtaken += 1
         log.warning(
@@ -140,6 +159,7 @@ def _load_pending(settings: Settings, table: Table, run_id: str, outcome: Outcom
             raise LandingError(
                 f"{table.name}: other runs committed first {overtaken} times. Run again when they have finished."
             )
+    return False
 
 
 def next_load(
@@ -156,24 +176,25 @@ def next_load(
         landing.settle(settings, feed, target, run_id)
     known = landing.known_files(settings, feed, target)
     load = Load(feed, (delta.watermark(target, landing.APP_ID) or 0) + 1, -1 if target is None else target.version())
+    watched = reads.watched(settings, load.noted)
     load.staging, load.fields = staging.folder(settings, load.id), bronze.field_names(table)
-    listed = {file.path: file for file in landing.list_files(settings, feed) if file.path not in without}
+    listed = {file.path: file for file in landing.list_files(watched, feed) if file.path not in without}
     fresh = [file for file in listed.values() if whole or not landing.is_settled(feed, known.get(file.path), file)]
     # Of files with the same content the first delivered one is loaded, even if they are found together.
     fresh.sort(key=lambda file: (file.modified, file.path))
     try:
-        others = _read(settings, feed, load, fresh, known, whole)
+        others = _read(watched, feed, load, fresh, known, whole)
     except BaseException:
         staging.remove(load.staging)
         raise
     removed = [file for file in known.values() if file.state in landing.NOT_LOADED and file.path not in listed]
     others += [replace(file, state="removed") for file in removed if file.path not in without]
     if whole:
-        contents = {_content(file) for file in (*load.files, *load.duplicates)}
+        contents = {file.digest for file in (*load.files, *load.duplicates)}  # also if they are read otherwise now
         load.missing = [
             file.path
             for file in known.values()
-            if file.state == "loaded" and file.records and _content(file) not in contents
+            if file.state == "loaded" and file.records and file.digest not in contents
         ]
     # The state of files that the table holds does not change, whatever became of the files.
     others = [file for file in others if _is_read(file) or known.get(file.path, file).state not in OF_THE_TABLE]
@@ -278,7 +299,9 @@ class _NotOpened(Exception):
     """A file could not be read to its end, for a reason other than its content."""
 
 
-def _commit(settings: Settings, table: Table, run_id: str, outcome: Outcome, load: Load, whole: bool) -> dict[str, str]:
+def _commit(
+    settings: Settings, table: Table, run_id: str, outcome: Outcome, load: Load, whole: bool, book: Book
+) -> dict[str, str]:
     """Commit a load to its table; if the engine fails, return the files with a record that it cannot compute."""
     metadata, consumed = load.says(run_id), [delta.Consumed(landing.APP_ID, load.number)]
     if not load.records and settings.enable_delta:
@@ -286,15 +309,20 @@ def _commit(settings: Settings, table: Table, run_id: str, outcome: Outcome, loa
         return {}
     with session.opened(settings) as spark:
         records = staging.read(spark, load.staging, load.fields)
-        all_rows = bronze_rows(settings, table, records, run_id)
+        all_rows = bronze_rows(reads.watched(settings, load.noted), table, records, run_id)
         _check_mapping(settings, load.feed, all_rows, records, load.files)
         if load.feed == "cdc_changes":
             _check_recognised(settings, table, all_rows, load.files)
         rows = all_rows.select(*table.names)
         if whole:
             archive.restore(settings, table)
+        marks, more = book.seal(table, load.noted, anew=whole, rebuilt=whole and bool(book.changes(table)))
+        consumed, metadata = consumed + marks, metadata | more
         try:
-            (commits.overwrite if whole else commits.append)(rows, settings, table, consumed, metadata)
+            if whole:
+                commits.overwrite(rows, settings, table, consumed, metadata, reschema=not delta.fits(settings, table))
+            else:
+                commits.append(rows, settings, table, consumed, metadata)
         except Exception as error:
             if bad := _files_that_fail(settings, table, run_id, records, load.files):
                 return bad
@@ -435,10 +463,6 @@ def _set_aside(settings: Settings, bronze: Table, load: Load, reasons: dict[str,
 
 def _all_files_there(settings: Settings, table: Table, outcome: Outcome) -> bool:
     """Return whether every file that a bronze table has loaded is still in landing."""
-    feed = feed_of(table)
-    known = landing.known_files(settings, feed, delta.opened(settings, table))
-    listed = {file.path for file in landing.list_files(settings, feed)}
-    missing = [path for path, file in known.items() if file.state == "loaded" and path not in listed]
-    if missing:
-        outcome.message = f"kept: {len(missing)} of its files are no longer in landing, e.g. {missing[0]}"
+    if missing := fingerprints.obstacle(settings, table):
+        outcome.message = f"kept: {missing}"
     return not missing

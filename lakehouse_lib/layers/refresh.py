@@ -7,7 +7,7 @@ of the records.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines.session import settle
-from lakehouse_lib.layers.inputs import Inputs
+from lakehouse_lib.layers import loading
+from lakehouse_lib.layers.inputs import Inputs, live_rows
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
@@ -38,6 +39,10 @@ class Upsert:
 
     rows: DataFrame
     order: list[str]
+
+    def ranked(self, rows: DataFrame, key: list[str]) -> DataFrame:
+        """Records with their rank among those of their key; one that the table has wins where all else is equal."""
+        return first_of(rows, key, self.order, prefer="_old")
 
 
 @dataclass(frozen=True)
@@ -118,46 +123,80 @@ class Write:
     """Whether the rows replace the table."""
 
 
-def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
-    """Write an outcome in one commit; return the ledger counts."""
-    table, reschema = inputs.table, False
-    if isinstance(outcome, Difference) and outcome.table:
-        table, reschema = outcome.table, outcome.reschema
-        if not reschema:
-            delta.ensure(inputs.settings, table)
+def transformed(inputs: Inputs) -> Outcome:
+    """What the transformation of a table makes of its inputs; a frame stands for all of the table."""
+    outcome = loading.transformation(inputs.table)(inputs)
+    if isinstance(outcome, (Append, Upsert, Days, Difference)):
+        return outcome
+    return Difference(outcome, live_rows(inputs))
+
+
+def described(inputs: Inputs, outcome: Outcome) -> Write:
+    """What a commit would do for an outcome."""
     describe: dict[type, Callable[[Inputs, Any], Write]] = {
         Append: _append,
         Upsert: _upsert,
         Days: _days,
         Difference: _difference,
     }
-    meant = describe[type(outcome)](inputs, outcome)
+    return describe[type(outcome)](inputs, outcome)
+
+
+def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
+    """Write an outcome in one commit; returns the ledger counts."""
+    table, reschema = inputs.table, False
+    if isinstance(outcome, Difference) and outcome.table:
+        table, reschema = outcome.table, outcome.reschema
+        if not reschema:
+            delta.ensure(inputs.lakehouse, table)
+    meant = described(inputs, outcome)
+    reschema = reschema or (meant.whole and not delta.fits(inputs.lakehouse, table))
+    if meant.whole and not reschema and _is_comparable(inputs, table):
+        meant = _only_others(inputs, meant)
     _commit(inputs, table, meant, reschema)
     return meant.counts
 
 
+def _is_comparable(inputs: Inputs, table: Table) -> bool:
+    """Whether of a table that is made anew only the rows are to be written that become others: its key tells them,
+    and a person has not asked for all of them."""
+    required = {column.name for column in table.columns if column.required}
+    told = bool(table.key) and required.issuperset(table.key)
+    return told and not inputs.lakehouse.full and not is_empty(inputs.lakehouse, table)
+
+
+def _only_others(inputs: Inputs, anew: Write) -> Write:
+    """Of the rows that a table should have, those that it does not have yet."""
+    assert anew.rows is not None, "what is written has rows"
+    meant = _difference_of(inputs, anew.rows.drop("_action"), inputs.current(), None)
+    if anew.counts["accepted"] != anew.inserted:  # a row is made from several records
+        return replace(meant, counts=anew.counts)
+    return replace(meant, counts=anew.counts | {n: meant.counts[n] for n in ("accepted", "updated", "unchanged")})
+
+
 def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     """Write rows and the commit's metadata; archived rows that are replaced are restored first."""
-    settings, consumed = inputs.settings, inputs.consumed
+    settings, (marks, more) = inputs.lakehouse, inputs.seal
+    consumed = [*inputs.consumed, *marks]
     reads = {name: state.upto for name, state in inputs.states.items()}
     expected = {"inserted": meant.inserted, "updated": meant.updated, "deleted": meant.deleted}
-    says = {"run_id": inputs.run_id, "sources": reads, "ledger": meant.counts, "expected": expected}
+    says = {"run_id": inputs.run_id, "sources": reads, "ledger": meant.counts, "expected": expected} | more
     if meant.whole:
         archive.restore(settings, table)
         if not is_empty(settings, table) or (reschema and meant.inserted):
-            commits.overwrite(_stamped(inputs, meant), settings, table, consumed, says, None, reschema)
+            commits.overwrite(stamped(inputs, meant), settings, table, consumed, says, None, reschema)
             return
     elif meant.updated or meant.deleted:
         archive.restore(settings, table, meant.parts)
-        rows = _stamped(inputs, meant).select(*table.names, "_action")
+        rows = stamped(inputs, meant).select(*table.names, "_action")
         commits.merge(rows, settings, table, consumed, says, meant.parts)
         return
     elif meant.days:
         archive.restore(settings, table, meant.days)
-        commits.overwrite(_stamped(inputs, meant), settings, table, consumed, says, meant.days)
+        commits.overwrite(stamped(inputs, meant), settings, table, consumed, says, meant.days)
         return
     if meant.inserted:
-        commits.append(_stamped(inputs, meant), settings, table, consumed, says)
+        commits.append(stamped(inputs, meant), settings, table, consumed, says)
     else:
         commits.mark(settings, table, consumed, says)
 
@@ -168,7 +207,7 @@ def is_empty(settings: Settings, table: Table) -> bool:
     return opened is not None and not opened.file_uris()
 
 
-def _stamped(inputs: Inputs, meant: Write) -> DataFrame:
+def stamped(inputs: Inputs, meant: Write) -> DataFrame:
     """Add the run id and the time to the rows."""
     assert meant.rows is not None, "what is written has rows"
     return meant.rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
@@ -219,7 +258,7 @@ def _ranked(inputs: Inputs, outcome: Upsert) -> DataFrame:
         same = current.select(*dict.fromkeys([*key, part])).join(new.select(*key).distinct(), key, "left_semi")
         old = held(current, same, key, inputs.table.partition_by).select(*names)
         new = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")}).unionByName(new)
-    ranked = first_of(new, key, outcome.order, prefer="_old")
+    ranked = outcome.ranked(new, key)
     ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
     return settle(ranked.where("NOT _old"))
 
@@ -229,7 +268,12 @@ def _difference(inputs: Inputs, outcome: Difference) -> Write:
     if outcome.old is None:
         return _added(outcome.rows, counts, None, whole=True)
     old = outcome.old() if callable(outcome.old) else outcome.old
-    compared = settle(_compared(outcome.rows, old, inputs.table))
+    return _difference_of(inputs, outcome.rows, old, counts)
+
+
+def _difference_of(inputs: Inputs, rows: DataFrame, old: DataFrame, counts: dict[str, int] | None) -> Write:
+    """The rows that make of ``old`` what should stand there."""
+    compared = settle(_compared(rows, old, inputs.table))
     summed = compared.groupBy("_action").agg(F.count(F.lit(1)).alias("n"), F.collect_set("_old_part").alias("parts"))
     by_action = {row["_action"]: row for row in summed.collect()}
     inserted, updated, deleted, same = (
@@ -239,8 +283,8 @@ def _difference(inputs: Inputs, outcome: Difference) -> Write:
         records_read=inserted + updated + same, accepted=inserted, updated=updated, unchanged=same
     )
     parts = frozenset(part for name in ("update", "delete") if name in by_action for part in by_action[name]["parts"])
-    rows = compared.where("_action <> 'same'").select(*outcome.rows.columns, "_action")
-    return Write(counts, rows, inserted, updated, deleted, parts)
+    changed = compared.where("_action <> 'same'").select(*rows.columns, "_action")
+    return Write(counts, changed, inserted, updated, deleted, parts)
 
 
 def _compared(rows: DataFrame, old: DataFrame, table: Table) -> DataFrame:

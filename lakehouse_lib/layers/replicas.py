@@ -275,7 +275,7 @@ def _with(present: dict[str, ReplicaColumn], observed: Mapping[str, Observed]) -
 
 def _present(inputs: Inputs) -> dict[str, ReplicaColumn]:
     """Return the source's columns that the table has, by the source's names."""
-    opened = delta.opened(inputs.settings, inputs.table)
+    opened = delta.opened(inputs.lakehouse, inputs.table)
     columns = {}
     for column in delta.as_made(inputs.table, opened).columns:
         if column.comment.startswith(SOURCE_COLUMN):

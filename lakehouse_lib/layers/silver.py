@@ -29,13 +29,13 @@ ATTRIBUTES = ("email", "name", "country", "plan", "signup_date")
 def quarantine(inputs: Inputs) -> Append | Days:
     """Return the flagged records of a bronze table."""
     (source,) = inputs.table.sources
-    rows = rejected(inputs.new(source), tables.get(inputs.settings, source))
+    rows = rejected(inputs.new(source), inputs.states[source].table)
     changes = inputs.states[source].changes
     if inputs.full or changes is None or not changes.replayed:
         return Append(rows)
     # Records have been replayed: rebuild the days on which they landed.
     days = changes.replayed | {row["landed_date"] for row in rows.select("landed_date").distinct().collect()}
-    every = rejected(inputs.all(source), tables.get(inputs.settings, source))
+    every = rejected(inputs.all(source), inputs.states[source].table)
     return Days(every.where(F.col("landed_date").isin(sorted(days))), days)
 
 

@@ -26,7 +26,8 @@ SCHEMAS = {
         started_at timestamp"""),
     "ledger": _schema(f"""
         run_id string, target string, table_id string, version bigint, {", ".join(f"{name} bigint" for name in COUNTS)},
-        reasons string, recorded_at timestamp, rows bigint"""),
+        reasons string, recorded_at timestamp, rows bigint, operation string"""),
+    "fingerprints": _schema("id bigint, kind string, text string, recorded_at timestamp"),
     "lineage": _schema("""
         run_id string, source string, source_version bigint, target string, target_version bigint, operation string,
         job string, notebook string, rows bigint, outcome string, started_at timestamp, recorded_at timestamp,

@@ -40,6 +40,9 @@ class Table:
     key: tuple[str, ...]
     sources: tuple[str, ...]
     transform: str
+    version: str = ""
+    """Of the transformation, for a person who knows better than its text: where it is given, a change of the code
+    makes no other table, and a change of the version does."""
     partition_by: str = ""
     cluster_by: tuple[str, ...] = ()
     owner: str = "data-platform"

@@ -21,7 +21,7 @@ from lakehouse_lib.model import ops
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta_rs, delta_spark
 from lakehouse_lib.storage.delta import Consumed, open_table, table_path
-from lakehouse_lib.storage.transactions import Match, dates, is_known, properties, retried
+from lakehouse_lib.storage.transactions import Match, dates, first_watermark, is_known, properties, retried
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -44,7 +44,8 @@ def overwrite(
     days: Iterable[date] | None = None,
     reschema: bool = False,
 ) -> None:
-    """Replace the whole table, or only the partitions of some days; ``reschema`` also replaces its columns."""
+    """Replace the whole table, or only the partitions of some days; ``reschema`` also replaces its columns and its
+    partition column."""
     if not settings.enable_delta:
         _swap_parquet(df, table, Path(table_path(settings, table)))
         return
@@ -64,7 +65,8 @@ def _write(
 ) -> None:
     rows, path = df.select(*table.names), table_path(settings, table)
     write = delta_rs.write if settings.native else delta_spark.write
-    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, reschema))
+    anew = table if reschema else None
+    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, anew))
 
 
 def merge(
@@ -123,7 +125,7 @@ def _commit(
     marks = list(consumed)
     retried(lambda: write(marks), table.name)
     if not settings.native:
-        mark(settings, table, marks[1:])
+        mark(settings, table, [item for item in marks if item not in first_watermark(marks)])
 
 
 def mark(

@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, NotMadeError, TableError
-from lakehouse_lib.model.tables import Table, with_columns
+from lakehouse_lib.model.tables import Table, spark_type, with_columns
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -238,7 +238,22 @@ def ensure(settings: Settings, table: Table) -> None:
         return
     present = {item.name for item in existing.schema().fields}
     if missing := [item for item in schema.fields if item.name not in present]:
-        existing.alter.add_columns(missing)
+        # The existing rows have no value for it, even if it is required of those to come.
+        existing.alter.add_columns([Field(item.name, item.type, nullable=True, metadata=item.metadata)
+                                    for item in missing])  # fmt: skip
+
+
+def fits(settings: Settings, table: Table) -> bool:
+    """Return whether a table has the declared partition column and, for the columns that it has, the types."""
+    existing = opened(settings, table)
+    if existing is None:
+        return True
+    declared = table.types
+    same = all(
+        spark_type(column.type) == declared.get(column.name, spark_type(column.type))
+        for column in pa.schema(existing.schema().to_arrow())
+    )
+    return same and existing.metadata().partition_columns == [name for name in [table.partition_by] if name]
 
 
 def _checksum(path: str) -> None:

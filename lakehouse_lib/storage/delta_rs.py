@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
-from lakehouse_lib.storage.delta import Consumed
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage.delta import Consumed, filesystem
 from lakehouse_lib.storage.transactions import Match, is_known, properties
 
 if TYPE_CHECKING:
@@ -25,20 +26,29 @@ def write(
     consumed: list[Consumed],
     info: dict[str, Any],
     where: str | None,
-    reschema: bool,
+    anew: Table | None,
 ) -> None:
-    """Append rows, or replace those of the partitions that ``where`` selects, or all; ``reschema`` also replaces
-    the columns."""
+    """Append rows, or replace those of the partitions that ``where`` selects, or all; with ``anew``, a declaration,
+    types and partition columns too."""
     target, commit_properties = DeltaTable(path), properties(consumed, info)
-    if consumed and is_known(target, consumed[:1]):
+    if is_known(target, consumed):
         return
-    stream = _stream(rows, None if reschema else target)
+    stream = _stream(rows, _columns(target) if anew is None else _declared(anew))
     if mode == "append":
         write_deltalake(target, stream, mode="append", commit_properties=commit_properties)
-    elif reschema:
-        write_deltalake(target, stream, mode="overwrite", schema_mode="overwrite", commit_properties=commit_properties)
+    elif anew:
+        write_deltalake(target, stream, mode="overwrite", schema_mode="overwrite", commit_properties=commit_properties,
+                        partition_by=[name for name in [anew.partition_by] if name])  # fmt: skip
     else:
         write_deltalake(target, stream, mode="overwrite", predicate=where, commit_properties=commit_properties)
+
+
+def write_shadow(rows: DataFrame, path: str) -> None:
+    """Write rows as a table of their own, in place of what is there."""
+    files, root = filesystem(path)
+    files.create_dir(root, recursive=True)
+    files.delete_dir_contents(root)
+    write_deltalake(path, _stream(rows, None))
 
 
 def merge(
@@ -46,11 +56,11 @@ def merge(
 ) -> None:
     """Delete, update and insert rows according to ``_action``."""
     target = DeltaTable(path)
-    if consumed and is_known(target, consumed[:1]):
+    if is_known(target, consumed):
         return
     values = {f'"{name}"': f's."{name}"' for name in names}
     merging = target.merge(
-        _stream(changes, target),
+        _stream(changes, _columns(target)),
         match.condition('"', "cardinality"),
         "s",
         "t",
@@ -63,16 +73,27 @@ def merge(
     merging.when_not_matched_insert(values, "s._action <> 'delete'").execute()
 
 
-def _stream(frame: DataFrame, target: DeltaTable | None) -> pa.RecordBatchReader:
-    """Stream the rows of a frame in batches, cast to the types of a table. Columns that only the table has are null;
-    columns that only the frame has come last."""
+def _columns(target: DeltaTable) -> pa.Schema:
+    """Return the columns of a table, all nullable."""
+    return pa.schema([pa.field(field.name, field.type) for field in pa.schema(target.schema().to_arrow())])
+
+
+def _declared(table: Table) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in table.arrow_schema()])
+
+
+def _stream(frame: DataFrame, known: pa.Schema | None) -> pa.RecordBatchReader:
+    """Stream the rows of a frame in batches, cast to the types of the known columns. Columns that the frame lacks are
+    null; columns that are not known come last."""
     client: Any = frame.sparkSession.client
     plan: Any = cast("Any", frame)._plan
     parts: Iterator[Any] = client.to_table_as_iterator(plan.to_proto(client), plan.observations)
     tables = (part for part in parts if isinstance(part, pa.Table))
     first = next(tables, None)
     received = frame.limit(0).toArrow().schema if first is None else first.schema
-    schema = _fitted(received, target)
+    schema = received
+    if known is not None:
+        schema = pa.schema([*known, *(field for field in received if field.name not in known.names)])
 
     def batches() -> Iterator[pa.RecordBatch]:
         for table in () if first is None else (first, *tables):
@@ -84,12 +105,3 @@ def _stream(frame: DataFrame, target: DeltaTable | None) -> pa.RecordBatchReader
             yield from pa.table(columns, schema=schema).to_batches()
 
     return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _fitted(received: pa.Schema, target: DeltaTable | None) -> pa.Schema:
-    """Return the columns of a table, all nullable, then those that only the rows have."""
-    if target is None:
-        return received
-    known = [pa.field(field.name, field.type) for field in pa.schema(target.schema().to_arrow())]
-    names = {field.name for field in known}
-    return pa.schema([*known, *(field for field in received if field.name not in names)])

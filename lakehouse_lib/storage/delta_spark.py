@@ -7,8 +7,9 @@ import random
 import threading
 from typing import TYPE_CHECKING, Any
 
+from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage.delta import Consumed
-from lakehouse_lib.storage.transactions import Match
+from lakehouse_lib.storage.transactions import Match, first_watermark
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -23,18 +24,23 @@ def write(
     consumed: list[Consumed],
     info: dict[str, Any],
     where: str | None,
-    reschema: bool,
+    anew: Table | None,
 ) -> None:
-    """Append rows, or replace those of the partitions that ``where`` selects, or all; ``reschema`` also replaces
-    the columns."""
+    """Append rows, or replace those of the partitions that ``where`` selects, or all; with ``anew``, a declaration,
+    types and partition columns too."""
     options = {"userMetadata": json.dumps(info)}
-    if consumed:
-        options |= {"txnAppId": consumed[0].app_id, "txnVersion": str(consumed[0].version)}
+    for item in first_watermark(consumed):
+        options |= {"txnAppId": item.app_id, "txnVersion": str(item.version)}
     if where is not None:
         options["replaceWhere"] = where
-    if reschema:
-        options["overwriteSchema"] = "true"
-    rows.write.format("delta").mode(mode).options(**options).save(path)
+    parts: list[str] = []
+    if anew:
+        options["overwriteSchema"], parts = "true", [name for name in [anew.partition_by] if name]
+        rows = rows.select(*(
+            rows[f"`{column.name}`"].cast(column.type).alias(column.name, metadata={"comment": column.comment})
+            for column in anew.columns
+        ))  # fmt: skip
+    rows.write.format("delta").mode(mode).options(**options).partitionBy(*parts).save(path)
 
 
 def merge(
@@ -56,8 +62,8 @@ def merge(
     # With these settings Spark would skip every later write of the session with the same numbers:
     # they are set for one statement only, in a session that serves only this table.
     session_settings = {"spark.databricks.delta.commitInfo.userMetadata": json.dumps(info)}
-    if consumed:
-        session_settings |= dict(zip(_TXN, (consumed[0].app_id, str(consumed[0].version)), strict=True))
+    for item in first_watermark(consumed):
+        session_settings |= dict(zip(_TXN, (item.app_id, str(item.version)), strict=True))
     changes.createOrReplaceTempView(view)
     try:
         for key, value in session_settings.items():

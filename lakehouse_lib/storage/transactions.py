@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ATTEMPTS = 5
+FINGERPRINT = "fingerprint"
+"""Transaction id under which a table remembers by what it was made."""
 _CONFLICTS = ("DELTA_CONCURRENT", "already exists")
 """How Spark and delta-rs report that another writer committed first."""
 
@@ -67,10 +69,15 @@ def dates(days: Iterable[date | str]) -> str:
     return ", ".join(f"DATE'{day}'" for day in sorted({str(day) for day in days}))
 
 
+def first_watermark(consumed: Iterable[Consumed]) -> list[Consumed]:
+    """The watermark by which a write that was done already is known; a fingerprint is none."""
+    return [item for item in consumed if item.app_id != FINGERPRINT][:1]
+
+
 def is_known(target: DeltaTable, consumed: Iterable[Consumed]) -> bool:
-    """Return whether a table has already read its sources this far."""
-    known = ((watermark(target, item.app_id), item.version) for item in consumed)
-    return all(read_version is not None and read_version >= version for read_version, version in known)
+    """Return whether a table has already read the first of its sources this far."""
+    known = ((watermark(target, item.app_id), item.version) for item in first_watermark(consumed))
+    return any(read_version is not None and read_version >= version for read_version, version in known)
 
 
 def properties(consumed: Iterable[Consumed], info: dict[str, Any] | None) -> CommitProperties:

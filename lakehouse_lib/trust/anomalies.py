@@ -191,7 +191,11 @@ def arrivals(settings: Settings, table: Table) -> list[datetime]:
     """When new data arrived: the times of landed files, or of the runs that updated the table."""
     if table.layer == "bronze":
         return [file.modified for file in landing.list_files(settings, landing.feed_of(table))]
-    return [row["started_at"] for row in delta.read_ops(settings, "runs", target=table.name, state="updated")]
+    return [
+        row["started_at"]
+        for row in delta.read_ops(settings, "runs", target=table.name)
+        if row["state"] in ("updated", "rebuilt")
+    ]
 
 
 def find(settings: Settings, table: Table, now: datetime | None = None) -> list[Anomaly]:

@@ -1,0 +1,193 @@
+"""The plan: what has changed since each table was made, and what the next run makes again because of it.
+
+Everything comes from fingerprints, Delta logs and ``ops/``: no row is read, no engine is started.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lakehouse_lib.config import Settings, command
+from lakehouse_lib.flow import selection
+from lakehouse_lib.flow.lock import locked
+from lakehouse_lib.intake import landing
+from lakehouse_lib.layers import fingerprints
+from lakehouse_lib.layers.fingerprints import Book, Change
+from lakehouse_lib.model import tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import delta
+
+DIFF_LINES = 12
+"""Lines of a function's difference that are shown."""
+
+
+@dataclass(frozen=True)
+class Affected:
+    """A table that is made by something else than when it was made."""
+
+    table: str
+    changes: list[str]
+    """What has changed, in words."""
+    diffs: dict[str, str]
+    """For functions, the lines that changed, where the old text is known."""
+    obstacle: str
+    """Why it cannot be made again, so that its rows stay; empty where it can."""
+    downstream: list[str]
+    """Tables made from it, directly or through others: they follow where its rows change."""
+    rows: int
+    """Rows that it has."""
+    seconds: float | None
+    """Time that it may take, by earlier runs; None where there is none to go by."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A table of which some rows are by earlier rules."""
+
+    table: str
+    version: int
+    """Rows written up to this version are."""
+    at: str
+    """When that was found."""
+    changes: list[str]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has changed since each table was made."""
+
+    affected: list[Affected]
+    earlier: list[Earlier]
+    not_noted: list[str]
+    """Tables of which it is not known what they were made by; the next run notes it."""
+
+    @property
+    def rebuilt(self) -> list[str]:
+        """Names of the tables that the next run makes again."""
+        return [one.table for one in self.affected if not one.obstacle]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return asdict(self) | {"rebuilt": self.rebuilt}
+
+    def text(self) -> str:
+        """The plan for the terminal."""
+        lines = [line for one in self.affected for line in _lines(one)]
+        for one in self.earlier:
+            lines.append(f"{one.table}: rows up to version {one.version} are by earlier rules, because {one.reason}")
+            lines += [f"    {change}" for change in one.changes]
+            lines.append(f"    to make them again when that has changed: {command(f'run --full --tables {one.table}')}")
+        if self.not_noted:
+            lines.append(f"{len(self.not_noted)} tables were made before what makes them was noted; the next run notes "
+                         "it and makes none of them again.")  # fmt: skip
+        if not self.affected:
+            return "\n".join(
+                [*lines, "No declaration, setting or code has changed since the tables were made: nothing to do."]
+            )
+        many = f"{len(self.rebuilt)} of {len(self.affected)} tables that are affected can be made again"
+        return "\n".join([*lines, f"{many}. The next run does it: {command('run')}"])
+
+
+@delta.look()
+def plan(settings: Settings) -> Plan:
+    """Compare what each table of a run was made by with what would make it now.
+
+    Raises
+    ------
+    ConfigError
+        A setting names a table that does not exist.
+    """
+    book, unused = Book(settings), landing.not_in_use(settings)
+    affected, earlier, not_noted = [], [], []
+    for table in selection.selected(settings):
+        opened = delta.opened(settings, table)
+        if table.name in unused or opened is None:
+            continue
+        made = book.made(table)
+        if made is None:
+            not_noted += [table.name] if opened.file_uris() else []
+        elif changes := book.changes(table):
+            affected.append(_affected(settings, book, table, changes, opened.count()))
+        elif since := made.get("since"):
+            earlier.append(Earlier(table.name, **since))
+    return Plan(affected, earlier, not_noted)
+
+
+def settle(settings: Settings, book: Book) -> list[str]:
+    """Note what tables of early versions are made by, where a run has nothing else to do; says so."""
+    unused = landing.not_in_use(settings)
+    said = book.adopt(table for table in selection.selected(settings) if table.name not in unused)
+    book.store()
+    return said
+
+
+def forward_only(settings: Settings, names: list[str]) -> list[str]:
+    """Leave the rows of some tables as they are although they are made by something else now; returns what is so
+    from now on, in sentences.
+
+    Raises
+    ------
+    UnknownTableError
+        There is no table of one of the names.
+    LockedError
+        A run holds the lakehouse.
+    """
+    wanted = [tables.get(settings, name) for name in names]
+    with locked(settings):
+        book = Book(settings)
+        return [
+            f"{table.name}: {sentence}"
+            for table in wanted
+            if book.changes(table)
+            for sentence in book.keep(table, "a person asked for it")
+        ]
+
+
+def _affected(settings: Settings, book: Book, table: Table, changes: list[Change], rows: int) -> Affected:
+    diffs = {str(change): diff for change in changes if change.kind == "function" and (diff := _diff(book, change))}
+    return Affected(table.name, [str(change) for change in changes], diffs, fingerprints.obstacle(settings, table),
+                    _downstream(settings, table.name), rows, _seconds(settings, table, rows))  # fmt: skip
+
+
+def _diff(book: Book, change: Change) -> str:
+    """What became of a function, line by line and short; empty where one of its texts is not known."""
+    old, new = (book.source_of(digest).splitlines() if digest else [] for digest in (change.old, change.new))
+    if not old or not new:
+        return ""
+    lines = [line for line in difflib.unified_diff(old, new, n=0, lineterm="") if line[:3] not in ("---", "+++")]
+    lines = [line for line in lines if not line.startswith("@@")]
+    more = [f"… {len(lines) - DIFF_LINES} lines more"] if len(lines) > DIFF_LINES else []
+    return "\n".join([*lines[:DIFF_LINES], *more])
+
+
+def _downstream(settings: Settings, name: str) -> list[str]:
+    reached = [name]
+    for table in tables.declared(settings).values():  # sources come before targets
+        if {*table.sources} & {*reached} and table.name not in reached:
+            reached.append(table.name)
+    return reached[1:]
+
+
+def _seconds(settings: Settings, table: Table, rows: int) -> float | None:
+    """Time by the run that wrote most rows of a table."""
+    runs = [run for run in delta.read_ops(settings, "runs", target=table.name) if run["rows"]]
+    if not runs:
+        return None
+    largest = max(runs, key=lambda run: run["rows"])
+    return float(round(largest["seconds"] * max(1.0, rows / largest["rows"]), 1))
+
+
+def _lines(one: Affected) -> list[str]:
+    took = "" if one.seconds is None else f", about {one.seconds:,.0f} s"
+    head = f"is made again: {one.rows:,} rows{took}"
+    lines = [f"{one.table} {f'stays as it is, because {one.obstacle}' if one.obstacle else head}"]
+    for change in one.changes:
+        lines += [f"    {change}", *(f"        {line}" for line in one.diffs.get(change, "").splitlines())]
+    if one.obstacle:
+        lines.append("    what comes from the next run on is by the new rules, and this plan says since when")
+    elif one.downstream:
+        lines.append(f"    where its rows change, these follow: {', '.join(one.downstream)}")
+    return lines

@@ -1,0 +1,308 @@
+"""Fingerprints: what each table was made by, and what of it is another today.
+
+A table is made by its declaration as far as rows depend on it, by the settings that its transformation reads, and by
+the code of the transformation. The three together are its fingerprint. The commit that writes the rows carries it,
+with its number as a watermark, which outlives the log; ``ops/fingerprints`` keeps what stands behind the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from lakehouse_lib.config import Feed, Settings, command
+from lakehouse_lib.errors import TableError
+from lakehouse_lib.intake import landing
+from lakehouse_lib.model import code, ops, reads, tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import archive, commits, delta
+from lakehouse_lib.storage.transactions import FINGERPRINT
+
+REBUILD = "rebuild"
+"""Transaction id under which a table counts its rebuilds, so that each is written once."""
+
+_OF_A_LOAD = ("lakehouse_lib.layers.loading.bronze_rows", "lakehouse_lib.intake.formats.read",
+              "lakehouse_lib.intake.landing.format_of")  # fmt: skip
+_OF_CHANGES = "lakehouse_lib.intake.landing.shape_of"
+"""Functions that decide on the rows of bronze tables, beside their transformations."""
+
+Record = dict[str, Any]
+"""A fingerprint: ``declaration``, ``settings`` by path, ``code`` (digests by name), ``version``; ``since`` where the
+rows before a version are by earlier rules."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that a table is made by and that is another than when it was made."""
+
+    kind: str
+    """setting, declaration, function or version."""
+    name: str
+    old: Any = None
+    new: Any = None
+
+    def __str__(self) -> str:
+        if self.kind == "function":
+            word = "is new" if self.old is None else "is gone" if self.new is None else "changed"
+            return f"{self.name.removeprefix('lakehouse_lib.')} {word}"
+        return f"{self.name}: {_shown(self.old)} → {_shown(self.new)}"
+
+
+@dataclass
+class Book:
+    """The fingerprints of a lakehouse, read once for a run."""
+
+    settings: Settings
+    records: dict[int, Record] = field(default_factory=dict)
+    codes: dict[int, Record] = field(default_factory=dict)
+    """What `code.read` told last of some functions: ``pieces`` (digests by name), ``possible`` settings, and the
+    ``digest`` of the files."""
+    new: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Rows that are not in ``ops/fingerprints`` yet, by kind and id."""
+    _known: dict[tuple[str, int], list[Change]] = field(default_factory=dict)
+    """What has changed, by table and its number; it stays so for the run."""
+    _digests: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        for kind, number, text in delta.ops_tuples(self.settings, "fingerprints", ["kind", "id", "text"]):
+            if kind != "function":
+                (self.records if kind == "table" else self.codes)[number] = json.loads(text)
+
+    # What would make a table now -----------------------------------------------
+
+    def code_of(self, table: Table) -> Record:
+        """The code of a table; read from the sources only where they have changed since it was read last."""
+        roots = (table.transform, *_beside(table))
+        packages = tuple(sorted({root.split(".")[0] for root in roots}))
+        with self._lock:
+            if packages not in self._digests:
+                self._digests[packages] = code.digest_of(packages)
+            number, digest = _number(*roots), self._digests[packages]
+            if self.codes.get(number, {}).get("digest") != digest:
+                self.codes[number] = self._read(roots, digest)
+                self.new["code", number] = json.dumps(self.codes[number])
+            return self.codes[number]
+
+    def _read(self, roots: tuple[str, ...], digest: str) -> Record:
+        found = code.read(roots)
+        for piece in found.pieces:
+            self.new["function", _number(piece.digest)] = piece.text
+        return {"pieces": {piece.name: piece.digest for piece in found.pieces}, "digest": digest,
+                "possible": sorted(reads.possible(found, get_args(Feed)))}  # fmt: skip
+
+    def present(self, table: Table, paths: Iterable[str] | None = None) -> Record:
+        """The fingerprint that a table would get now; ``paths`` are the settings that it reads, if they are known."""
+        known = self.code_of(table)
+        seen = paths is not None
+        wanted = [path for path in known["possible"] if _concerns(path, table)] if paths is None else paths
+        return {
+            "declaration": _declaration(self.settings, table), "version": table.version, "code": known["pieces"],
+            "settings": {path: reads.value(self.settings, path) for path in sorted(wanted)}, "seen": seen,
+        }  # fmt: skip
+
+    # What made it ---------------------------------------------------------------
+
+    def made(self, table: Table) -> Record | None:
+        """The fingerprint of a table; None where it is not known, as in a lakehouse of an early version."""
+        opened = delta.opened(self.settings, table)
+        return self._record(opened, delta.watermark(opened, FINGERPRINT) or 0)
+
+    def _record(self, opened: DeltaTable | None, number: int) -> Record | None:
+        if opened is not None and number and number not in self.records:
+            # Of a run that was killed before it wrote its books.
+            self.records |= {number_of(record): record for record in _told(opened)}
+        return self.records.get(number)
+
+    def changes(self, table: Table) -> list[Change]:
+        """What a table was made by and is another today; empty too where it is not known."""
+        opened = delta.opened(self.settings, table)
+        key = table.name, delta.watermark(opened, FINGERPRINT) or 0
+        if key not in self._known:
+            before = self._record(opened, key[1])
+            self._known[key] = [] if before is None else self._compared(table, before)
+        return self._known[key]
+
+    def _compared(self, table: Table, before: Record) -> list[Change]:
+        now = self.present(table, before["settings"])
+        old, new = before["declaration"], now["declaration"]
+        found = [Change("declaration", key, old.get(key), new.get(key))
+                 for key in sorted({*old, *new}) if old.get(key) != new.get(key)]  # fmt: skip
+        found += [Change("setting", path, old, now["settings"][path])
+                  for path, old in before["settings"].items() if old != now["settings"][path]]  # fmt: skip
+        if before["version"] and now["version"] != before["version"]:
+            found.append(Change("version", "version", before["version"], now["version"]))
+        elif not before["version"] and before["code"] != now["code"]:
+            found += _code_changes(before["code"], now["code"])
+        return found
+
+    # Notes -----------------------------------------------------------------------
+
+    def seal(
+        self, table: Table, noted: Iterable[str], anew: bool, rebuilt: bool
+    ) -> tuple[list[delta.Consumed], Record]:
+        """What a commit has to remember and to say, where the table's fingerprint becomes another by it; ``anew``
+        where it writes the table whole, ``rebuilt`` where it does so because of what has changed."""
+        if not self.settings.enable_delta:
+            return [], {}
+        before = None if anew else self.made(table)
+        paths = {*noted, *(before["settings"] if before and before["seen"] else ())}
+        record = self.present(table, paths)
+        if before and "since" in before:
+            record["since"] = before["since"]
+        number, opened = number_of(record), delta.opened(self.settings, table)
+        if not rebuilt and delta.watermark(opened, FINGERPRINT) == number:
+            return [], {}
+        guard = [delta.Consumed(REBUILD, (delta.watermark(opened, REBUILD) or 0) + 1)] if rebuilt else []
+        says: Record = {"fingerprint": record} | ({"operation": "rebuilt"} if rebuilt else {})
+        self.records[number] = record
+        return [*guard, delta.Consumed(FINGERPRINT, number)], says
+
+    def adopt(self, declared: Iterable[Table]) -> list[str]:
+        """Give the present fingerprint to the tables that have none, as those of early versions; says so."""
+        early = []
+        for table in declared if self.settings.enable_delta else ():
+            opened = delta.opened(self.settings, table)
+            if opened is not None and opened.file_uris() and self.made(table) is None:
+                early.append(table)
+        for table in early:
+            self.note(table)
+        if not early:
+            return []
+        return [
+            f"{len(early)} tables were made before what makes them was noted: it is noted from now on, and nothing "
+            f"was rebuilt. Where code or settings have changed since: {command('run --full')}"
+        ]
+
+    def keep(self, table: Table, reason: str) -> list[str]:
+        """Leave the rows of a table as they are although it is made by something else now; says since when."""
+        changes = ", ".join(map(str, self.changes(table)))
+        self.note(table, reason)
+        return [f"rows that are there stay by earlier rules, because {reason}; changed: {changes}"] if reason else []
+
+    def note(self, table: Table, reason: str = "") -> None:
+        """Give a table the present fingerprint without writing a row; where ``reason`` says why its rows cannot be
+        made again, they are known from then on to be by earlier rules."""
+        before, record = self.made(table), self.present(table)
+        record["settings"] |= {path: reads.value(self.settings, path) for path in (before or {}).get("settings", ())}
+        if reason:
+            earlier = (before or {}).get("since")
+            told = [*(earlier["changes"] if earlier else ()), *map(str, self.changes(table))]
+            version = delta.made(self.settings, table, "it has no rows").version()
+            record["since"] = {"version": earlier["version"] if earlier else version, "changes": told, "reason": reason,
+                               "at": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
+        number = number_of(record)
+        self.records[number] = record
+        self.new["table", number] = json.dumps(record)
+        self.store()
+        commits.mark(self.settings, table, [delta.Consumed(FINGERPRINT, number)], {"operation": "noted"})
+
+    def store(self, records: Iterable[Record] = ()) -> None:
+        """Write what is new to ``ops/fingerprints``."""
+        with self._lock:
+            rows, self.new = self.new, {}
+        rows |= {("table", number_of(record)): json.dumps(record) for record in records}
+        now = datetime.now(UTC)
+        listed = [
+            {"id": number, "kind": kind, "text": text, "recorded_at": now} for (kind, number), text in rows.items()
+        ]
+        found = pa.Table.from_pylist(listed, ops.SCHEMAS["fingerprints"])
+        commits.upsert_ops(self.settings, "fingerprints", found, ("kind", "id"), where="s.kind = 'code'")
+
+    def source_of(self, digest: str) -> str:
+        """The text of a function, as it was when a table was made by it; empty where it is not known."""
+        number = _number(digest)
+        if ("function", number) in self.new:
+            return self.new["function", number]
+        found = delta.read_ops(self.settings, "fingerprints", kind="function", id=number)
+        return str(found[0]["text"]) if found else ""
+
+
+def number_of(record: Record) -> int:
+    """The number of a fingerprint; where functions stand makes no other."""
+    pieces = sorted(_bare(record["code"]).elements())
+    rest = {key: value for key, value in record.items() if key != "code"}
+    return _number(json.dumps([rest, pieces], sort_keys=True))
+
+
+def obstacle(settings: Settings, table: Table) -> str:
+    """Why a table cannot be made again from its sources; empty where it can."""
+    if table.layer == "bronze":
+        feed = landing.feed_of(table)
+        known = landing.known_files(settings, feed, delta.opened(settings, table))
+        listed = {file.path for file in landing.list_files(settings, feed)}
+        gone = [path for path, file in known.items() if file.state == "loaded" and path not in listed]
+        return f"{len(gone)} of its files are no longer in landing, e.g. {gone[0]}" if gone else ""
+    for name in (table.name, *table.sources):
+        try:
+            archive.batches(settings, tables.get(settings, name))
+        except TableError as error:
+            return str(error)
+    return ""
+
+
+def _number(*texts: str) -> int:
+    digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2 or 1
+
+
+def _bare(pieces: dict[str, str]) -> Counter[tuple[str, str]]:
+    """Names without the module, and digests."""
+    return Counter((name.rpartition(".")[2], digest) for name, digest in pieces.items())
+
+
+def _code_changes(old: dict[str, str], new: dict[str, str]) -> list[Change]:
+    before, now = _bare(old), _bare(new)
+    gone = {name: digest for name, digest in old.items() if (name.rpartition(".")[2], digest) in before - now}
+    come = {name: digest for name, digest in new.items() if (name.rpartition(".")[2], digest) in now - before}
+    return [Change("function", name, gone.get(name), come.get(name)) for name in sorted({*gone, *come})]
+
+
+def _beside(table: Table) -> tuple[str, ...]:
+    if table.layer != "bronze":
+        return ()
+    return (*_OF_A_LOAD, _OF_CHANGES) if landing.feed_of(table) == "cdc_changes" else _OF_A_LOAD
+
+
+def _concerns(path: str, table: Table) -> bool:
+    """Whether a setting that the code may read is one of this table."""
+    return not path.startswith("feeds.") or path.split(".")[1] == landing.feed_of(table)
+
+
+def _declaration(settings: Settings, table: Table) -> Record:
+    """What of a declaration the rows depend on, a value for each key."""
+    told: Record = {f"column {c.name}": c.type + " required" * c.required for c in table.columns}
+    told |= {f"bounds of {name}": list(bounds) for name, bounds in table.bounds.items()}
+    told |= {"key": list(table.key), "sources": list(table.sources), "partition_by": table.partition_by}
+    if table.layer == "bronze":
+        told |= {f"check {name}": condition for name, (condition, _) in tables.record_checks(table).items()}
+    if table.layer == "quarantine":
+        told |= {f"reason {name}": words for source in table.sources
+                 for name, (_, words) in tables.record_checks(tables.get(settings, source)).items()}  # fmt: skip
+    return told
+
+
+def _told(opened: DeltaTable) -> Iterable[Record]:
+    """The fingerprints in a table's commits, newest first, as far as its log goes."""
+    for version in range(opened.version(), -1, -1):
+        written = delta.actions(opened.table_uri, version)
+        if written is None:
+            return
+        info: Record = next((action["commitInfo"] for action in written if "commitInfo" in action), {})
+        if record := delta.says(info).get("fingerprint"):
+            yield record
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

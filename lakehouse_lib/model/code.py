@@ -1,0 +1,321 @@
+"""The code that makes a table: a function and what it calls, told apart by what it does.
+
+Read from the source files by their syntax trees; nothing is imported. Comments, docstrings, formatting, annotations,
+names of locals and parameters, and the module that a function stands in make no difference.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LIBRARY = Path(__file__).parents[1]
+FOLLOWED = ("lakehouse_lib.layers.", "lakehouse_lib.intake.", "lakehouse_lib.model.messages.")
+"""Parts of the library whose code decides on rows."""
+LEFT_OUT = ("lakehouse_lib.layers.inputs.",)
+"""Of these, what only hands the rows over."""
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_WITHOUT_MEANING = ("ctx", "kind", "type_comment", "type_params", "returns", "annotation")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A function, class or constant."""
+
+    name: str
+    """With its module, for people."""
+    digest: str
+    text: str
+    """The source, without docstrings and comments."""
+
+
+@dataclass
+class Code:
+    """Everything that a table is made by."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    settings: set[str] = field(default_factory=set)
+    """Settings that it reads, as far as the text shows."""
+    attributes: set[str] = field(default_factory=set)
+    """Names of all attributes that it uses."""
+
+
+def files(packages: Iterable[str]) -> list[Path]:
+    """The files in which the code of functions of some packages may stand."""
+    found = {LIBRARY / "model/messages.py", *(LIBRARY / "layers").glob("*.py"), *(LIBRARY / "intake").glob("*.py")}
+    for package in packages:
+        if package != "lakehouse_lib" and (path := _path(package)):
+            found |= {*path.parent.rglob("*.py")} if path.name == "__init__.py" else {path}
+    return sorted(found)
+
+
+def digest_of(packages: Iterable[str]) -> str:
+    """A digest of `files`; found much faster than the code in them."""
+    digest = hashlib.blake2b(_bytes(Path(__file__)), digest_size=16)  # what is told of the code may be another too
+    for path in files(packages):
+        digest.update(_bytes(path))
+    return digest.hexdigest()
+
+
+def read(roots: Iterable[str]) -> Code:
+    """The code of functions, given by their dotted names, with everything that they call."""
+    code, waiting, seen = Code(), [], set[tuple[str, str]]()
+    packages = {root.split(".")[0] for root in roots} - {"lakehouse_lib"}
+    for root in roots:
+        home, _, name = root.rpartition(".")
+        waiting.append((home, name))
+    while waiting:
+        place = waiting.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        module_name, name = place
+        own, prefix = module_name.split(".")[0] in packages, f"{module_name}."
+        decides = own or (prefix.startswith(FOLLOWED) and not prefix.startswith(LEFT_OUT))
+        module = _module(module_name) if decides else None
+        if module is None or (node := module.definition(name)) is None:
+            continue
+        reader = _Reader(module, name.split(".")[0] if "." in name else "")
+        told = reader.tell(node)
+        digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        code.pieces.append(
+            Piece(f"{module_name}.{name}", digest, ast.unparse(_Undocumented().visit(copy.deepcopy(node))))
+        )
+        code.settings |= reader.settings
+        code.attributes |= reader.attributes
+        waiting += sorted(reader.called)
+    code.pieces.sort(key=lambda piece: piece.name)
+    return code
+
+
+# Modules ----------------------------------------------------------------------
+
+
+class _Module:
+    """What stands at the top of a module, by name."""
+
+    def __init__(self, name: str, source: bytes):
+        self.name = name
+        self.defined: dict[str, ast.stmt] = {}
+        self.imported: dict[str, str] = {}
+        for node in _statements(ast.parse(source).body):
+            self.imported |= _imports(node, name)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                self.defined[node.name] = node
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = (part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
+                self.defined |= dict.fromkeys(names, node)
+
+    def definition(self, name: str) -> ast.stmt | None:
+        """What has a name, such as ``Inputs`` or ``Inputs.new``."""
+        outer, _, inner = name.partition(".")
+        node = self.defined.get(outer)
+        if not inner or not isinstance(node, ast.ClassDef):
+            return None if inner else node
+        return next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == inner), None)
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            yield from _statements([*node.body, *node.orelse])
+        else:
+            yield node
+
+
+def _imports(node: ast.AST, module: str) -> dict[str, str]:
+    """Names that a statement brings in, and what they stand for."""
+    if isinstance(node, ast.Import):
+        return {a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names}
+    if isinstance(node, ast.ImportFrom):
+        above = module.rsplit(".", node.level)[0] + "." if node.level else ""
+        return {alias.asname or alias.name: f"{above}{node.module or ''}.{alias.name}" for alias in node.names}
+    return {}
+
+
+def _path(module: str) -> Path | None:
+    """The source file of a module; None where it has none, such as a notebook."""
+    if module.split(".")[0] == "lakehouse_lib":
+        path = LIBRARY.joinpath(*module.split(".")[1:])
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    known = getattr(sys.modules.get(module), "__file__", None)
+    if known is None and module not in sys.modules:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            return None
+        known = spec.origin if spec else None
+    return Path(known) if known and known.endswith(".py") else None
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def _module(name: str) -> _Module | None:
+    path = _path(name)
+    return _parsed(name, _bytes(path)) if path and path.exists() else None
+
+
+@functools.lru_cache(128)
+def _parsed(name: str, source: bytes) -> _Module:
+    return _Module(name, source)
+
+
+# What a piece of code says ----------------------------------------------------
+
+
+class _Reader:
+    """Tells a piece of code in a form in which only its meaning shows, and notes what it calls."""
+
+    def __init__(self, module: _Module, owner: str):
+        self.module, self.owner = module, owner
+        self.called: set[tuple[str, str]] = set()
+        self.settings: set[str] = set()
+        self.attributes: set[str] = set()
+        self.imported = dict(module.imported)
+        self.scopes: list[dict[str, str]] = []
+        self.kinds: dict[str, str] = {}
+        """Classes of parameters, by the parameter."""
+        self.locals = 0
+
+    def tell(self, node: ast.AST) -> str:
+        """The form of a node."""
+        if isinstance(node, ast.AnnAssign) and self.scopes:
+            return f"Assign([{self.tell(node.target)}]{self.tell(node.value)})" if node.value else ""
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return ""
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            self.imported |= _imports(node, self.module.name)
+            return ""
+        if isinstance(node, ast.Name):
+            return self._name(node.id)
+        if isinstance(node, ast.Attribute):
+            return self._attribute(node)
+        if isinstance(node, _SCOPES):
+            return self._scope(node)
+        return self._fields(node)
+
+    def _fields(self, node: ast.AST) -> str:
+        parts = []
+        for name, value in ast.iter_fields(node):
+            if name in _WITHOUT_MEANING or value is None or value == []:
+                continue
+            if isinstance(node, ast.ExceptHandler | ast.arg | ast.FunctionDef) and name in ("name", "arg"):
+                value = self._local(value) or value.rpartition(".")[2]
+            parts.append(f"{name}={self._value(value)}")
+        return f"{type(node).__name__}({','.join(parts)})"
+
+    def _value(self, value: object) -> str:
+        if isinstance(value, list):
+            return f"[{','.join(filter(None, map(self._value, value)))}]"
+        return self.tell(value) if isinstance(value, ast.AST) else repr(value)
+
+    def _scope(self, node: ast.AST) -> str:
+        """A function or a comprehension: its parameters and locals get numbers for names."""
+        names = dict.fromkeys(_bound(node))
+        self.scopes.append({name: f"_{self.locals + n}" for n, name in enumerate(names)})
+        self.locals += len(names)
+        if isinstance(node, _Function):
+            self._note_kinds(node)
+        told = self._fields(node)
+        self.scopes.pop()
+        return told
+
+    def _note_kinds(self, node: _Function) -> None:
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        for argument in arguments:
+            if isinstance(argument.annotation, ast.Name | ast.Attribute):
+                self.kinds[argument.arg] = self._dotted(argument.annotation) or ""
+        if self.owner and len(self.scopes) == 1 and arguments:
+            self.kinds[arguments[0].arg] = f"{self.module.name}.{self.owner}"
+
+    def _local(self, name: str) -> str | None:
+        return next((scope[name] for scope in reversed(self.scopes) if name in scope), None)
+
+    def _name(self, name: str) -> str:
+        return self._local(name) or self._refer(self._dotted(ast.Name(name)) or name)
+
+    def _attribute(self, node: ast.Attribute) -> str:
+        self.attributes.add(node.attr)
+        base = node.value
+        if (isinstance(base, ast.Name) and base.id == "settings") or (
+            isinstance(base, ast.Attribute) and base.attr == "settings"
+        ):
+            self.settings.add(node.attr)
+        if dotted := self._dotted(node):
+            return self._refer(dotted)
+        if isinstance(base, ast.Name) and self._local(base.id) and (kind := self.kinds.get(base.id)):
+            module, _, name = kind.rpartition(".")
+            self.called.add((module, f"{name}.{node.attr}"))
+        return f"{self.tell(base)}.{node.attr}"
+
+    def _dotted(self, node: ast.expr) -> str | None:
+        """What a chain of names stands for, where it begins with something of the module's."""
+        if isinstance(node, ast.Attribute):
+            base = self._dotted(node.value)
+            return f"{base}.{node.attr}" if base else None
+        if not isinstance(node, ast.Name) or self._local(node.id):
+            return None
+        if node.id in self.module.defined:
+            return f"{self.module.name}.{node.id}"
+        return self.imported.get(node.id)
+
+    def _refer(self, dotted: str) -> str:
+        """A name of others: noted, and of the library or the table's own package without the place."""
+        package = self.module.name.split(".")[0]
+        if dotted.split(".")[0] not in ("lakehouse_lib", package):
+            return dotted
+        module, name = _home(dotted)
+        self.called.add((module, name.split(".")[0]))
+        return f"@{name}"
+
+
+def _home(dotted: str) -> tuple[str, str]:
+    """The module that something stands in, and its name there; names that a module passes on are followed."""
+    parts = dotted.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = _module(".".join(parts[:cut]))
+        if module is None:
+            continue
+        target = module.imported.get(parts[cut])
+        if target and parts[cut] not in module.defined:
+            return _home(".".join([target, *parts[cut + 1 :]])) if target != dotted else (module.name, parts[cut])
+        return module.name, ".".join(parts[cut:])
+    return "", parts[-1]
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """Names that a function or comprehension binds: parameters first, then as they come."""
+    if isinstance(node, _Function):
+        arguments = node.args
+        for argument in [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs,
+                         arguments.kwarg]:  # fmt: skip
+            if argument:
+                yield argument.arg
+    waiting = [*reversed([*ast.iter_child_nodes(node)])]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+            yield from filter(None, [part.name])
+        elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+            yield part.id
+        if not isinstance(part, (*_SCOPES, ast.ClassDef)):
+            waiting += reversed([*ast.iter_child_nodes(part)])
+
+
+class _Undocumented(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | ast.Pass:
+        """Leave out texts that are no more than words about the code."""
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Pass() if is_text else node

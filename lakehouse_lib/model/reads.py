@@ -1,0 +1,118 @@
+"""Which settings a table is made by: they are noted while its transformation reads them.
+
+A setting is named by its path, such as ``segments.vip_value`` or ``feeds.clickstream.timezone``; lists and mappings
+of a person's own keys are one setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+from typing import Any, cast, get_args
+
+from pydantic import BaseModel
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.model.code import Code
+
+
+def watched(settings: Settings, noted: dict[str, Any]) -> Settings:
+    """The settings; ``noted`` gets the path and the value of each one that is read through them."""
+    return cast("Settings", _Watched(settings, "", noted))
+
+
+class _Watched:
+    """A part of the settings that notes what is asked of it."""
+
+    def __init__(self, part: BaseModel, path: str, noted: dict[str, Any]):
+        self._part, self._path, self._noted = part, path, noted
+
+    def __getattr__(self, name: str) -> Any:
+        part, path = self._part, f"{self._path}.{name}".lstrip(".")
+        found = getattr(part, name)
+        if name not in type(part).model_fields or name.endswith("path"):
+            # Where things are, which engine computes and which days are asked for makes no other row.
+            return found
+        if isinstance(found, BaseModel):
+            return _Watched(found, path, self._noted)
+        if _kind_of_values(part, name):
+            return _WatchedParts(part, name, path, self._noted)
+        self._noted[path] = plain(found)
+        return found
+
+    def feed(self, name: str) -> Any:
+        """Settings of a feed, given or default."""
+        return self.feeds[name]
+
+
+class _WatchedParts:
+    """Parts of the settings by name; those that are not given are the default."""
+
+    def __init__(self, part: BaseModel, name: str, path: str, noted: dict[str, Any]):
+        self._part, self._name, self._path, self._noted = part, name, path, noted
+
+    def __getitem__(self, key: str) -> _Watched:
+        return _Watched(_part_of(self._part, self._name, key), f"{self._path}.{key}", self._noted)
+
+    def get(self, key: str, _: Any = None) -> _Watched:
+        """The part of this name."""
+        return self[key]
+
+
+def value(settings: Settings, path: str) -> Any:
+    """The value of a setting, as `watched` notes it; None where there is no such setting any more."""
+    part: Any = settings
+    names = iter(path.split("."))
+    for name in names:
+        if not isinstance(part, BaseModel) or name not in type(part).model_fields:
+            return None
+        part = _part_of(part, name, next(names, "")) if _kind_of_values(part, name) else getattr(part, name)
+    return plain(part)
+
+
+def possible(code: Code, feeds: Iterable[str]) -> Iterator[str]:
+    """Paths of the settings that some code seems to read, for tables whose reads were never noted."""
+    for name in Settings.model_fields:
+        parts = name in code.settings or (name == "feeds" and "feed" in code.settings)
+        if parts and not name.endswith("path"):
+            yield from _leaves(Settings.model_fields[name].annotation, name, code.attributes, feeds)
+
+
+def _leaves(kind: Any, path: str, attributes: set[str], feeds: Iterable[str]) -> Iterator[str]:
+    named = get_args(kind)[-1] if get_args(kind) else None
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for name, part in kind.model_fields.items():
+            if name in attributes and not name.endswith("path"):
+                yield from _leaves(part.annotation, f"{path}.{name}", attributes, feeds)
+    elif path == "feeds":
+        for feed in feeds:
+            yield from _leaves(named, f"{path}.{feed}", attributes, feeds)
+    else:
+        yield path
+
+
+def _kind_of_values(part: BaseModel, name: str) -> type[BaseModel] | None:
+    """The class of the parts that a setting holds by name; None where it does not."""
+    annotation = type(part).model_fields[name].annotation
+    kinds = get_args(annotation)
+    if len(kinds) == 2 and isinstance(kinds[1], type) and issubclass(kinds[1], BaseModel):
+        return kinds[1]
+    return None
+
+
+def _part_of(part: BaseModel, name: str, key: str) -> BaseModel:
+    kind = _kind_of_values(part, name)
+    assert kind is not None
+    given: BaseModel | None = getattr(part, name).get(key)
+    return kind() if given is None else given
+
+
+def plain(found: Any) -> Any:
+    """A setting's value as JSON has it."""
+    if isinstance(found, BaseModel):
+        return found.model_dump(mode="json")
+    if isinstance(found, dict):
+        return {key: plain(part) for key, part in sorted(found.items())}
+    if isinstance(found, list | tuple):
+        return [plain(part) for part in found]
+    return found.isoformat() if isinstance(found, date) else found

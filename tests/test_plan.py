@@ -1,0 +1,545 @@
+"""Law 7: a table is what its present declaration, code and settings make of its input, or says since when it is not."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import change, click, event
+from lake import assert_same, contents, rows, run_tables, versions
+
+from lakehouse_lib import cli, config
+from lakehouse_lib.care import health, restore
+from lakehouse_lib.catalog import history
+from lakehouse_lib.config import Settings
+from lakehouse_lib.engines import session
+from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.flow import pipeline, plan, preview, selection
+from lakehouse_lib.layers.fingerprints import Book
+from lakehouse_lib.model import code, tables
+from lakehouse_lib.storage import commits, delta
+
+STORED = Path("tests/lakehouse_0.1.tar.xz")
+LIBRARY = Path("lakehouse_lib")
+REPLICA = {"source_table": "people", "target": "people_silver", "keys": ["id"]}
+
+
+def person(op: str, at: int, **row: Any) -> dict[str, Any]:
+    return change(op, at, None, row, table="people")
+
+
+def flat(at: int, operation: str, table: str, **after: Any) -> dict[str, Any]:
+    """A flat change, which may leave columns out."""
+    return {"table_name": table, "operation_type": operation, "after_values": after, "sequence": str(at),
+            "timestamp": f"2026-03-02T11:00:{at:02}Z"}  # fmt: skip
+
+
+def in_lines(records: list[dict[str, Any]]) -> str:
+    return "".join(f"{json.dumps(record)}\n" for record in records)
+
+
+FILES = {
+    "app_events/a.json": [
+        *(event(n, f"2026-03-0{1 + n % 5}T22:00:00", user_id="annbobcid"[n % 3 * 3 :][:3], properties={"value": 20 * n})
+          for n in range(6)),
+        event(7, "2026-02-20T10:00:00", user_id="dan"), event(9, user_id="ann", event_type="app_failure"),
+        {"event_id": "rejected"}, {"event_type": "rejected"}, event(10, properties={"value": "much"}),
+    ],
+    "clickstream/a.json": [
+        click(1, "2026-03-02T22:00:00"), click(2, "2026-03-02T22:20:00", response_time_ms=10, status_code=350),
+        click(3, "2026-03-02T22:45:00", response_time_ms=20), click(4, "2026-03-03T10:00:00", response_time_ms=90),
+    ],
+    "cdc_changes/a.json": [
+        change("c", 1, None, {"user_id": "ann", "id": "1", "email": "a@x.de", "signup_date": "2020-01-01"}),
+        person("c", 2, id="1", user_id="u1", name="Ann"), person("c", 3, id="2", user_id="u1", name="Bob"),
+    ],
+    "cdc_changes/b.json": [
+        flat(1, "INSERT", "users", user_id="bob", id="2", email="b@x.de", name="Bob"),
+        flat(2, "UPDATE", "users", user_id="bob", id="2", email="c@x.de"),
+        flat(3, "INSERT", "users", user_id="cid", id="3", timestamp="x"), flat(4, "INSERT", "pets", kind="cat"),
+        {**flat(5, "UPDATE", "users", user_id="cid", id="3"), "timestamp": "2026-03-02T23:30:00"},
+    ],
+}  # fmt: skip
+MISNAMED = {
+    "app_events/odd.csv": [event(8, user_id="eve")], "clickstream/odd.csv": [click(8, user_id="eve")],
+    "cdc_changes/odd.csv": [flat(8, "INSERT", "users", user_id="eve", id="8")],
+}  # fmt: skip
+"""Files whose names do not tell their format."""
+
+
+def delivered(folder: Path, files: dict[str, list[dict[str, Any]]]) -> Path:
+    for path, records in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(in_lines(records))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def landing(tmp_path_factory) -> Path:
+    return delivered(tmp_path_factory.mktemp("landing"), FILES)
+
+
+@pytest.fixture(scope="module")
+def before(landing, engine, tmp_path_factory) -> Settings:
+    """A lakehouse that is made by the default settings."""
+    settings = config.load({"lakehouse_base_path": str(tmp_path_factory.mktemp("before") / "lake"),
+                            "landing_path": str(landing), "spark_master": engine, "sample": {"rows": 0},
+                            "cdc": {"replicas": [REPLICA]}})  # fmt: skip
+    run_tables(settings)
+    return settings
+
+
+@pytest.fixture
+def lake(before, tmp_path):
+    """The same lakehouse in a folder of the test's own, by other settings."""
+
+    def copy(**values: Any) -> Settings:
+        home = tmp_path / "lake"
+        if not home.exists():
+            shutil.copytree(before.lakehouse_base_path, home)
+        return named("lake", **values)
+
+    def named(name: str, **values: Any) -> Settings:
+        given = {name: getattr(before, name) for name in ("landing_path", "spark_master")}
+        given |= {"lakehouse_base_path": str(tmp_path / name), "sample": {"rows": 0}, "cdc": {"replicas": [REPLICA]}}
+        return config.load(config._merge(given, values))
+
+    copy.named = named
+    return copy
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    head, _, rest = path.partition(".")
+    return {head: nested(rest, value) if rest else value}
+
+
+def affected(settings: Settings) -> dict[str, list[str]]:
+    return {one.table: one.changes for one in plan.plan(settings).affected}
+
+
+# Settings ---------------------------------------------------------------------
+
+OTHERS = {
+    "session_gap_minutes": 21, "active_days": 1, "segments.vip_value": 30.0, "segments.active_days": 2,
+    "segments.active_events": 2, "segments.inactive_days": 3,
+    "cdc.users_table": "people", "cdc.users_key": "id", "cdc.absent": "null",
+    "cdc.replicas": [REPLICA | {"keys": ["user_id"]}, {"source_table": "pets", "target": "pets_silver", "keys": ["n"]}],
+    "feeds.app_events.timezone": "Asia/Tokyo", "feeds.app_events.format": "json",
+    "feeds.app_events.select": {"user_id": "upper(user_id)"},
+    "feeds.clickstream.timezone": "Asia/Tokyo", "feeds.clickstream.format": "json",
+    "feeds.clickstream.select": {"user_id": "upper(user_id)"},
+    "feeds.cdc_changes.timezone": "Asia/Tokyo", "feeds.cdc_changes.format": "json",
+    "feeds.cdc_changes.select": {"source_system": "'elsewhere'"},
+}  # fmt: skip
+"""For every setting that a transformation reads: a value that makes other rows."""
+
+
+def test_every_setting_that_a_transformation_reads_is_tried(before):
+    read = {path for record in Book(before).records.values() for path in record["settings"]}
+    assert read == {*OTHERS}
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_another_value_of_a_setting_makes_the_tables_of_a_clean_load(lake, before, landing, tmp_path, path):
+    given = nested(path, OTHERS[path])
+    if path.endswith("format"):
+        shutil.copytree(landing, tmp_path / "landing")
+        given["landing_path"] = str(delivered(tmp_path / "landing", MISNAMED))
+    changed = lake(**given)
+    planned = affected(changed)
+    assert planned and all(path in change for changes in planned.values() for change in changes)
+    assert {*planned} <= {*selection.pending(changed)}
+    result = run_tables(changed)
+    assert {step.table for step in result.steps if step.state == "rebuilt"} == {*planned}
+    clean = lake.named("clean", **given)
+    run_tables(clean)
+    assert_same(changed, clean, flags=True)
+    assert contents(changed, flags=True) != contents(before, flags=True)
+    assert affected(changed) == {} and selection.pending(changed) == []
+
+
+def test_a_check_that_sets_records_aside_is_applied_to_those_that_are_there(lake):
+    check = {"name": "cheap", "check": "expression", "condition": "event_type = 'tap'", "severity": "quarantine"}
+    given = {"quality": {"app_events_bronze": [check]}}
+    changed, clean = lake(**given), lake.named("clean", **given)
+    assert "app_events_bronze" in affected(changed)
+    run_tables(changed)
+    run_tables(clean)
+    assert_same(changed, clean, flags=True)
+    assert "cheap" in str(rows(changed, "app_events_bronze_quarantine"))
+
+
+def test_only_what_follows_from_changed_rows_is_touched(lake):
+    changed = lake(segments={"vip_value": 60})
+    was = versions(changed)
+    said: list[str] = []
+    result = pipeline.run(changed, progress=said.append)
+    moved = {name for name, version in versions(changed).items() if version != was[name]}
+    assert moved == {"user_segments_gold"}
+    assert "    made again: segments.vip_value: 500.0 → 60.0" in said
+    assert {row["operation"] for row in delta.read_ops(changed, "ledger", run_id=result.run_id)} == {"rebuilt"}
+    assert {row["operation"] for row in delta.read_ops(changed, "lineage", run_id=result.run_id)} == {"rebuilt"}
+    assert [row["state"] for row in delta.read_ops(changed, "runs", run_id=result.run_id)] == ["rebuilt"]
+
+
+# Code -------------------------------------------------------------------------
+
+EDITS = {
+    "app_events_bronze": ("layers/bronze.py", '"invalid_properties.value": value.bad', '"bad_value": value.bad'),
+    "clickstream_bronze": ("layers/bronze.py", 'F.lit("page_view")', 'F.lit("view")'),
+    "cdc_changes_bronze": ("layers/cdc.py", "F.sha2(content, 256)", "F.sha2(content, 512)"),
+    "app_events_bronze_quarantine": ("layers/silver.py", 'F.coalesce("_raw", F.lit(""))', 'F.upper("_raw")'),
+    "app_events_silver": ("layers/silver.py", 'contains("error")', 'contains("failure")'),
+    "clickstream_silver": ("layers/silver.py", 'F.col("status_code") >= 400', 'F.col("status_code") >= 300'),
+    "users_history_silver": ("layers/silver.py", "between(1, 9999)", "between(1, 1999)"),
+    "users_silver": ("layers/silver.py", 'F.lit(1).alias("e")', 'F.lit(2).alias("e")'),
+    "people_silver": ("layers/replicas.py", '_OURS = ("is_deleted", "deleted_at")', '_OURS = ("is_deleted", "name")'),
+    "event_metrics_gold": ("layers/gold.py", 'F.lit("unknown")', 'F.lit("none")'),
+    "hourly_metrics_gold": ("layers/gold.py", '"_ms", "_n", 0.95', '"_ms", "_n", 0.5'),
+    "daily_summary_gold": ("layers/gold.py", 'ago") < 7', 'ago") < 2'),
+    "user_segments_gold": ("layers/gold.py", "Send a weekly digest", "Send a daily digest"),
+}
+"""For every transformation: a constant of its code, and another one that makes other rows."""
+
+
+def edit(library: Path, name: str) -> None:
+    file, old, new = EDITS[name]
+    text = (library / file).read_text()
+    assert text.count(old) == 1, name
+    (library / file).write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch) -> Path:
+    """A copy of the library, whose code is taken for the present one."""
+    copy = tmp_path / "other/lakehouse_lib"
+    shutil.copytree(LIBRARY, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "LIBRARY", copy)
+    return copy
+
+
+def run_by(library: Path, settings: Settings, **values: Any) -> subprocess.Popen:
+    """A run by a copy of the library, in a process of its own."""
+    given = {name: getattr(settings, name) for name in ("lakehouse_base_path", "landing_path", "spark_master")}
+    given |= {"sample": {"rows": 0}, "cdc": {"replicas": [REPLICA]}} | values
+    return subprocess.Popen([sys.executable, "tests/worker.py", json.dumps(given)], text=True,
+                            env=os.environ | {"PYTHONPATH": str(library.parent)}, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def test_every_transformation_is_tried(before):
+    assert {table.transform for table in tables.declared(before).values()} == {
+        tables.get(before, name).transform for name in EDITS
+    }
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_constant_of_a_transformation_is_seen_in_the_tables_that_it_makes(before, library, name):
+    edit(library, name)
+    planned = affected(before)
+    same = {t.name for t in tables.declared(before).values() if t.transform == tables.get(before, name).transform}
+    assert same <= {*planned}
+    # What several transformations use is theirs as well.
+    assert len(planned) == len(same) or name in ("app_events_bronze", "clickstream_bronze"), planned
+
+
+def test_changed_code_makes_the_tables_of_a_clean_load(lake, before, library):
+    changed, clean = lake(), lake.named("clean")
+    for name in EDITS:
+        edit(library, name)
+    assert {*EDITS} <= {*affected(changed)}
+    for settings in (changed, clean):
+        done = run_by(library, settings)
+        said, _ = done.communicate()
+        assert done.returncode == 0, said
+    assert_same(changed, clean, flags=True)
+    was, now = contents(before, flags=True), contents(changed, flags=True)
+    assert [name for name in EDITS if was[name] == now[name]] == []
+    assert affected(changed) == {}
+
+
+def test_words_and_places_of_the_code_change_nothing(before, library):
+    for file in [*library.glob("layers/*.py"), *library.glob("intake/*.py")]:
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+                node.body[0].value.value = "Other words."
+        file.write_text(f"# A comment.\n{ast.unparse(tree)}\n")
+    assert affected(before) == {}
+    silver = library / "layers/silver.py"
+    text = silver.read_text()
+    for local in ("good", "events", "winners", "near", "numbered", "activity", "joined"):
+        text = re.sub(rf"(?<![\w.\"'])\b{local}\b(?![\"'(]|=[^=])", f"{local}_of_it", text)
+    silver.write_text(text)
+    ast.parse(text)
+    assert affected(before) == {}
+    (library / "layers/versions.py").rename(library / "layers/lives.py")
+    for file in (silver, library / "layers/replicas.py"):
+        moved = re.sub(r"import (.*)\bversions\b", r"import \1lives as versions", file.read_text(), count=1)
+        assert "lives as versions" in moved
+        file.write_text(moved)
+    assert affected(before) == {}
+
+
+def test_the_plan_shows_the_lines_of_a_function_that_changed(before, library):
+    edit(library, "clickstream_silver")
+    said = plan.plan(before).text()
+    assert "layers.silver.sessions changed" in said
+    assert re.search(r"-.*status_code'\) >= 400.*\n +\+.*status_code'\) >= 300", said)
+
+
+MINE = '''
+def by_type(inputs):
+    """What a person adds."""
+    found = inputs.all("app_events_silver")
+    return _counted(found)
+
+
+def _counted(found):
+    return found.groupBy("event_type").count().selectExpr("event_type", "`count` + 0 AS n")
+'''
+
+
+def test_a_table_of_ones_own_is_followed_into_its_module_unless_it_has_a_version(
+    lake, tmp_path, monkeypatch, extra_table
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_tables.py").write_text(MINE)
+    (tmp_path / "moved_tables.py").write_text(MINE.replace("found", "rows"))
+    mine = tables.Table(
+        name="types_gold", layer="gold", description="Events by type", grain="a type", key=("event_type",),
+        sources=("app_events_silver",), transform="my_tables.by_type",
+        declared="    event_type string required -- type\n    n bigint required -- events\n",
+    )  # fmt: skip
+    extra_table(mine)
+    settings = lake(tables="types_gold")
+    run_tables(settings)
+
+    def with_code(text: str, **more: Any) -> dict[str, list[str]]:
+        tables.unregister("types_gold")
+        tables.register(replace(mine, **more))
+        (tmp_path / "my_tables.py").write_text(text)
+        return affected(settings)
+
+    assert with_code(MINE, transform="moved_tables.by_type") == {}
+    changed = MINE.replace("+ 0", "+ 1")
+    assert with_code(changed) == {"types_gold": ["my_tables._counted changed"]}
+    assert with_code(MINE, version="1") == {}
+    run_tables(settings)
+    assert with_code(changed, version="2") == {"types_gold": ["my_tables._counted changed"]}
+
+
+# Declarations -----------------------------------------------------------------
+
+
+def test_a_column_that_is_declared_in_addition_is_filled(lake, tmp_path, monkeypatch, extra_table):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = MINE.replace("by_type", "by_kind").replace(' + 0 AS n"', ' AS n", "concat(event_type, \'!\') AS loud"')
+    (tmp_path / "kinds.py").write_text(text)
+    mine = tables.Table(
+        name="kinds_gold", layer="gold", description="Events by type", grain="a type", key=("event_type",),
+        sources=("app_events_silver",), transform="kinds.by_kind",
+        declared="    event_type string required -- type\n    n bigint required -- events\n",
+    )  # fmt: skip
+    extra_table(mine)
+    settings = lake(tables="kinds_gold")
+    run_tables(settings)
+    tables.unregister("kinds_gold")
+    tables.register(replace(mine, declared=mine.declared + "    loud string required -- type\n"))
+    assert affected(settings) == {"kinds_gold": ["column loud: none → string required"]}
+    run_tables(settings)
+    assert {row["loud"] for row in rows(settings, "kinds_gold")} == {"tap!", "app_failure!"}
+    tables.unregister("kinds_gold")
+    other = {"declared": mine.declared.replace("n bigint", "loud string -- type\n    n double")}
+    tables.register(replace(mine, **other, partition_by="loud"))
+    assert affected(settings) == {"kinds_gold": [
+        "column loud: string required → string", "column n: bigint required → double required",
+        'partition_by: "" → loud',
+    ]}  # fmt: skip
+    run_tables(settings)
+    made = delta.opened(settings, tables.get(settings, "kinds_gold"))
+    assert made.metadata().partition_columns == ["loud"]
+    assert {type(row["n"]) for row in rows(settings, "kinds_gold")} == {float}
+
+
+# Kills, early versions, sources that are gone ------------------------------------
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_rebuild_that_is_cut_off_leaves_the_old_table_or_the_new_one(lake, before, monkeypatch, committed):
+    changed, clean = lake(session_gap_minutes=21), lake.named("clean", session_gap_minutes=21)
+    run_tables(clean)
+    honest = commits.merge
+
+    def cut_off(*arguments: Any) -> None:
+        if committed:
+            honest(*arguments)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commits, "merge", cut_off)
+        patch.setattr("lakehouse_lib.flow.bookkeeping.write", lambda *_: None)
+        pipeline.run(changed, progress=lambda line: None)
+    of = clean if committed else before
+    assert rows(changed, "clickstream_silver") == rows(of, "clickstream_silver")
+    assert ("clickstream_silver" in affected(changed)) is not committed
+    run_tables(changed)
+    assert_same(changed, clean)
+
+
+def test_a_killed_rebuild_is_ended_by_the_next_run(lake, before):
+    changed, clean = lake(session_gap_minutes=21), lake.named("clean", session_gap_minutes=21)
+    run_tables(clean)
+    whole = [rows(settings, "clickstream_silver") for settings in (before, clean)]
+    for seconds in (3, 4, 5):
+        process = run_by(LIBRARY.absolute(), changed, session_gap_minutes=21)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert rows(changed, "clickstream_silver") in whole
+    run_tables(changed)
+    assert_same(changed, clean)
+
+
+def test_a_lakehouse_of_an_early_version_is_noted_and_not_rebuilt(lakehouse, tmp_path):
+    with tarfile.open(STORED) as stored:
+        stored.extractall(tmp_path, filter="data")
+    replicas = {"replicas": [{"source_table": "users", "target": "people_silver", "keys": ["user_id"]}]}
+    old = lakehouse("old", landing_path=str(tmp_path / "old/landing"), cdc=replicas)
+    held, said = contents(old), []
+    assert plan.plan(old).affected == [] and "noted" in plan.plan(old).text()
+    result = pipeline.run(old, progress=said.append)
+    assert {step.state for step in result.steps} == {"nothing new"}
+    assert re.match(r"\d+ tables were made before what makes them was noted: .*nothing was rebuilt", said[0])
+    assert contents(old) == held and plan.plan(old).not_noted == []
+    other = old.model_copy(update={"segments": config.SegmentSettings(vip_value=1)})
+    assert affected(other) == {"user_segments_gold": ["segments.vip_value: 500.0 → 1.0"]}
+    run_tables(other)
+    assert affected(other) == {}
+
+
+def test_bronze_whose_files_are_gone_keeps_its_rows_and_says_so(lake, tmp_path, landing):
+    own = tmp_path / "landing"
+    shutil.copytree(landing, own)
+    settings = lake(landing_path=str(own), feeds={"clickstream": {"timezone": "Asia/Tokyo"}})
+    (own / "clickstream/a.json").unlink()
+    delivered(own, {"clickstream/new.json": [click(20, "2026-03-04T12:00:00")]})
+    held = rows(settings, "clickstream_bronze")
+    (planned,) = plan.plan(settings).affected
+    assert "1 of its files are no longer in landing, e.g. a.json" in planned.obstacle
+    said: list[str] = []
+    pipeline.run(settings, progress=said.append).check()
+    warned = "rows that are there stay by earlier rules, because 1 of its files are no longer in landing, e.g. a.json"
+    assert any(warned in line and "timezone: UTC → Asia/Tokyo" in line for line in said)
+    assert [row for row in rows(settings, "clickstream_bronze") if row["click_id"] != "k20"] == held
+    for _ in range(2):
+        found = plan.plan(settings)
+        assert found.affected == [] and [one.table for one in found.earlier] == ["clickstream_bronze"]
+        assert "are by earlier rules" in found.text()
+        assert [f.table for f in health.report(settings).findings if f.kind == "earlier rules"] == [
+            "clickstream_bronze"
+        ]
+        run_tables(settings)
+    new = [row for row in rows(settings, "clickstream_bronze") if row["click_id"] == "k20"]
+    assert len(new) == 1 and new[0]["click_timestamp"].hour == 3
+    shutil.copy(landing / "clickstream/a.json", own / "clickstream/a.json")
+    run_tables(settings.model_copy(update={"full": True}))
+    assert plan.plan(settings).earlier == []
+    clean = settings.model_copy(update={"lakehouse_base_path": str(tmp_path / "clean")})
+    run_tables(clean)
+    assert contents(settings, flags=True) == contents(clean, flags=True)
+
+
+def test_a_table_taken_back_is_of_the_rules_that_it_was_made_by(lake):
+    changed = lake(segments={"vip_value": 60})
+    table = tables.get(changed, "user_segments_gold")
+    version = versions(changed)[table.name]
+    run_tables(changed)
+    assert affected(changed) == {}
+    restore.restore(changed, table, version)
+    assert affected(changed) == {"user_segments_gold": ["segments.vip_value: 500.0 → 60.0"]}
+
+
+# Preview ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("clickstream_silver", {"session_gap_minutes": 21}), ("user_segments_gold", {"segments": {"active_events": 1}}),
+     ("people_silver", {"cdc": {"replicas": [REPLICA | {"keys": ["name"]}]}})],
+)  # fmt: skip
+def test_a_preview_differs_from_the_table_as_two_clean_loads_do(lake, before, name, given):
+    changed, clean = lake(**given), lake.named("clean", **given)
+    was = versions(changed)
+    found = preview.preview(changed, name)
+    assert versions(changed) == was and name in affected(changed)
+    run_tables(clean)
+    table = tables.get(before, name)
+    old, new = (delta.dataset(delta.opened(settings, table)) for settings in (before, clean))
+    expected = history.compare(table, old, new, 0, 1)
+    assert (found.difference.added, found.difference.removed, found.difference.changed, found.difference.columns) == (
+        expected.added, expected.removed, expected.changed, expected.columns,
+    )  # fmt: skip
+    assert found.differs and expected.examples.equals(found.difference.examples[expected.examples.columns])
+    assert found.rows == len(rows(clean, name))
+
+
+def test_a_preview_without_a_change_differs_in_nothing(lake):
+    for name in ("app_events_silver", "app_events_bronze_quarantine", "event_metrics_gold", "users_history_silver"):
+        found = preview.preview(lake(), name)
+        assert not found.differs and found.rows, found.text()
+    with pytest.raises(ConfigError, match="clickstream_bronze is loaded from files"):
+        preview.preview(lake(), "clickstream_bronze")
+
+
+# The command -------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(lake, monkeypatch, capsys):
+    """Run a command on the lakehouse; no engine may be started."""
+    settings = lake()
+    monkeypatch.setattr(session, "connect", lambda *_: pytest.fail("an engine was started"))
+    monkeypatch.setenv("LAKEHOUSE_CDC", json.dumps({"replicas": [REPLICA]}))
+    for name in ("lakehouse_base_path", "landing_path", "spark_master"):
+        monkeypatch.setenv(config.variable(name), getattr(settings, name))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        status = cli.main([*arguments])
+        return status, capsys.readouterr().out
+
+    return run
+
+
+def test_the_plan_ends_with_4_where_there_is_something_to_do(command):
+    status, said = command("plan")
+    assert status == 0 and "nothing to do" in said
+    status, said = command("plan", "--set", "session_gap_minutes=21")
+    assert status == 4 and "session_gap_minutes: 30 → 21" in said
+    assert re.search(r"clickstream_silver is made again: \d+ rows, about \d+ s", said)
+    assert "these follow: users_silver, hourly_metrics_gold, daily_summary_gold, user_segments_gold" in said
+    status, said = command("plan", "--json", "--set", "session_gap_minutes=21")
+    told = json.loads(said)
+    assert (status, told["rebuilt"], told["affected"][0]["table"]) == (4, ["clickstream_silver"], "clickstream_silver")
+
+
+def test_a_person_may_ask_for_the_new_rule_from_now_on(command, lake):
+    held = versions(lake())
+    changed = ("--set", "segments.vip_value=60")
+    status, said = command("run", "--forward-only", "user_segments_gold", *changed)
+    assert status == 0 and "stay by earlier rules, because a person asked for it" in said and "Nothing new" in said
+    assert command("plan", *changed)[0] == 0
+    assert "segments.vip_value: 500.0 → 60.0" in command("plan", *changed)[1]
+    assert versions(lake()) == held | {"user_segments_gold": held["user_segments_gold"] + 1}

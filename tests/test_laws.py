@@ -146,7 +146,7 @@ def test_twenty_kills_lose_and_duplicate_nothing(dirty, clean_load, tmp_path):
         put(files[number::20], dirty, tmp_path / "landing")
         process = started(settings)
         try:
-            process.communicate(timeout=rng.uniform(2.5, 12))
+            process.communicate(timeout=rng.uniform(1.5, 7))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()

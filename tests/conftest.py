@@ -34,7 +34,16 @@ ENGINE = os.environ.get("LAKEHOUSE_TEST_ENGINE", "native")
 """Or ``jvm``; where both are asked, both answer."""
 OWN_ENGINES = ("test_session", "test_notebooks", "test_readme")
 """Files with tests that start commands, and by these engines."""
-LONGEST = ("test_laws", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history", "test_maintenance")
+LONGEST = (
+    "test_laws",
+    "test_plan",
+    "test_oracle",
+    "test_quality",
+    "test_shapes",
+    "test_health",
+    "test_history",
+    "test_maintenance",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -138,12 +138,8 @@ def forward_only(settings: Settings, names: list[str]) -> list[str]:
     wanted = [tables.get(settings, name) for name in names]
     with locked(settings):
         book = Book(settings)
-        return [
-            f"{table.name}: {sentence}"
-            for table in wanted
-            if book.changes(table)
-            for sentence in book.keep(table, "a person asked for it")
-        ]
+        changed = (table for table in wanted if book.changes(table))
+        return [sentence for table in changed for sentence in book.keep(table, "a person asked for it")]
 
 
 def _affected(settings: Settings, book: Book, table: Table, changes: list[Change], rows: int) -> Affected:

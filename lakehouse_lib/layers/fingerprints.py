@@ -228,6 +228,11 @@ class Book:
         return str(found[0]["text"]) if found else ""
 
 
+def book_of(settings: Settings) -> Book:
+    """The fingerprints of a lakehouse; within `delta.look` they are read once."""
+    return delta.once(f"fingerprints, by settings {id(settings)}", lambda: Book(settings))
+
+
 def number_of(record: Record) -> int:
     """The number of a fingerprint; where functions stand makes no other."""
     pieces = sorted(_bare(record["code"]).elements())

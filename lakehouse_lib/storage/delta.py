@@ -10,12 +10,12 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def table_path(settings: Settings, table: Table) -> str:
     return f"{settings.layer_path(table.layer)}/{folder}"
 
 
-_look: ContextVar[dict[str, DeltaTable | None] | None] = ContextVar("look", default=None)
+_look: ContextVar[dict[str, Any] | None] = ContextVar("look", default=None)
 
 
 @contextlib.contextmanager
@@ -82,12 +83,18 @@ def look() -> Iterator[None]:
 
 def open_table(path: str) -> DeltaTable | None:
     """The Delta table in a folder; None where there is none."""
+    return once(path, lambda: _open(path))
+
+
+def once(key: str, make: Callable[[], T]) -> T:
+    """What ``make`` returns; within `look` it is made once for a key."""
     seen = _look.get()
     if seen is None:
-        return _open(path)
-    if path not in seen:
-        seen[path] = _open(path)
-    return seen[path]
+        return make()
+    if key not in seen:
+        seen[key] = make()
+    found: T = seen[key]
+    return found
 
 
 def _open(path: str) -> DeltaTable | None:

@@ -15,7 +15,6 @@ from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, Quali
 from lakehouse_lib.flow import plan, selection
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.storage import delta
 from lakehouse_lib.trust import quality
 
@@ -39,11 +38,10 @@ def everything(settings: Settings, run_id: str, with_sample: bool) -> None:
                 if table.layer == "bronze":
                     landing.check_there(settings, landing.feed_of(table))
         with delta.look():
-            book = Book(settings)
-            has_work = empty or bool(selection.pending(settings, book=book))
+            has_work = empty or bool(selection.pending(settings))
             aged = not has_work and bool(maintenance.aged(settings))
-            outdated = not has_work and health.outdated(settings, book=book)
-            for sentence in () if has_work else plan.settle(settings, book):
+            outdated = not has_work and health.outdated(settings)
+            for sentence in () if has_work else plan.settle(settings):
                 print(sentence)
         if has_work:
             failures = _all_notebooks(settings, run_id, empty)

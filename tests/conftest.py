@@ -34,7 +34,10 @@ ENGINE = os.environ.get("LAKEHOUSE_TEST_ENGINE", "native")
 """Or ``jvm``; tests that need both engines always use both."""
 OWN_ENGINES = ("test_session", "test_notebooks", "test_readme")
 """Files whose tests start commands, which start engines."""
-LONGEST = ("test_laws", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history", "test_maintenance")
+LONGEST = (
+    "test_laws", "test_plan", "test_oracle", "test_quality", "test_shapes", "test_health", "test_history",
+    "test_maintenance",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

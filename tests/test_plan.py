@@ -441,7 +441,7 @@ def test_bronze_whose_files_are_gone_keeps_its_rows_and_says_so(lake, tmp_path, 
     assert "1 of its files are no longer in landing, e.g. a.json" in planned.obstacle
     said: list[str] = []
     pipeline.run(settings, progress=said.append).check()
-    warned = "rows that are there stay by earlier rules, because 1 of its files are no longer in landing, e.g. a.json"
+    warned = "that are there stay by earlier rules, because 1 of its files are no longer in landing, e.g. a.json"
     assert any(warned in line and "timezone: UTC → Asia/Tokyo" in line for line in said)
     assert [row for row in rows(settings, "clickstream_bronze") if row["click_id"] != "k20"] == held
     for _ in range(2):

@@ -23,7 +23,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import TableError
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers.fingerprints import Book
+from lakehouse_lib.layers.fingerprints import book_of
 from lakehouse_lib.model import tables
 from lakehouse_lib.storage import commits, delta
 from lakehouse_lib.trust import quality
@@ -71,8 +71,8 @@ class Report:
 
 
 @delta.look()
-def report(settings: Settings, now: datetime | None = None, book: Book | None = None) -> Report:
-    """Probe the lakehouse and judge its state; ``book`` saves reading it again."""
+def report(settings: Settings, now: datetime | None = None) -> Report:
+    """Probe the lakehouse and judge its state."""
     now = now or datetime.now(UTC)
     declared = tables.declared(settings)
     opened, unreadable = _opened(settings)
@@ -83,7 +83,7 @@ def report(settings: Settings, now: datetime | None = None, book: Book | None = 
     unused, last_steps = landing.not_in_use(settings), probes.last_steps(settings)
     used = [declared[name] for name in readable if name not in unused]
     findings += probes.last_run(last_steps)
-    checked, accounted, book = quality.latest(settings), ledger.last_accounted(settings), book or Book(settings)
+    checked, accounted, book = quality.latest(settings), ledger.last_accounted(settings), book_of(settings)
     for table in used:
         delta_table = readable[table.name]
         findings += probes.half_written(table, delta_table, accounted)
@@ -145,13 +145,13 @@ def last_verdict(settings: Settings) -> str:
 
 
 @delta.look()
-def outdated(settings: Settings, now: datetime | None = None, book: Book | None = None) -> bool:
+def outdated(settings: Settings, now: datetime | None = None) -> bool:
     """Whether the last report no longer matches the current state, or is over half a day old."""
     now, last = now or datetime.now(UTC), _last_report(settings)
     if last is None or now - last["generated_at"] > timedelta(hours=12):
         return True
     known = {(finding["table"], finding["kind"]) for finding in last["findings"]}
-    return {(finding.table, finding.kind) for finding in report(settings, now, book).findings} != known
+    return {(finding.table, finding.kind) for finding in report(settings, now).findings} != known
 
 
 def tell(settings: Settings, run_id: str, before: str, failure: Exception | None) -> None:

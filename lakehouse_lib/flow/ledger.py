@@ -76,6 +76,9 @@ def account(settings: Settings, table: Table, delta_table: DeltaTable, last: Acc
             change = _rows_at(delta_table, commit["version"], rows) - rows
             if "run_id" in commit_info:
                 counts, reasons = _counted(settings, table, commit, commit_info, taken_back)
+                if commit_info.get("operation") == "rebuilt" and "files" in commit_info:
+                    earlier = [*delta.read_ops(settings, "ledger", table_id=table_id), *(row for row, _ in entries)]
+                    counts, reasons = _moved(counts, reasons, earlier)
             elif change:
                 counts, reasons = dict.fromkeys(COUNTS, 0), {_reason_of_change(commit_info): change}
             else:
@@ -84,6 +87,18 @@ def account(settings: Settings, table: Table, delta_table: DeltaTable, last: Acc
             entries.append((_row(table, table_id, commit, commit_info, counts, reasons, change), commit_info))
         delta_table.update_incremental()
     return entries
+
+
+def _moved(
+    counts: dict[str, int], reasons: dict[str, int], earlier: list[dict[str, Any]]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What became another in records that are loaded again: they are in the ledger already, and count once."""
+    moved = Counter(reasons)
+    for row in earlier:
+        if row["run_id"]:
+            counts = {name: counts[name] - row[name] for name in COUNTS}
+            moved.subtract(json.loads(row["reasons"]))
+    return counts, {name: count for name, count in moved.items() if count}
 
 
 def _rows_at(opened: DeltaTable, version: int, before: int) -> int:

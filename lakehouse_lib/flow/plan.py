@@ -14,7 +14,7 @@ from lakehouse_lib.flow import selection
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import fingerprints
-from lakehouse_lib.layers.fingerprints import Book, Change
+from lakehouse_lib.layers.fingerprints import Book, Change, book_of
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -100,7 +100,7 @@ def plan(settings: Settings) -> Plan:
     ConfigError
         A setting names a table that does not exist.
     """
-    book, unused = Book(settings), landing.not_in_use(settings)
+    book, unused = book_of(settings), landing.not_in_use(settings)
     affected, earlier, not_noted = [], [], []
     for table in selection.selected(settings):
         opened = delta.opened(settings, table)
@@ -116,9 +116,9 @@ def plan(settings: Settings) -> Plan:
     return Plan(affected, earlier, not_noted)
 
 
-def settle(settings: Settings, book: Book) -> list[str]:
+def settle(settings: Settings) -> list[str]:
     """Note what tables of early versions are made by, where a run has nothing else to do; says so."""
-    unused = landing.not_in_use(settings)
+    book, unused = book_of(settings), landing.not_in_use(settings)
     said = book.adopt(table for table in selection.selected(settings) if table.name not in unused)
     book.store()
     return said
@@ -138,12 +138,8 @@ def forward_only(settings: Settings, names: list[str]) -> list[str]:
     wanted = [tables.get(settings, name) for name in names]
     with locked(settings):
         book = Book(settings)
-        return [
-            f"{table.name}: {sentence}"
-            for table in wanted
-            if book.changes(table)
-            for sentence in book.keep(table, "a person asked for it")
-        ]
+        changed = (table for table in wanted if book.changes(table))
+        return [sentence for table in changed for sentence in book.keep(table, "a person asked for it")]
 
 
 def _affected(settings: Settings, book: Book, table: Table, changes: list[Change], rows: int) -> Affected:

@@ -6,7 +6,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LandingError
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import inputs
-from lakehouse_lib.layers.fingerprints import Book
+from lakehouse_lib.layers.fingerprints import Book, book_of
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
@@ -42,8 +42,8 @@ def check_days(settings: Settings) -> None:
 
 
 @delta.look()
-def pending(settings: Settings, layer: str | None = None, book: Book | None = None) -> list[str]:
-    """Names of the tables with work to do, found without starting Spark; ``book`` saves reading it again.
+def pending(settings: Settings, layer: str | None = None) -> list[str]:
+    """Names of the tables with work to do, found without starting Spark.
 
     A table downstream of a pending one is listed only if it has work of its own.
     """
@@ -51,7 +51,7 @@ def pending(settings: Settings, layer: str | None = None, book: Book | None = No
     used = [table for table in selected(settings, layer) if table.name not in unused]
     if settings.full or settings.has_days or not settings.enable_delta:
         return [table.name for table in used]
-    known, book = quality.latest(settings), book or Book(settings)
+    known, book = quality.latest(settings), book_of(settings)
     return [
         table.name
         for table in used

@@ -187,7 +187,8 @@ class Book:
         """Leave the rows of a table as they are although it is made by something else now; says since when."""
         changes = ", ".join(map(str, self.changes(table)))
         self.note(table, reason)
-        return [f"rows that are there stay by earlier rules, because {reason}; changed: {changes}"] if reason else []
+        said = f"rows of {table.name} that are there stay by earlier rules, because {reason}; changed: {changes}"
+        return [said] if reason else []
 
     def note(self, table: Table, reason: str = "") -> None:
         """Give a table the present fingerprint without writing a row; where ``reason`` says why its rows cannot be
@@ -225,6 +226,11 @@ class Book:
             return self.new["function", number]
         found = delta.read_ops(self.settings, "fingerprints", kind="function", id=number)
         return str(found[0]["text"]) if found else ""
+
+
+def book_of(settings: Settings) -> Book:
+    """The fingerprints of a lakehouse; within `delta.look` they are read once."""
+    return delta.once(f"fingerprints, by settings {id(settings)}", lambda: Book(settings))
 
 
 def number_of(record: Record) -> int:

@@ -10,12 +10,12 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,7 @@ def table_path(settings: Settings, table: Table) -> str:
     return f"{settings.layer_path(table.layer)}/{folder}"
 
 
-@dataclass
-class _Look:
-    """Tables that were opened and read since a `look` began, by path."""
-
-    tables: dict[str, DeltaTable | None] = field(default_factory=dict)
-    ops: dict[str, pa.Table] = field(default_factory=dict)
-
-
-_look: ContextVar[_Look | None] = ContextVar("look", default=None)
+_look: ContextVar[dict[str, Any] | None] = ContextVar("look", default=None)
 
 
 @contextlib.contextmanager
@@ -82,7 +75,7 @@ def look() -> Iterator[None]:
     if _look.get() is not None:
         yield
         return
-    token = _look.set(_Look())
+    token = _look.set({})
     try:
         yield
     finally:
@@ -91,12 +84,18 @@ def look() -> Iterator[None]:
 
 def open_table(path: str) -> DeltaTable | None:
     """Open the Delta table in a folder; None if there is none."""
+    return once(path, lambda: _open(path))
+
+
+def once(key: str, make: Callable[[], T]) -> T:
+    """Return what ``make`` returns; within `look` it is called once for each key."""
     seen = _look.get()
     if seen is None:
-        return _open(path)
-    if path not in seen.tables:
-        seen.tables[path] = _open(path)
-    return seen.tables[path]
+        return make()
+    if key not in seen:
+        seen[key] = make()
+    value: T = seen[key]
+    return value
 
 
 def _open(path: str) -> DeltaTable | None:
@@ -181,12 +180,9 @@ def read_ops(settings: Settings, name: str, **equal: Any) -> list[dict[str, Any]
     opened = open_table(path)
     if opened is None:
         return []
-    seen = _look.get()
-    known = seen.ops if seen else {}
-    if path not in known:
-        known[path] = dataset(opened).to_table()
+    table = once(f"{path}: rows", lambda: dataset(opened).to_table())
     # Filter after the scan: delta-rs merges write text as string_view, which Arrow cannot compare while scanning.
-    rows: list[dict[str, Any]] = known[path].filter(_equal(equal)).to_pylist()
+    rows: list[dict[str, Any]] = table.filter(_equal(equal)).to_pylist()
     return rows
 
 

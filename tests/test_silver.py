@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from datetime import UTC, date, datetime
 
 import pytest
@@ -55,8 +56,8 @@ def test_a_session_says_what_happened_in_it(lakehouse, deliver):
     deliver(
         "clickstream/a.json",
         [
-            click(1, "2026-03-02T23:59:00Z", page_name="home", response_time_ms=100, status_code=200),
-            click(2, "2026-03-03T00:01:00Z", page_name="cart", response_time_ms=50, status_code=500, session_id="c1"),
+            click(1, "2026-03-02T23:59:00Z", page_name="home", response_time_ms=100, status_code=399),
+            click(2, "2026-03-03T00:01:00Z", page_name="cart", response_time_ms=50, status_code=400, session_id="c1"),
             click(3, "2026-03-03T00:02:00Z", page_name="home"),
             click(4, "2026-03-02T23:59:30Z", user_id=None, anonymous_id="ann"),
         ],
@@ -120,21 +121,35 @@ def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, de
         ({"properties": {"error": "E42"}}, True),
         ({"properties": {"error": False}}, False),
         ({"properties": {"error": None}}, False),
+        ({"properties": {"error": "FALSE"}}, False),
+        ({"properties": {"error": 0}}, False),
     ],
 )
 def test_what_counts_as_an_error(spark, fields, error):
-    import json
+    assert cleaned(spark, **fields)["is_error"] is error
 
+
+def cleaned(spark, **fields):
+    """One event as silver has it."""
     record = event(1) | fields
-    given = [(record["event_type"], json.dumps(record.get("properties") or {}))]
-    absent = ("event_id", "user_id", "session_id", "app_type", "device_info")
-    frame = spark.createDataFrame(given, "event_type string, event_properties string").selectExpr(
+    given = [(record["event_type"], *(json.dumps(record.get(name) or {}) for name in ("properties", "device")))]
+    absent = ("event_id", "user_id", "session_id", "app_type")
+    frame = spark.createDataFrame(given, "event_type string, event_properties string, device_info string").selectExpr(
         "*",
         *(f"CAST(NULL AS string) AS {name}" for name in absent),
         "timestamp'2026-03-02' AS event_timestamp",
         "date'2026-03-02' AS event_date",
     )
-    assert silver.clean_events(frame).first()["is_error"] is error
+    return silver.clean_events(frame).first()
+
+
+def test_what_an_event_says_of_its_device_and_its_value(spark):
+    device = {"device_type": "phone", "type": "other", "os": "iOS", "model": "A1", "app_version": "2.0"}
+    told = cleaned(spark, device=device, properties={"country": "DE", "value": 1.5, "duration_ms": "30"})
+    assert (told["device_type"], told["device_os"], told["device_model"]) == ("phone", "iOS", "A1")
+    assert (told["app_version"], told["country"]) == ("2.0", "DE")
+    assert (told["event_value"], told["duration_ms"]) == (1.5, 30)
+    assert cleaned(spark, device={"type": "tablet"})["device_type"] == "tablet"
 
 
 def user(n, plan="free", **more):
@@ -169,6 +184,7 @@ def test_users_keep_every_version_and_follow_the_sources_order(lakehouse, delive
     assert (ann["plan"], ann["attributes"], ann["is_deleted"]) == ("basic", '{"city":"Ulm"}', False)
     assert ann["signup_date"] == date(2024, 10, 4)
     assert (bob["plan"], bob["is_known"], bob["first_seen_date"]) == ("pro", True, None)
+    assert (bob["total_events"], bob["total_sessions"], bob["is_active"]) == (0, 0, False)
     assert (eve["email"], eve["is_deleted"], eve["deleted_at"] is not None) == (None, True, True)
 
 

@@ -240,13 +240,7 @@ def _digits(kind: str) -> tuple[int, int]:
 
 def holds(kind: str, observed: Observed) -> bool:
     """Whether a column has the right type also with what came since."""
-    if kind == "string":
-        return True
-    if kind.startswith("decimal") and (digits := _digits(kind))[0] == DIGITS:
-        number = {one for one in observed.kinds if one.startswith("decimal") or one in ("bigint", "int", "fraction")}
-        whole, fraction = _places(observed)
-        return number == observed.kinds and whole <= DIGITS - digits[1] and fraction <= digits[1]
-    return type_of(observed._replace(kinds=observed.kinds | {kind})) == kind
+    return kind == "string" or type_of(observed._replace(kinds=observed.kinds | {kind})) == kind
 
 
 def _columns(observed: Mapping[str, Observed]) -> dict[str, ReplicaColumn]:

@@ -388,3 +388,22 @@ def test_a_mapped_feed_may_hold_changes_of_any_format(lakehouse, deliver):
     )
     load(lake, LAYERS)
     assert sorted((r["id"], r["v"]) for r in rows(lake, "copy_silver")) == [(1, "x"), (2, "y")]
+
+
+def test_a_mapped_feed_takes_the_rest_from_fields_of_their_names(lakehouse, deliver):
+    """Its updates may leave columns out, and its sequence orders them."""
+    deliver(
+        "cdc_changes/a.json",
+        [
+            {"what": "insert", "after_values": {"id": 1, "a": "x", "b": "y"}, "sequence": 8},
+            {"what": "update", "after_values": {"id": 1, "a": "new"}, "sequence": 10},
+            {"what": "update", "after_values": {"id": 1, "a": "old"}, "sequence": 9},
+        ],
+    )
+    select = {"table_name": "'t'", "operation_type": "what", "change_timestamp": "'2026-03-02T10:00:00Z'"}
+    lake = lakehouse(
+        feeds={"cdc_changes": {"select": select}},
+        cdc={"absent": "unchanged", "replicas": [{"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]},
+    )
+    load(lake, LAYERS)
+    assert [(r["id"], r["a"], r["b"]) for r in rows(lake, "copy_silver")] == [(1, "new", "y")]

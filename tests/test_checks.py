@@ -257,6 +257,16 @@ def test_each_kind_measures_what_it_says(definition, rows, measured, passes):
     assert ((rule.low is None or found >= rule.low) and (rule.high is None or found <= rule.high)) is passes
 
 
+def test_a_measured_number_has_its_unit():
+    units = {
+        "rows": {"check": "unique", "column": "s"}, "of the rows": {"check": "null_share", "column": "s", "max": 1},
+        "hours": {"check": "freshness", "column": "at", "max_hours": 1}, "": {"check": "row_count", "min": 1},
+        "columns": {"check": "schema", "columns": ["s"]},
+    }  # fmt: skip
+    for unit, definition in units.items():
+        assert checks.compile_check(checks.parse(definition), "t", "silver", TYPES).unit == unit
+
+
 @pytest.mark.parametrize("definition", [
     {"check": "freshness", "column": "at", "max_hours": 3}, {"check": "drift", "column": "s", "baseline": {"a": 1}},
     {"check": "ratio", "numerator": "n", "denominator": "x", "max": 1},

@@ -187,7 +187,9 @@ def test_columns_without_a_schema_get_the_narrowest_type_of_their_values(lakehou
 
 
 def test_column_names_are_readable_and_each_its_own():
-    names = replicas.column_names(["order id", "order_id", "order.id", "is_deleted", "_key", "", "größe", "source_key"])
+    given = ["order id", "order_id", "order.id", "is_deleted", "_key", "", "größe", "source_key"]
+    names = replicas.column_names(given)
+    assert replicas.column_names(given[::-1]) == names
     assert names == {
         "order_id": "order_id", "order id": "order_id_2", "order.id": "order_id_3", "is_deleted": "source_is_deleted",
         "_key": "source_key_2", "source_key": "source_key", "": "unnamed", "größe": "größe"}  # fmt: skip
@@ -258,6 +260,45 @@ def test_a_feed_in_which_nothing_is_recognised_stops_and_shows_two_records(lakeh
 def test_one_strange_record_or_heartbeats_alone_stop_nothing(lakehouse, deliver, records):
     deliver("cdc_changes/a.json", records)
     assert load(lakehouse(), LAYERS[:2])["cdc_changes_bronze"]["quarantined"] == len(records)
+
+
+def test_a_change_whose_key_or_row_is_no_json_is_set_aside(lakehouse, deliver):
+    deliver(
+        "cdc_changes/a.json",
+        [
+            row("delete", 0, None, primary_key='{"id": '),
+            row("insert", 0, None) | {"after_values": '{"id": '},
+            row("update", 0, {"id": 1}, before_values='{"id": '),
+            row("insert", 0, {"id": 2}, primary_key='{"id": 2}'),
+        ],
+    )
+    lake = lakehouse()
+    load(lake, LAYERS[:2])
+    found = rows(lake, "cdc_changes_bronze_quarantine", ["reasons"])
+    assert sorted(one["reasons"] for one in found) == [
+        ["invalid_after_values"], ["invalid_before_values"], ["invalid_primary_key"]]  # fmt: skip
+
+
+def test_a_key_of_two_columns_is_whole_or_missing(lakehouse, deliver):
+    deliver("cdc_changes/a.json", [
+        change("c", n, None, after | {"v": n}, table="t")
+        for n, after in enumerate([{"id": 1, "at": "n"}, {"id": 1, "at": "s"}, {"id": 2}, {"at": "n"}])])  # fmt: skip
+    lake = replica_of(lakehouse, "t", keys=("id", "at"))
+    load(lake, LAYERS)
+    assert sorted((r["id"], r["at"], r["v"]) for r in rows(lake, "copy_silver")) == [(1, "n", 0), (1, "s", 1)]
+    assert [r["reasons"] for r in rows(lake, "cdc_changes_bronze_quarantine", ["reasons"])] == [["missing_key"]] * 2
+
+
+def test_a_table_of_several_databases_has_to_be_named_in_full(lakehouse, deliver):
+    deliver("cdc_changes/a.json", [
+        change("c", n, None, {"id": n}, table="t", db=name) for n, name in enumerate(("east", "west"))])  # fmt: skip
+    lake = replica_of(lakehouse, "t")
+    with pytest.raises(LakehouseError, match=r"t is a table of several databases: east, west\. .*: east\.t, or \*\.t "):
+        load(lake, LAYERS)
+    for number, (source, ids) in enumerate({"east.t": [0], "*.t": [0, 1]}.items()):
+        lake = replica_of(lakehouse, source, name=f"lake{number}")
+        load(lake, LAYERS)
+        assert [r["id"] for r in rows(lake, "copy_silver")] == ids
 
 
 def test_the_catalog_shows_the_names_and_types_of_the_source(lakehouse, deliver):

@@ -85,6 +85,7 @@ def test_only_the_days_that_changed_are_written(lakehouse, deliver):
         seen = delta.changes(path, before[name], versions(lake)[name])
         assert seen.partitions == {"2026-03-05"}, name
     assert versions(lake)["clickstream_silver"] == before["clickstream_silver"]
+    assert [r["total_events"] for r in rows(lake, "daily_summary_gold")] == [1, 1, 1, 1, 2, 1, 1]
 
 
 def test_a_session_over_midnight_counts_on_both_days_when_it_grows(lakehouse, deliver):

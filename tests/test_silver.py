@@ -12,7 +12,7 @@ from conftest import change, click, event
 from lake import rows
 
 from lakehouse_lib.flow import pipeline
-from lakehouse_lib.layers import silver
+from lakehouse_lib.layers import refresh, silver
 
 START = datetime(2026, 3, 2, 10, tzinfo=UTC)
 GAP = 30 * 60
@@ -121,6 +121,20 @@ def test_of_events_with_one_id_the_earliest_wins_whenever_it_comes(lakehouse, de
     ]
 
 
+def test_of_records_with_one_id_and_time_the_content_decides_in_any_order(spark):
+    made = [("a", 1, n, False) for n in range(8)]
+    winners = set()
+    for order in (made, made[::-1], made[3:] + made[:3]):
+        frame = spark.createDataFrame(order, "id string, at int, n int, _old boolean")
+        ranked = refresh.first_of(frame.repartition(3), ["id"], ["at"], prefer="_old").collect()
+        assert sorted(row["_rank"] for row in ranked) == [*range(1, 9)]
+        winners |= {row["n"] for row in ranked if row["_rank"] == 1}
+    (winner,) = winners
+    again = spark.createDataFrame([("a", 1, winner, False), ("a", 1, winner, True)], frame.schema)
+    first, second = sorted(refresh.first_of(again, ["id"], ["at"], "_old").collect(), key=lambda row: row["_rank"])
+    assert (first["_old"], second["_old"], second["_replaces"]) == (True, False, True)
+
+
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
@@ -194,6 +208,19 @@ def test_users_keep_every_version_and_follow_the_sources_order(lakehouse, delive
     assert (bob["plan"], bob["is_known"], bob["first_seen_date"]) == ("pro", True, None)
     assert (bob["total_events"], bob["total_sessions"], bob["is_active"]) == (0, 0, False)
     assert (eve["email"], eve["is_deleted"], eve["deleted_at"] is not None) == (None, True, True)
+
+
+def test_a_version_begins_at_its_moment_and_after_the_one_before(spark):
+    """Two changes of one microsecond, and one whose clock stepped back."""
+    made = [("ann", "INSERT", n, moment) for n, moment in enumerate([5, 5, 3, 100], 1)]
+    frame = spark.createDataFrame(made, "user_id string, operation_type string, _n bigint, _moment bigint").selectExpr(
+        "*", "timestamp_micros(_moment) AS _changed_at", "'f' AS _source_file", "1L AS _source_line",
+        *(f"CAST(NULL AS string) AS {name}" for name in (*silver.ATTRIBUTES, "attributes")),
+    )  # fmt: skip
+    found = sorted(silver.scd2(frame).collect(), key=lambda row: row["valid_from"])
+    assert [row["valid_from"].microsecond for row in found] == [5, 6, 7, 100]
+    assert [row["valid_to"] and row["valid_to"].microsecond for row in found] == [6, 7, 100, None]
+    assert [row["is_current"] for row in found] == [False, False, False, True]
 
 
 def test_a_truncated_source_empties_every_user_of_before(lakehouse, deliver):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from decimal import Decimal
 from functools import partial
 
 import pytest
@@ -120,7 +121,7 @@ def test_replicas_evolve_and_are_independent_of_arrival_order(lakehouse, deliver
     assert once == steps
     by_id = {r["id"]: r for r in once if not r["is_deleted"]}
     assert {i: (r["n"], r["city"]) for i, r in by_id.items()} == {1: ("1.5", "Ulm"), 7: ("2", None)}
-    assert sum(r["is_deleted"] for r in once) == 2
+    assert {r["id"] for r in once if r["is_deleted"]} == {2, 8}
     (lost,) = reader.query(lakes[0], "SELECT reasons[1] r FROM cdc_changes_bronze_quarantine").r
     assert lost == "missing_key"
 
@@ -151,8 +152,44 @@ def test_column_types_can_hold_all_observed_values(kinds, whole, fraction, big, 
     assert replicas.type_of(seen) == expected and replicas.holds(expected, seen)
 
 
+@pytest.mark.parametrize(("kind", "came", "whole", "fraction", "stays"), [
+    ("bigint", {"int"}, 19, 0, True), ("bigint", {"fraction"}, 1, 1, False), ("boolean", {"int"}, 1, 0, False),
+    ("decimal(38,2)", {"int"}, 36, 0, True), ("decimal(38,2)", {"int"}, 37, 0, False),
+    ("decimal(38,2)", {"fraction"}, 1, 3, False), ("decimal(38,2)", {"bigint"}, 0, 0, True),
+    ("decimal(38,2)", {"double"}, 1, 1, False), ("decimal(38,2)", {"string"}, 0, 0, False),
+    ("decimal(12,4)", {"decimal(9,4)"}, 0, 0, True), ("decimal(9,4)", {"decimal(10,2)"}, 0, 0, False),
+    ("timestamp", {"date"}, 0, 0, True), ("date", {"timestamp"}, 0, 0, False), ("double", {"int"}, 15, 0, True),
+    ("double", {"int"}, 16, 0, False), ("string", {"double", "boolean"}, 9, 9, True),
+])  # fmt: skip
+def test_a_column_keeps_its_type_while_it_holds_what_comes(kind, came, whole, fraction, stays):
+    seen = replicas.Observed("a", frozenset(came), whole, fraction, whole > 19, whole + fraction)
+    assert replicas.holds(kind, seen) is stays
+
+
+def test_columns_without_a_schema_get_the_narrowest_type_of_their_values(lakehouse, deliver):
+    lines = [
+        '{"id": 1, "n": 9223372036854775807, "wide": -9223372036854775809, "money": 12.50, "long": 1234567890123456789.'
+        '12345678901234567890, "tiny": 1e-3, "exact": 1e-3, "flag": true, "text": "1", "mixed": true, "none": null}',
+        '{"id": 2, "n": null, "wide": 1, "money": -700, "long": 1, "tiny": 123456789.012345, "exact": '
+        '1234567890.123456, "flag": null, "text": "2", "mixed": 1, "none": null}',
+    ]
+    deliver("cdc_changes/a.json", [row("insert", n, None) | {"after_values": line} for n, line in enumerate(lines)])
+    lake = replica_of(lakehouse, "*.t")
+    load(lake, LAYERS)
+    columns = {one["name"]: one["type"] for one in json.loads(catalog.describe(lake, "copy_silver").columns)}
+    wanted = {"n": "bigint", "wide": "decimal(38,0)", "money": "decimal(38,2)", "long": "string", "tiny": "double",
+              "exact": "string", "flag": "boolean", "text": "string", "mixed": "string"}  # fmt: skip
+    assert {name: columns[name] for name in wanted} == wanted and "none" not in columns
+    first, second = sorted(rows(lake, "copy_silver"), key=lambda r: r["id"])
+    assert [first[name] for name in ("n", "wide", "money", "flag")] == [2**63 - 1, -(2**63) - 1, Decimal("12.5"), True]
+    assert [second[name] for name in ("n", "wide", "money", "flag")] == [None, 1, -700, None]
+    assert (first["long"], second["exact"]) == ("1234567890123456789.12345678901234567890", "1234567890.123456")
+
+
 def test_column_names_are_readable_and_unique():
-    names = replicas.column_names(["order id", "order_id", "order.id", "is_deleted", "_key", "", "größe", "source_key"])
+    given = ["order id", "order_id", "order.id", "is_deleted", "_key", "", "größe", "source_key"]
+    names = replicas.column_names(given)
+    assert replicas.column_names(given[::-1]) == names
     assert names == {
         "order_id": "order_id", "order id": "order_id_2", "order.id": "order_id_3", "is_deleted": "source_is_deleted",
         "_key": "source_key_2", "source_key": "source_key", "": "unnamed", "größe": "größe"}  # fmt: skip
@@ -184,6 +221,25 @@ def test_columns_absent_from_a_flat_update_follow_the_parameters(lakehouse, deli
     assert "cdc_changes_bronze._after" in lineage.columns(lake)["copy_silver.b"].direct
 
 
+@pytest.mark.parametrize("runs", [1, 3])
+def test_a_row_keeps_what_updates_leave_out_when_its_key_changes_twice(lakehouse, deliver, runs):
+    changes = [
+        row("insert", 0, {"id": 1, "a": "x", "b": "y"}), row("insert", 0, {"id": 9, "a": "other", "b": "row"}),
+        row("update", 1, {"id": 2, "a": "new"}, before_values={"id": 1}),
+        row("update", 2, {"id": 3, "b": "z"}, before_values={"id": 2}),
+    ]  # fmt: skip
+    lake = lakehouse(
+        cdc={"absent": "unchanged", "replicas": [{"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]}
+    )
+    for part in [changes] if runs == 1 else [changes[:2], changes[2:3], changes[3:]]:
+        deliver(f"cdc_changes/{part[-1]['timestamp']}.json", part)
+        counts = load(lake, LAYERS)["copy_silver"]
+        assert (counts["records_read"], counts["accepted"]) == (len(part), len(part))
+    found = rows(lake, "copy_silver")
+    assert {r["id"]: (r["a"], r["b"]) for r in found if not r["is_deleted"]} == {3: ("new", "z"), 9: ("other", "row")}
+    assert {r["id"] for r in found if r["is_deleted"]} == {1, 2}
+
+
 def test_unrecognised_feed_fails_and_shows_two_records(lakehouse, deliver):
     deliver(
         "cdc_changes/a.json", [{"kind": "put", "n": 1}, {"kind": "put", "n": 2}, {"kind": "put", "n": 3}, "no json"]
@@ -204,6 +260,45 @@ def test_unrecognised_feed_fails_and_shows_two_records(lakehouse, deliver):
 def test_single_unknown_record_or_only_heartbeats_do_not_fail_the_load(lakehouse, deliver, records):
     deliver("cdc_changes/a.json", records)
     assert load(lakehouse(), LAYERS[:2])["cdc_changes_bronze"]["quarantined"] == len(records)
+
+
+def test_a_change_whose_key_or_row_is_no_json_is_set_aside(lakehouse, deliver):
+    deliver(
+        "cdc_changes/a.json",
+        [
+            row("delete", 0, None, primary_key='{"id": '),
+            row("insert", 0, None) | {"after_values": '{"id": '},
+            row("update", 0, {"id": 1}, before_values='{"id": '),
+            row("insert", 0, {"id": 2}, primary_key='{"id": 2}'),
+        ],
+    )
+    lake = lakehouse()
+    load(lake, LAYERS[:2])
+    found = rows(lake, "cdc_changes_bronze_quarantine", ["reasons"])
+    assert sorted(one["reasons"] for one in found) == [
+        ["invalid_after_values"], ["invalid_before_values"], ["invalid_primary_key"]]  # fmt: skip
+
+
+def test_a_key_of_two_columns_is_whole_or_missing(lakehouse, deliver):
+    deliver("cdc_changes/a.json", [
+        change("c", n, None, after | {"v": n}, table="t")
+        for n, after in enumerate([{"id": 1, "at": "n"}, {"id": 1, "at": "s"}, {"id": 2}, {"at": "n"}])])  # fmt: skip
+    lake = replica_of(lakehouse, "t", keys=("id", "at"))
+    load(lake, LAYERS)
+    assert sorted((r["id"], r["at"], r["v"]) for r in rows(lake, "copy_silver")) == [(1, "n", 0), (1, "s", 1)]
+    assert [r["reasons"] for r in rows(lake, "cdc_changes_bronze_quarantine", ["reasons"])] == [["missing_key"]] * 2
+
+
+def test_a_table_of_several_databases_has_to_be_named_in_full(lakehouse, deliver):
+    deliver("cdc_changes/a.json", [
+        change("c", n, None, {"id": n}, table="t", db=name) for n, name in enumerate(("east", "west"))])  # fmt: skip
+    lake = replica_of(lakehouse, "t")
+    with pytest.raises(LakehouseError, match=r"t is a table of several databases: east, west\. .*: east\.t, or \*\.t "):
+        load(lake, LAYERS)
+    for number, (source, ids) in enumerate({"east.t": [0], "*.t": [0, 1]}.items()):
+        lake = replica_of(lakehouse, source, name=f"lake{number}")
+        load(lake, LAYERS)
+        assert [r["id"] for r in rows(lake, "copy_silver")] == ids
 
 
 def test_catalog_shows_names_and_types_of_the_source(lakehouse, deliver):
@@ -285,6 +380,9 @@ REPORTED = {
         [(2, "a")]),
     "an_update_without_its_key": ([
         row("insert", 0, {"id": 1, "v": "a"}), row("update", 1, {"v": "b"}, before_values={"id": 1})], [(1, "b")]),
+    "a_primary_key_that_is_no_object": ([
+        row("insert", 0, {"id": 1, "v": "a"}), row("insert", 0, {"id": 2, "v": "b"}),
+        row("delete", 1, None, primary_key="2")], [(1, "a")]),
     "numbers_that_a_type_cannot_hold": ([
         canal("INSERT", [{"id": 1, "v": "123456789012.5"}], mysqlType={"id": "", "v": "decimal(65,30)"})],
         [(1, "123456789012.5")]),
@@ -331,3 +429,22 @@ def test_mapped_feed_accepts_changes_of_any_format(lakehouse, deliver):
     )
     load(lake, LAYERS)
     assert sorted((r["id"], r["v"]) for r in rows(lake, "copy_silver")) == [(1, "x"), (2, "y")]
+
+
+def test_a_mapped_feed_takes_the_rest_from_fields_of_their_names(lakehouse, deliver):
+    """Its updates may leave columns out, and its sequence orders them."""
+    deliver(
+        "cdc_changes/a.json",
+        [
+            {"what": "insert", "after_values": {"id": 1, "a": "x", "b": "y"}, "sequence": 8},
+            {"what": "update", "after_values": {"id": 1, "a": "new"}, "sequence": 10},
+            {"what": "update", "after_values": {"id": 1, "a": "old"}, "sequence": 9},
+        ],
+    )
+    select = {"table_name": "'t'", "operation_type": "what", "change_timestamp": "'2026-03-02T10:00:00Z'"}
+    lake = lakehouse(
+        feeds={"cdc_changes": {"select": select}},
+        cdc={"absent": "unchanged", "replicas": [{"source_table": "*.t", "target": "copy_silver", "keys": ["id"]}]},
+    )
+    load(lake, LAYERS)
+    assert [(r["id"], r["a"], r["b"]) for r in rows(lake, "copy_silver")] == [(1, "new", "y")]

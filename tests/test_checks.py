@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from math import log
 
 import pyarrow as pa
 import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
+from pyarrow import dataset
 
 from lakehouse_lib import config, sample
 from lakehouse_lib.config import SampleSettings, Settings
@@ -187,6 +189,90 @@ def test_invalid_definition_is_rejected_with_the_nearest_name(wrong, words):
 def test_condition_means_the_same_as_in_spark(real_spark, condition, holds):
     (ours,) = reader.connect().execute(f"SELECT {checks.to_duckdb(condition, {})}").fetchone()
     assert ours == real_spark.sql(f"SELECT {condition} AS holds").first().holds == holds
+
+
+TYPES = {"n": "int", "x": "double", "s": "string", "at": "timestamp", "day": "date"}
+FEW = [
+    {"n": 1, "x": 1.0, "s": "a", "at": datetime.now(UTC) - timedelta(hours=2), "day": date(2026, 3, 1)},
+    {"n": 2, "x": 2.0, "s": "a", "at": datetime.now(UTC) - timedelta(hours=9), "day": date(2026, 3, 2)},
+    {"n": 3, "x": float("nan"), "s": "bb", "at": None, "day": date(2026, 3, 2)},
+    {"n": None, "x": 4.0, "s": None, "at": None, "day": None},
+]
+
+
+def measure(definition: dict, rows: list[dict]) -> tuple[checks.Rule, dict, float | None]:
+    """A check's rule, and what it finds in some rows: the parts and the measured number."""
+    kinds = {"int": pa.int32(), "double": pa.float64(), "string": pa.string(), "date": pa.date32(),
+             "timestamp": pa.timestamp("us")}  # fmt: skip
+    rule = checks.compile_check(checks.parse(definition), "t", "silver", TYPES, ["t"])
+    connection = reader.connect()
+    made = [row | {"at": row["at"] and row["at"].replace(tzinfo=None)} for row in rows]
+    schema = pa.schema([(name, kinds[kind]) for name, kind in TYPES.items()])
+    reader.register(connection, "t", dataset.dataset(pa.Table.from_pylist(made, schema)))
+    prepared = "".join(f", {sql} AS {name}" for name, sql in rule.prepared.items())
+    asked = ", ".join(f"{sql} AS {name}" for name, sql in rule.parts.items())
+    cursor = connection.execute(f"SELECT {asked} FROM (SELECT *{prepared} FROM t)")
+    parts = dict(zip([column[0] for column in cursor.description], cursor.fetchone(), strict=True))
+    return rule, parts, rule.value(parts)
+
+
+@pytest.mark.parametrize(
+    ("definition", "rows", "measured", "passes"),
+    [
+        ({"check": "not_null", "columns": ["n", "s", "day"]}, 4, 1, False),
+        ({"check": "null_share", "column": "at", "max": 0.5}, 4, 0.5, True),
+        ({"check": "null_share", "column": "n", "max": 0}, 4, 0.25, False),
+        ({"check": "null_share", "column": "n", "max": 0, "where": "s = 'a'"}, 2, 0, True),
+        ({"check": "castable", "column": "s", "to": "int"}, 4, 3, False),
+        ({"check": "range", "column": "n", "min": 2}, 4, 1, False),
+        ({"check": "range", "column": "n", "max": 2}, 4, 1, False),
+        ({"check": "range", "column": "x", "min": 1, "max": 4}, 4, 1, False),
+        ({"check": "range", "column": "day", "min": date(2026, 3, 1), "max": "2026-03-02"}, 4, 0, True),
+        ({"check": "allowed_values", "column": "s", "values": ["bb"]}, 4, 2, False),
+        ({"check": "length", "column": "s", "min": 2}, 4, 2, False),
+        ({"check": "length", "column": "s", "max": 1}, 4, 1, False),
+        ({"check": "length", "column": "s", "min": 1, "max": 2}, 4, 0, True),
+        ({"check": "foreign_key", "column": "x", "table": "t", "key": "n"}, 4, 2, False),
+        ({"check": "monotonic", "column": "n", "order_by": "at"}, 4, 1, False),
+        ({"check": "monotonic", "column": "n", "order_by": "at", "by": "day"}, 4, 0, True),
+        ({"check": "expression", "condition": "n < 3"}, 4, 1, False),
+        ({"check": "expression", "condition": "n < 3", "tolerance": 0.25}, 4, 0.25, True),
+        ({"check": "expression", "condition": "datediff(MONTH, day, day) = 0"}, 4, 0, True),
+        ({"check": "unique", "column": "s"}, 3, 1, False),
+        ({"check": "unique", "columns": ["s", "n"]}, 3, 0, True),
+        ({"check": "row_count", "min": 4, "max": 4}, 4, 4, True),
+        ({"check": "row_count", "min": 2, "where": "s = 'bb'"}, 1, 1, False),
+        ({"check": "freshness", "column": "at", "max_hours": 3}, 4, pytest.approx(2, abs=0.1), True),
+        ({"check": "ratio", "numerator": "n", "denominator": "n", "max": 1}, 4, 1, True),
+        ({"check": "aggregate", "expression": "count(DISTINCT s)", "min": 3}, 4, 2, False),
+        ({"check": "drift", "column": "s", "baseline": {"a": 0.5, "bb": 0.5}}, 3, pytest.approx(log(2) / 6), True),
+        ({"check": "drift", "column": "s", "baseline": {"other": 0.5, "a": 0.5}}, 3, pytest.approx(log(2) / 6), True),
+        ({"check": "drift", "column": "n", "baseline": {"<2": 0.5, "<4": 0.5}}, 3, pytest.approx(log(2) / 6), True),
+        ({"check": "drift", "column": "s", "baseline": {"a": 0.6, "c": 0.4}}, 3, pytest.approx(6.027, 1e-3), False),
+    ],
+)  # fmt: skip
+def test_each_kind_measures_what_it_says(definition, rows, measured, passes):
+    rule, parts, found = measure(definition, FEW)
+    assert (parts["rows"], found) == (rows, measured)
+    assert ((rule.low is None or found >= rule.low) and (rule.high is None or found <= rule.high)) is passes
+
+
+def test_a_measured_number_has_its_unit():
+    units = {
+        "rows": {"check": "unique", "column": "s"}, "of the rows": {"check": "null_share", "column": "s", "max": 1},
+        "hours": {"check": "freshness", "column": "at", "max_hours": 1}, "": {"check": "row_count", "min": 1},
+        "columns": {"check": "schema", "columns": ["s"]},
+    }  # fmt: skip
+    for unit, definition in units.items():
+        assert checks.compile_check(checks.parse(definition), "t", "silver", TYPES).unit == unit
+
+
+@pytest.mark.parametrize("definition", [
+    {"check": "freshness", "column": "at", "max_hours": 3}, {"check": "drift", "column": "s", "baseline": {"a": 1}},
+    {"check": "ratio", "numerator": "n", "denominator": "x", "max": 1},
+])  # fmt: skip
+def test_of_no_rows_there_is_nothing_to_measure(definition):
+    assert measure(definition, [])[2] is None
 
 
 def test_checks_of_an_unknown_table_are_rejected():

@@ -37,7 +37,7 @@ def test_figures_match_hand_computed_values(lakehouse, deliver):
         [
             click(1, "2026-03-02T10:50:00Z", response_time_ms=100, status_code=200),
             click(2, "2026-03-02T11:10:00Z", response_time_ms=200, status_code=404),
-            click(3, "2026-03-02T11:11:00Z", user_id=None, anonymous_id="x"),
+            click(3, "2026-03-02T11:11:00Z", user_id=None, anonymous_id="x", status_code=399),
         ],
     )
     lake = lakehouse()
@@ -85,6 +85,20 @@ def test_only_changed_days_are_written(lakehouse, deliver):
         seen = delta.changes(path, before[name], versions(lake)[name])
         assert seen.partitions == {"2026-03-05"}, name
     assert versions(lake)["clickstream_silver"] == before["clickstream_silver"]
+    assert [r["total_events"] for r in rows(lake, "daily_summary_gold")] == [1, 1, 1, 1, 2, 1, 1]
+
+
+def test_a_session_over_midnight_counts_on_both_days_when_it_grows(lakehouse, deliver):
+    deliver("clickstream/a.json", [click(1, "2026-03-01T23:50:00Z"), click(2, "2026-03-02T00:10:00Z", status_code=500)])
+    lake = lakehouse(tables="clickstream_bronze,clickstream_bronze_quarantine,app_events_silver,app_events_bronze,"
+                     "app_events_bronze_quarantine,clickstream_silver,hourly_metrics_gold")  # fmt: skip
+    run(lake)
+    for number, more in enumerate([click(3, "2026-03-01T23:40:00Z"), click(4, "2026-03-02T00:30:00Z")]):
+        deliver(f"clickstream/{number}.json", [more])
+        run(lake)
+    names = ("total_clicks", "total_sessions", "error_count")
+    hours = {(r["metric_date"].day, r["metric_hour"]): [r[n] for n in names] for r in rows(lake, "hourly_metrics_gold")}
+    assert hours == {(1, 23): [2, 1, 0], (2, 0): [2, 0, 1]}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +124,41 @@ def test_segment_thresholds(spark, recency, events, value, segment):
     assert ann["frequency"] == events and ann["monetary_value"] == pytest.approx(value, abs=1e-3)
     assert 0 <= ann["engagement_score"] <= 100 and 0 <= ann["risk_of_churn"] <= 1
     assert (actual["never"]["segment_name"], actual["never"]["risk_of_churn"]) == ("Inactive", 1.0)
+
+
+def test_scores_of_a_segment_are_as_documented(spark):
+    """A user of a week ago with half of an active one's events, and a quarter of a VIP's value; 90 days count."""
+    newest = date(2026, 3, 31)
+    ago = [date.fromordinal(newest.toordinal() - n) for n in range(91)]
+    users = spark.createDataFrame(
+        [("ann", False, ago[7]), ("eve", False, newest), ("old", False, ago[60]), ("never", False, None)],
+        "user_id string, is_deleted boolean, last_seen_date date",
+    )
+    made = [("ann", ago[7], 12.5)] * 9 + [("ann", ago[89], 12.5), ("ann", ago[90], 1000.0)]
+    made += [("eve", newest, 50.0)] * 90 + [("old", ago[60], -5.0)]
+    events = spark.createDataFrame(made, "user_id string, event_date date, event_value double")
+    found = {
+        r["user_id"]: [r[name] for name in (
+            "frequency", "monetary_value", "lifetime_value", "engagement_score", "risk_of_churn")]
+        for r in gold.segments(users, events, SegmentSettings()).collect()
+    }  # fmt: skip
+    assert found["ann"] == [10, 125.0, 1125.0, 40 / 2 + 40 / 4 + 20 / 4, 0.2333]
+    assert found["eve"] == [90, 4500.0, 4500.0, 100.0, 0.0]
+    assert found["old"] == [1, -5.0, -5.0, round(40 * 0.5 ** (60 / 7) + 40 / 40, 2), 1.0]
+    assert found["never"] == [0, 0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_day_of_sessions_without_events_has_no_value(spark):
+    events = spark.createDataFrame([], "user_id string, event_date date, event_value double")
+    sessions = spark.createDataFrame(
+        [("ann", date(2026, 3, 2), 10.0, True), (None, date(2026, 3, 3), 20.0, False)],
+        "user_id string, session_date date, session_duration_seconds double, is_bounce boolean",
+    )
+    known, nobody = sorted(gold.daily(events, sessions).collect(), key=lambda r: r["summary_date"])
+    assert (known["total_users"], known["new_users"], known["total_events"], known["total_value"]) == (1, 1, 0, 0.0)
+    assert (known["total_sessions"], known["bounce_rate"], known["stickiness"]) == (1, 1.0, 1.0)
+    assert (nobody["total_users"], nobody["mau"], nobody["new_users"], nobody["total_sessions"]) == (0, 1, 0, 1)
+    assert (nobody["stickiness"], nobody["return_user_percentage"]) == (0.0, None)
 
 
 def test_wau_and_mau_cover_exactly_seven_and_thirty_days(spark):

@@ -30,7 +30,7 @@ from lakehouse_lib import cli, config, sample
 from lakehouse_lib.care import health, restore
 from lakehouse_lib.catalog import catalog
 from lakehouse_lib.errors import LakehouseError, LandingError
-from lakehouse_lib.flow import pipeline, selection
+from lakehouse_lib.flow import ledger, pipeline, selection
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import loading
 from lakehouse_lib.model import tables
@@ -359,6 +359,33 @@ def test_mismatch_between_read_and_written_records_sets_the_file_aside(lakehouse
         )
         assert sums.iloc[0].tolist() == [3, 2, 1]
         pipeline.run(lake, progress=lambda line: None)
+
+
+def test_a_row_of_a_file_that_was_not_loaded_is_taken_back(lakehouse, deliver, monkeypatch):
+    deliver("app_events/a.json", [event(1), event(2)])
+    from pyspark.sql import functions as F
+
+    honest = loading.bronze_rows
+
+    def mistaken(settings, table, records, run_id):
+        rows = honest(settings, table, records, run_id)
+        source = F.when(F.col("event_id") == "e2", "app_events/other.json").otherwise(F.col("_source_file"))
+        return rows.withColumn("_source_file", source)
+
+    lake = lakehouse(**BRONZE)
+    monkeypatch.setattr(loading, "bronze_rows", mistaken)
+    with pytest.raises(LandingError, match=r"a\.json cannot be read: it holds 2 records, and 1 arrived"):
+        load(lake).check()
+    assert rows(lake, "app_events_bronze") == []
+
+
+def test_the_ledger_covers_each_version_and_row_of_a_table(lakehouse, deliver):
+    lake = lakehouse(**BRONZE)
+    for number in (1, 2):
+        deliver(f"app_events/{number}.json", [event(n) for n in range(number)])
+        load(lake).check()
+    opened = delta.opened(lake, tables.get(lake, "app_events_bronze"))
+    assert ledger.last_accounted(lake)[str(opened.metadata().id)] == (opened.version(), 3)
 
 
 # Loaded files --------------------------------------------------------------------

@@ -197,6 +197,22 @@ def test_archived_rows_leave_the_table_still_count_and_can_be_restored(lakehouse
     quality.check_all(lake)
 
 
+def test_the_ledger_names_what_no_run_did(lakehouse, deliver):
+    deliver("app_events/a.json", [event(n) for n in range(5)])
+    lake = lakehouse(tables="app_events_bronze,app_events_silver")
+    run(lake)
+    table = tables.get(lake, "app_events_silver")
+    DeltaTable(delta.table_path(lake, table)).delete("event_id = 'e1'")
+    run(lake)
+    archive.retire(lake, table, archive.due(lake, table, date(2028, 1, 1)))
+    run(lake)
+    assert archive.restore(lake, table)
+    run(lake)
+    found = [json.loads(r["reasons"]) for r in delta.read_ops(lake, "ledger") if r["target"] == table.name]
+    told = [one for one in found if one]
+    assert sorted(told, key=repr) == [{"archived": -4}, {"changed_from_outside": -1}, {"restored_from_archive": 4}]
+
+
 def test_late_data_for_archived_days_gives_the_same_tables(lakehouse, deliver, caplog):
     """A late event, a duplicate of an archived one, a click that joins two archived sessions."""
     three_days(deliver)

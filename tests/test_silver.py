@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from datetime import UTC, date, datetime
 
 import pytest
@@ -10,7 +12,7 @@ from conftest import change, click, event
 from lake import rows
 
 from lakehouse_lib.flow import pipeline
-from lakehouse_lib.layers import silver
+from lakehouse_lib.layers import refresh, silver
 
 START = datetime(2026, 3, 2, 10, tzinfo=UTC)
 GAP = 30 * 60
@@ -55,8 +57,8 @@ def test_session_summarises_its_clicks(lakehouse, deliver):
     deliver(
         "clickstream/a.json",
         [
-            click(1, "2026-03-02T23:59:00Z", page_name="home", response_time_ms=100, status_code=200),
-            click(2, "2026-03-03T00:01:00Z", page_name="cart", response_time_ms=50, status_code=500, session_id="c1"),
+            click(1, "2026-03-02T23:59:00Z", page_name="home", response_time_ms=100, status_code=399),
+            click(2, "2026-03-03T00:01:00Z", page_name="cart", response_time_ms=50, status_code=400, session_id="c1"),
             click(3, "2026-03-03T00:02:00Z", page_name="home"),
             click(4, "2026-03-02T23:59:30Z", user_id=None, anonymous_id="ann"),
         ],
@@ -65,7 +67,8 @@ def test_session_summarises_its_clicks(lakehouse, deliver):
     run(lake)
     known, anonymous = sorted(rows(lake, "clickstream_silver"), key=lambda r: r["user_id"] is None)
     assert anonymous["is_bounce"] and anonymous["total_clicks"] == 1
-    del known["session_id"]
+    assert anonymous["session_id"] == session_id("a:ann", datetime(2026, 3, 2, 23, 59, 30, tzinfo=UTC), "k4")
+    assert known.pop("session_id") == session_id("u:ann", datetime(2026, 3, 2, 23, 59, tzinfo=UTC), "k1")
     assert known == {
         "user_id": "ann", "client_session_id": "c1", "session_date": date(2026, 3, 2),
         "session_start_time": datetime(2026, 3, 2, 23, 59, tzinfo=UTC),
@@ -74,6 +77,12 @@ def test_session_summarises_its_clicks(lakehouse, deliver):
         "entry_page": "home", "exit_page": "home", "is_bounce": False, "avg_response_time_ms": 75.0,
         "error_count": 1,
     }  # fmt: skip
+
+
+def session_id(visitor, start, click_id):
+    """It is the same in every release: of visitor, start and first click."""
+    micros = int(start.timestamp()) * 1_000_000
+    return hashlib.sha256(f"{visitor}|{micros}|{click_id}".encode()).hexdigest()[:32]
 
 
 def test_late_click_joins_two_sessions_and_a_duplicate_changes_nothing(lakehouse, deliver):
@@ -112,6 +121,20 @@ def test_earliest_of_events_with_the_same_id_wins(lakehouse, deliver):
     ]
 
 
+def test_of_records_with_one_id_and_time_the_content_decides_in_any_order(spark):
+    made = [("a", 1, n, False) for n in range(8)]
+    winners = set()
+    for order in (made, made[::-1], made[3:] + made[:3]):
+        frame = spark.createDataFrame(order, "id string, at int, n int, _old boolean")
+        ranked = refresh.first_of(frame.repartition(3), ["id"], ["at"], prefer="_old").collect()
+        assert sorted(row["_rank"] for row in ranked) == [*range(1, 9)]
+        winners |= {row["n"] for row in ranked if row["_rank"] == 1}
+    (winner,) = winners
+    again = spark.createDataFrame([("a", 1, winner, False), ("a", 1, winner, True)], frame.schema)
+    first, second = sorted(refresh.first_of(again, ["id"], ["at"], "_old").collect(), key=lambda row: row["_rank"])
+    assert (first["_old"], second["_old"], second["_replaces"]) == (True, False, True)
+
+
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
@@ -120,21 +143,35 @@ def test_earliest_of_events_with_the_same_id_wins(lakehouse, deliver):
         ({"properties": {"error": "E42"}}, True),
         ({"properties": {"error": False}}, False),
         ({"properties": {"error": None}}, False),
+        ({"properties": {"error": "FALSE"}}, False),
+        ({"properties": {"error": 0}}, False),
     ],
 )
 def test_error_events_are_recognised(spark, fields, error):
-    import json
+    assert cleaned(spark, **fields)["is_error"] is error
 
+
+def cleaned(spark, **fields):
+    """One event as silver has it."""
     record = event(1) | fields
-    records = [(record["event_type"], json.dumps(record.get("properties") or {}))]
-    absent = ("event_id", "user_id", "session_id", "app_type", "device_info")
-    frame = spark.createDataFrame(records, "event_type string, event_properties string").selectExpr(
+    records = [(record["event_type"], *(json.dumps(record.get(name) or {}) for name in ("properties", "device")))]
+    absent = ("event_id", "user_id", "session_id", "app_type")
+    frame = spark.createDataFrame(records, "event_type string, event_properties string, device_info string").selectExpr(
         "*",
         *(f"CAST(NULL AS string) AS {name}" for name in absent),
         "timestamp'2026-03-02' AS event_timestamp",
         "date'2026-03-02' AS event_date",
     )
-    assert silver.clean_events(frame).first()["is_error"] is error
+    return silver.clean_events(frame).first()
+
+
+def test_what_an_event_says_of_its_device_and_its_value(spark):
+    device = {"device_type": "phone", "type": "other", "os": "iOS", "model": "A1", "app_version": "2.0"}
+    told = cleaned(spark, device=device, properties={"country": "DE", "value": 1.5, "duration_ms": "30"})
+    assert (told["device_type"], told["device_os"], told["device_model"]) == ("phone", "iOS", "A1")
+    assert (told["app_version"], told["country"]) == ("2.0", "DE")
+    assert (told["event_value"], told["duration_ms"]) == (1.5, 30)
+    assert cleaned(spark, device={"type": "tablet"})["device_type"] == "tablet"
 
 
 def user(n, plan="free", **more):
@@ -169,7 +206,21 @@ def test_users_keep_every_version_in_the_order_of_the_source(lakehouse, deliver)
     assert (ann["plan"], ann["attributes"], ann["is_deleted"]) == ("basic", '{"city":"Ulm"}', False)
     assert ann["signup_date"] == date(2024, 10, 4)
     assert (bob["plan"], bob["is_known"], bob["first_seen_date"]) == ("pro", True, None)
+    assert (bob["total_events"], bob["total_sessions"], bob["is_active"]) == (0, 0, False)
     assert (eve["email"], eve["is_deleted"], eve["deleted_at"] is not None) == (None, True, True)
+
+
+def test_a_version_begins_at_its_moment_and_after_the_one_before(spark):
+    """Two changes of one microsecond, and one whose clock stepped back."""
+    made = [("ann", "INSERT", n, moment) for n, moment in enumerate([5, 5, 3, 100], 1)]
+    frame = spark.createDataFrame(made, "user_id string, operation_type string, _n bigint, _moment bigint").selectExpr(
+        "*", "timestamp_micros(_moment) AS _changed_at", "'f' AS _source_file", "1L AS _source_line",
+        *(f"CAST(NULL AS string) AS {name}" for name in (*silver.ATTRIBUTES, "attributes")),
+    )  # fmt: skip
+    found = sorted(silver.scd2(frame).collect(), key=lambda row: row["valid_from"])
+    assert [row["valid_from"].microsecond for row in found] == [5, 6, 7, 100]
+    assert [row["valid_to"] and row["valid_to"].microsecond for row in found] == [6, 7, 100, None]
+    assert [row["is_current"] for row in found] == [False, False, False, True]
 
 
 def test_truncation_deletes_every_earlier_user(lakehouse, deliver):

@@ -94,3 +94,22 @@ def test_result_depends_only_on_the_documented_order(spark, changes, random):
         last[int(json.loads(row["_key"])["id"])] = row["_row"]
     keys = {change["key"] for change in changes} - {None}
     assert last == {key: expected(changes, key) for key in keys}
+
+
+def told(spark, changes: list[dict[str, Any]]) -> list[Any]:
+    """The versions that changes make, in order."""
+    frame = spark.createDataFrame([as_bronze(change, line) for line, change in enumerate(changes)], SCHEMA)
+    inputs = SimpleNamespace(full=True, settings=config.load({}), new=lambda name: frame)
+    return sorted(versions.of(inputs, "t", ["id"]).rows.collect(), key=lambda row: row["_n"])
+
+
+def test_a_row_of_a_snapshot_that_is_read_late_delays_no_change(spark):
+    """The changes after it keep their times, and so their place among those of another log."""
+    one = {"key": 1, "partial": False, "snapshot": False, "b": None, "operation": "UPDATE"}
+    changes = [one | {"log": "a", "position": 1, "time": 9, "snapshot": True, "a": 1},
+               one | {"log": "a", "position": 2, "time": 3, "a": 2},
+               one | {"log": "b", "position": 7, "time": 5, "a": 3}]  # fmt: skip
+    made = told(spark, changes)
+    assert [row["_row"]["a"] for row in made] == ["n1", "n2", "n3"]
+    start = round(START.timestamp() * 1_000_000)
+    assert [row["_moment"] - start for row in made] == [2_999_000, 3_000_000, 5_000_000]

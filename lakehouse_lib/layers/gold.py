@@ -266,7 +266,7 @@ def segments(users: DataFrame, events: DataFrame, rules: SegmentSettings) -> Dat
         )
     )
     recency = F.col("recency_days")
-    churn = F.round(F.coalesce(F.least(F.lit(1.0), recency / rules.inactive_days), F.lit(1.0)), 4)
+    churn = F.round(F.least(F.lit(1.0), recency / rules.inactive_days), 4)  # 1 of a null: least skips it
     return joined.withColumn("segment_name", _segment(rules)).select(
         "user_id", "segment_date", "segment_name", "recency_days", "frequency", "monetary_value",
         "lifetime_value", _engagement(rules).alias("engagement_score"), churn.alias("risk_of_churn"),

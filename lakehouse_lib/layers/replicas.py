@@ -242,17 +242,7 @@ def _digits(kind: str) -> tuple[int, int]:
 
 def holds(kind: str, observed: Observed) -> bool:
     """Return whether a column's type can also hold newly observed values."""
-    if kind == "string":
-        return True
-    if kind.startswith("decimal") and (digits := _digits(kind))[0] == DIGITS:
-        number = {
-            observed_kind
-            for observed_kind in observed.kinds
-            if observed_kind.startswith("decimal") or observed_kind in ("bigint", "int", "fraction")
-        }
-        whole, fraction = _places(observed)
-        return number == observed.kinds and whole <= DIGITS - digits[1] and fraction <= digits[1]
-    return type_of(observed._replace(kinds=observed.kinds | {kind})) == kind
+    return kind == "string" or type_of(observed._replace(kinds=observed.kinds | {kind})) == kind
 
 
 def _columns(observed: Mapping[str, Observed]) -> dict[str, ReplicaColumn]:

@@ -304,7 +304,7 @@ def _commit(
         if whole:
             archive.restore(settings, table)
         marks, more = book.seal(table, load.noted, anew=whole, rebuilt=whole and bool(book.changes(table)))
-        consumed, says = consumed + marks, says | more
+        consumed, says = consumed + marks, says | more | ({"again": True} if "operation" in more else {})
         try:
             if whole:
                 commits.overwrite(rows, settings, table, consumed, says, reschema=not delta.fits(settings, table))

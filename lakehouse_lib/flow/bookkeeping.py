@@ -87,6 +87,6 @@ def settle(settings: Settings, table: Table, run_id: str, step: Step, settled: l
     step.version = delta_table.version()
     if table.layer == "bronze":
         landing.settle(settings, landing.feed_of(table), delta_table, run_id)
-        for row, _ in step.ledger:
-            if row["run_id"] == run_id:
-                step.counts = {name: step.counts[name] + row[name] for name in COUNTS}
+    own = [row for row, _ in step.ledger if row["run_id"] == run_id]
+    if own:
+        step.counts = {name: sum(row[name] for row in own) for name in COUNTS}

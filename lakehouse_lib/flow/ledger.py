@@ -76,7 +76,7 @@ def account(settings: Settings, table: Table, delta_table: DeltaTable, last: Acc
             change = _rows_at(delta_table, commit["version"], rows) - rows
             if "run_id" in commit_info:
                 counts, reasons = _counted(settings, table, commit, commit_info, taken_back)
-                if commit_info.get("operation") == "rebuilt" and "files" in commit_info:
+                if commit_info.get("again"):
                     earlier = [*delta.read_ops(settings, "ledger", table_id=table_id), *(row for row, _ in entries)]
                     counts, reasons = _moved(counts, reasons, earlier)
             elif change:

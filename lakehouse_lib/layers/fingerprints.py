@@ -22,7 +22,7 @@ from deltalake import DeltaTable
 from lakehouse_lib.config import Feed, Settings, command
 from lakehouse_lib.errors import TableError
 from lakehouse_lib.intake import landing
-from lakehouse_lib.model import code, ops, reads, tables
+from lakehouse_lib.model import code, ops, reads, sources, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
 from lakehouse_lib.storage.transactions import FINGERPRINT
@@ -86,7 +86,7 @@ class Book:
         packages = tuple(sorted({root.split(".")[0] for root in roots}))
         with self._lock:
             if packages not in self._digests:
-                self._digests[packages] = code.digest_of(packages)
+                self._digests[packages] = sources.digest_of(packages)
             number, digest = _number(*roots), self._digests[packages]
             if self.codes.get(number, {}).get("digest") != digest:
                 self.codes[number] = self._read(roots, digest)

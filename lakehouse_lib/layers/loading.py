@@ -317,7 +317,8 @@ def _commit(
         if whole:
             archive.restore(settings, table)
         marks, more = book.seal(table, load.noted, anew=whole, rebuilt=whole and bool(book.changes(table)))
-        consumed, metadata = consumed + marks, metadata | more
+        consumed = consumed + marks
+        metadata = metadata | more | ({"again": True} if "operation" in more else {})
         try:
             if whole:
                 commits.overwrite(rows, settings, table, consumed, metadata, reschema=not delta.fits(settings, table))

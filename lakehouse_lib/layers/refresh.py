@@ -121,6 +121,8 @@ class Write:
     """Partitions that the rows replace."""
     whole: bool = False
     """Whether the rows replace the table."""
+    again: bool = False
+    """Whether the counts are of records of which most have been counted before."""
 
 
 def transformed(inputs: Inputs) -> Outcome:
@@ -150,6 +152,10 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
         if not reschema:
             delta.ensure(inputs.lakehouse, table)
     meant = described(inputs, outcome)
+    of_records = isinstance(outcome, (Append, Upsert)) or (
+        isinstance(outcome, Difference) and outcome.tally is not None
+    )
+    meant = replace(meant, again=of_records and meant.whole and not inputs.lakehouse.full)
     reschema = reschema or (meant.whole and not delta.fits(inputs.lakehouse, table))
     if meant.whole and not reschema and _is_comparable(inputs, table):
         meant = _only_others(inputs, meant)
@@ -168,10 +174,8 @@ def _is_comparable(inputs: Inputs, table: Table) -> bool:
 def _only_others(inputs: Inputs, anew: Write) -> Write:
     """Of the rows that a table should have, those that it does not have yet."""
     assert anew.rows is not None, "what is written has rows"
-    meant = _difference_of(inputs, anew.rows.drop("_action"), inputs.current(), None)
-    if anew.counts["accepted"] != anew.inserted:  # a row is made from several records
-        return replace(meant, counts=anew.counts)
-    return replace(meant, counts=anew.counts | {n: meant.counts[n] for n in ("accepted", "updated", "unchanged")})
+    rows, counts = anew.rows.drop("_action"), anew.counts if anew.again else None
+    return replace(_difference_of(inputs, rows, inputs.current(), counts), again=anew.again)
 
 
 def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
@@ -181,6 +185,7 @@ def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     reads = {name: state.upto for name, state in inputs.states.items()}
     expected = {"inserted": meant.inserted, "updated": meant.updated, "deleted": meant.deleted}
     says = {"run_id": inputs.run_id, "sources": reads, "ledger": meant.counts, "expected": expected} | more
+    says |= {"again": True} if meant.again else {}
     if meant.whole:
         archive.restore(settings, table)
         if not is_empty(settings, table) or (reschema and meant.inserted):

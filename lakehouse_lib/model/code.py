@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import ast
 import copy
-import functools
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-LIBRARY = Path(__file__).parents[1]
+from lakehouse_lib.model import sources
+
 FOLLOWED = ("lakehouse_lib.layers.", "lakehouse_lib.intake.", "lakehouse_lib.model.messages.")
 """Parts of the library whose code decides on rows."""
 LEFT_OUT = ("lakehouse_lib.layers.inputs.",)
@@ -49,23 +46,6 @@ class Code:
     """Names of all attributes that it uses."""
 
 
-def files(packages: Iterable[str]) -> list[Path]:
-    """The files in which the code of functions of some packages may stand."""
-    found = {LIBRARY / "model/messages.py", *(LIBRARY / "layers").glob("*.py"), *(LIBRARY / "intake").glob("*.py")}
-    for package in packages:
-        if package != "lakehouse_lib" and (path := _path(package)):
-            found |= {*path.parent.rglob("*.py")} if path.name == "__init__.py" else {path}
-    return sorted(found)
-
-
-def digest_of(packages: Iterable[str]) -> str:
-    """A digest of `files`; found much faster than the code in them."""
-    digest = hashlib.blake2b(_bytes(Path(__file__)), digest_size=16)  # what is told of the code may be another too
-    for path in files(packages):
-        digest.update(_bytes(path))
-    return digest.hexdigest()
-
-
 def read(roots: Iterable[str]) -> Code:
     """The code of functions, given by their dotted names, with everything that they call."""
     code, waiting, seen = Code(), [], set[tuple[str, str]]()
@@ -81,7 +61,7 @@ def read(roots: Iterable[str]) -> Code:
         module_name, name = place
         own, prefix = module_name.split(".")[0] in packages, f"{module_name}."
         decides = own or (prefix.startswith(FOLLOWED) and not prefix.startswith(LEFT_OUT))
-        module = _module(module_name) if decides else None
+        module = sources.module_of(module_name) if decides else None
         if module is None or (node := module.definition(name)) is None:
             continue
         reader = _Reader(module, name.split(".")[0] if "." in name else "")
@@ -97,88 +77,13 @@ def read(roots: Iterable[str]) -> Code:
     return code
 
 
-# Modules ----------------------------------------------------------------------
-
-
-class _Module:
-    """What stands at the top of a module, by name."""
-
-    def __init__(self, name: str, source: bytes):
-        self.name = name
-        self.defined: dict[str, ast.stmt] = {}
-        self.imported: dict[str, str] = {}
-        for node in _statements(ast.parse(source).body):
-            self.imported |= _imports(node, name)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                self.defined[node.name] = node
-            elif isinstance(node, ast.Assign | ast.AnnAssign):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                names = (part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
-                self.defined |= dict.fromkeys(names, node)
-
-    def definition(self, name: str) -> ast.stmt | None:
-        """What has a name, such as ``Inputs`` or ``Inputs.new``."""
-        outer, _, inner = name.partition(".")
-        node = self.defined.get(outer)
-        if not inner or not isinstance(node, ast.ClassDef):
-            return None if inner else node
-        return next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == inner), None)
-
-
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    for node in body:
-        if isinstance(node, ast.If | ast.Try):
-            yield from _statements([*node.body, *node.orelse])
-        else:
-            yield node
-
-
-def _imports(node: ast.AST, module: str) -> dict[str, str]:
-    """Names that a statement brings in, and what they stand for."""
-    if isinstance(node, ast.Import):
-        return {a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names}
-    if isinstance(node, ast.ImportFrom):
-        above = module.rsplit(".", node.level)[0] + "." if node.level else ""
-        return {alias.asname or alias.name: f"{above}{node.module or ''}.{alias.name}" for alias in node.names}
-    return {}
-
-
-def _path(module: str) -> Path | None:
-    """The source file of a module; None where it has none, such as a notebook."""
-    if module.split(".")[0] == "lakehouse_lib":
-        path = LIBRARY.joinpath(*module.split(".")[1:])
-        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    known = getattr(sys.modules.get(module), "__file__", None)
-    if known is None and module not in sys.modules:
-        try:
-            spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError):
-            return None
-        known = spec.origin if spec else None
-    return Path(known) if known and known.endswith(".py") else None
-
-
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
-
-
-def _module(name: str) -> _Module | None:
-    path = _path(name)
-    return _parsed(name, _bytes(path)) if path and path.exists() else None
-
-
-@functools.lru_cache(128)
-def _parsed(name: str, source: bytes) -> _Module:
-    return _Module(name, source)
-
-
 # What a piece of code says ----------------------------------------------------
 
 
 class _Reader:
     """Tells a piece of code in a form in which only its meaning shows, and notes what it calls."""
 
-    def __init__(self, module: _Module, owner: str):
+    def __init__(self, module: sources.Module, owner: str):
         self.module, self.owner = module, owner
         self.called: set[tuple[str, str]] = set()
         self.settings: set[str] = set()
@@ -196,7 +101,7 @@ class _Reader:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             return ""
         if isinstance(node, ast.Import | ast.ImportFrom):
-            self.imported |= _imports(node, self.module.name)
+            self.imported |= sources.imports_of(node, self.module.name)
             return ""
         if isinstance(node, ast.Name):
             return self._name(node.id)
@@ -276,23 +181,9 @@ class _Reader:
         package = self.module.name.split(".")[0]
         if dotted.split(".")[0] not in ("lakehouse_lib", package):
             return dotted
-        module, name = _home(dotted)
+        module, name = sources.home_of(dotted)
         self.called.add((module, name.split(".")[0]))
         return f"@{name}"
-
-
-def _home(dotted: str) -> tuple[str, str]:
-    """The module that something stands in, and its name there; names that a module passes on are followed."""
-    parts = dotted.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        module = _module(".".join(parts[:cut]))
-        if module is None:
-            continue
-        target = module.imported.get(parts[cut])
-        if target and parts[cut] not in module.defined:
-            return _home(".".join([target, *parts[cut + 1 :]])) if target != dotted else (module.name, parts[cut])
-        return module.name, ".".join(parts[cut:])
-    return "", parts[-1]
 
 
 def _bound(node: ast.AST) -> Iterator[str]:

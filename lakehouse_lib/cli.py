@@ -92,13 +92,13 @@ def _add_runs(add_command: _AddCommand) -> None:
     run.add_argument("--notify", default="", metavar="COMMAND",
                      help="receives the summary as JSON when the run fails or the verdict changes")  # fmt: skip
     run.add_argument("--forward-only", action="append", default=[], metavar="TABLE",
-                     help="leave the rows of this table as they are although what makes it has changed; what comes "
-                          "from now on is by the new rules")  # fmt: skip
-    plan = add_command("plan", runs.show_plan, "show which tables the next run makes again because their declaration, "
+                     help="keep the existing rows of this table although its code or settings have changed; only "
+                          "new rows follow the new rules")  # fmt: skip
+    plan = add_command("plan", runs.show_plan, "show which tables the next run rebuilds because their declaration, "
                        "settings or code have changed; exits with 4 if there are any")  # fmt: skip
     plan.add_argument("--json", action="store_true", help="as JSON")
     plan.add_argument("--preview", default="", metavar="TABLE",
-                      help="make this table beside the one that there is, under ops/preview, and show how they "
+                      help="build this table under ops/preview, beside the existing one, and show how they "
                            "differ")  # fmt: skip
     notebook = add_command("notebook", runs.run_notebook, "execute one notebook")
     notebook.add_argument("name")

@@ -158,13 +158,13 @@ OTHERS = {
 """For every setting that a transformation reads: a value that makes other rows."""
 
 
-def test_every_setting_that_a_transformation_reads_is_tried(before):
+def test_every_setting_that_a_transformation_reads_is_covered(before):
     read = {path for record in Book(before).records.values() for path in record["settings"]}
     assert read == {*OTHERS}
 
 
 @pytest.mark.parametrize("path", OTHERS)
-def test_another_value_of_a_setting_makes_the_tables_of_a_clean_load(lake, before, landing, tmp_path, path):
+def test_changed_setting_gives_the_tables_of_a_clean_load(lake, before, landing, tmp_path, path):
     given = nested(path, OTHERS[path])
     if path.endswith("format"):
         shutil.copytree(landing, tmp_path / "landing")
@@ -183,7 +183,7 @@ def test_another_value_of_a_setting_makes_the_tables_of_a_clean_load(lake, befor
     assert affected(changed) == {} and selection.pending(changed) == []
 
 
-def test_a_check_that_sets_records_aside_is_applied_to_those_that_are_there(lake):
+def test_new_quarantine_check_is_applied_to_existing_records(lake):
     check = {"name": "cheap", "check": "expression", "condition": "event_type = 'tap'", "severity": "quarantine"}
     given = {"quality": {"app_events_bronze": [check]}}
     changed, clean = lake(**given), lake.named("clean", **given)
@@ -194,14 +194,14 @@ def test_a_check_that_sets_records_aside_is_applied_to_those_that_are_there(lake
     assert "cheap" in str(rows(changed, "app_events_bronze_quarantine"))
 
 
-def test_only_what_follows_from_changed_rows_is_touched(lake):
+def test_only_tables_whose_rows_change_are_written(lake):
     changed = lake(segments={"vip_value": 60})
     was = versions(changed)
     said: list[str] = []
     result = pipeline.run(changed, progress=said.append)
     moved = {name for name, version in versions(changed).items() if version != was[name]}
     assert moved == {"user_segments_gold"}
-    assert "    made again: segments.vip_value: 500.0 → 60.0" in said
+    assert "    rebuilt: segments.vip_value: 500.0 → 60.0" in said
     assert {row["operation"] for row in delta.read_ops(changed, "ledger", run_id=result.run_id)} == {"rebuilt"}
     assert {row["operation"] for row in delta.read_ops(changed, "lineage", run_id=result.run_id)} == {"rebuilt"}
     assert [row["state"] for row in delta.read_ops(changed, "runs", run_id=result.run_id)] == ["rebuilt"]
@@ -252,14 +252,14 @@ def run_by(library: Path, settings: Settings, **values: Any) -> subprocess.Popen
                             stderr=subprocess.STDOUT)  # fmt: skip
 
 
-def test_every_transformation_is_tried(before):
+def test_every_transformation_is_covered(before):
     assert {table.transform for table in tables.declared(before).values()} == {
         tables.get(before, name).transform for name in EDITS
     }
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_constant_of_a_transformation_is_seen_in_the_tables_that_it_makes(before, library, name):
+def test_changed_constant_is_planned_for_the_tables_that_use_it(before, library, name):
     edit(library, name)
     planned = affected(before)
     same = {t.name for t in tables.declared(before).values() if t.transform == tables.get(before, name).transform}
@@ -268,7 +268,7 @@ def test_a_constant_of_a_transformation_is_seen_in_the_tables_that_it_makes(befo
     assert len(planned) == len(same) or name in ("app_events_bronze", "clickstream_bronze"), planned
 
 
-def test_changed_code_makes_the_tables_of_a_clean_load(lake, before, library):
+def test_changed_code_gives_the_tables_of_a_clean_load(lake, before, library):
     changed, clean = lake(), lake.named("clean")
     for name in EDITS:
         edit(library, name)
@@ -283,7 +283,7 @@ def test_changed_code_makes_the_tables_of_a_clean_load(lake, before, library):
     assert affected(changed) == {}
 
 
-def test_words_and_places_of_the_code_change_nothing(before, library):
+def test_comments_names_and_moved_code_change_nothing(before, library):
     for file in [*library.glob("layers/*.py"), *library.glob("intake/*.py")]:
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree):
@@ -306,7 +306,7 @@ def test_words_and_places_of_the_code_change_nothing(before, library):
     assert affected(before) == {}
 
 
-def test_the_plan_shows_the_lines_of_a_function_that_changed(before, library):
+def test_plan_shows_the_changed_lines_of_a_function(before, library):
     edit(library, "clickstream_silver")
     said = plan.plan(before).text()
     assert "layers.silver.sessions changed" in said
@@ -325,9 +325,7 @@ def _counted(found):
 '''
 
 
-def test_a_table_of_ones_own_is_followed_into_its_module_unless_it_has_a_version(
-    lake, tmp_path, monkeypatch, extra_table
-):
+def test_registered_table_is_compared_by_its_module_or_its_version(lake, tmp_path, monkeypatch, extra_table):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_tables.py").write_text(MINE)
     (tmp_path / "moved_tables.py").write_text(MINE.replace("found", "rows"))
@@ -357,7 +355,7 @@ def test_a_table_of_ones_own_is_followed_into_its_module_unless_it_has_a_version
 # Declarations -----------------------------------------------------------------
 
 
-def test_a_column_that_is_declared_in_addition_is_filled(lake, tmp_path, monkeypatch, extra_table):
+def test_additional_column_is_filled(lake, tmp_path, monkeypatch, extra_table):
     monkeypatch.syspath_prepend(tmp_path)
     text = MINE.replace("by_type", "by_kind").replace(' + 0 AS n"', ' AS n", "concat(event_type, \'!\') AS loud"')
     (tmp_path / "kinds.py").write_text(text)
@@ -391,7 +389,7 @@ def test_a_column_that_is_declared_in_addition_is_filled(lake, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("committed", [False, True])
-def test_a_rebuild_that_is_cut_off_leaves_the_old_table_or_the_new_one(lake, before, monkeypatch, committed):
+def test_interrupted_rebuild_leaves_the_old_table_or_the_new_one(lake, before, monkeypatch, committed):
     changed, clean = lake(session_gap_minutes=21), lake.named("clean", session_gap_minutes=21)
     run_tables(clean)
     honest = commits.merge
@@ -412,7 +410,7 @@ def test_a_rebuild_that_is_cut_off_leaves_the_old_table_or_the_new_one(lake, bef
     assert_same(changed, clean)
 
 
-def test_a_killed_rebuild_is_ended_by_the_next_run(lake, before):
+def test_next_run_completes_a_killed_rebuild(lake, before):
     changed, clean = lake(session_gap_minutes=21), lake.named("clean", session_gap_minutes=21)
     run_tables(clean)
     whole = [rows(settings, "clickstream_silver") for settings in (before, clean)]
@@ -426,16 +424,16 @@ def test_a_killed_rebuild_is_ended_by_the_next_run(lake, before):
     assert_same(changed, clean)
 
 
-def test_a_lakehouse_of_an_early_version_is_noted_and_not_rebuilt(lakehouse, tmp_path):
+def test_early_lakehouse_gets_fingerprints_without_a_rebuild(lakehouse, tmp_path):
     with tarfile.open(STORED) as stored:
         stored.extractall(tmp_path, filter="data")
     replicas = {"replicas": [{"source_table": "users", "target": "people_silver", "keys": ["user_id"]}]}
     old = lakehouse("old", landing_path=str(tmp_path / "old/landing"), cdc=replicas)
     held, said = contents(old), []
-    assert plan.plan(old).affected == [] and "noted" in plan.plan(old).text()
+    assert plan.plan(old).affected == [] and "no fingerprint" in plan.plan(old).text()
     result = pipeline.run(old, progress=said.append)
     assert {step.state for step in result.steps} == {"nothing new"}
-    assert re.match(r"\d+ tables were made before what makes them was noted: .*nothing was rebuilt", said[0])
+    assert re.match(r"\d+ tables had no fingerprint, .*nothing was rebuilt", said[0])
     assert contents(old) == held and plan.plan(old).not_noted == []
     other = old.model_copy(update={"segments": config.SegmentSettings(vip_value=1)})
     assert affected(other) == {"user_segments_gold": ["segments.vip_value: 500.0 → 1.0"]}
@@ -443,7 +441,7 @@ def test_a_lakehouse_of_an_early_version_is_noted_and_not_rebuilt(lakehouse, tmp
     assert affected(other) == {}
 
 
-def test_bronze_whose_files_are_gone_keeps_its_rows_and_says_so(lake, tmp_path, landing):
+def test_bronze_without_its_files_keeps_its_rows_and_says_so(lake, tmp_path, landing):
     own = tmp_path / "landing"
     shutil.copytree(landing, own)
     settings = lake(landing_path=str(own), feeds={"clickstream": {"timezone": "Asia/Tokyo"}})
@@ -460,7 +458,7 @@ def test_bronze_whose_files_are_gone_keeps_its_rows_and_says_so(lake, tmp_path, 
     for _ in range(2):
         found = plan.plan(settings)
         assert found.affected == [] and [one.table for one in found.earlier] == ["clickstream_bronze"]
-        assert "are by earlier rules" in found.text()
+        assert "follow earlier rules" in found.text()
         assert [f.table for f in health.report(settings).findings if f.kind == "earlier rules"] == [
             "clickstream_bronze"
         ]
@@ -475,7 +473,7 @@ def test_bronze_whose_files_are_gone_keeps_its_rows_and_says_so(lake, tmp_path, 
     assert contents(settings, flags=True) == contents(clean, flags=True)
 
 
-def test_a_table_taken_back_is_of_the_rules_that_it_was_made_by(lake):
+def test_restored_table_has_the_fingerprint_of_its_version(lake):
     changed = lake(segments={"vip_value": 60})
     table = tables.get(changed, "user_segments_gold")
     version = versions(changed)[table.name]
@@ -493,7 +491,7 @@ def test_a_table_taken_back_is_of_the_rules_that_it_was_made_by(lake):
     [("clickstream_silver", {"session_gap_minutes": 21}), ("user_segments_gold", {"segments": {"active_events": 1}}),
      ("people_silver", {"cdc": {"replicas": [REPLICA | {"keys": ["name"]}]}})],
 )  # fmt: skip
-def test_a_preview_differs_from_the_table_as_two_clean_loads_do(lake, before, name, given):
+def test_preview_differs_from_the_table_as_two_clean_loads_do(lake, before, name, given):
     changed, clean = lake(**given), lake.named("clean", **given)
     was = versions(changed)
     found = preview.preview(changed, name)
@@ -509,7 +507,7 @@ def test_a_preview_differs_from_the_table_as_two_clean_loads_do(lake, before, na
     assert found.rows == len(rows(clean, name))
 
 
-def test_a_preview_without_a_change_differs_in_nothing(lake):
+def test_preview_without_a_change_shows_no_difference(lake):
     for name in ("app_events_silver", "app_events_bronze_quarantine", "event_metrics_gold", "users_history_silver"):
         found = preview.preview(lake(), name)
         assert not found.differs and found.rows, found.text()
@@ -536,23 +534,27 @@ def command(lake, monkeypatch, capsys):
     return run
 
 
-def test_the_plan_ends_with_4_where_there_is_something_to_do(command):
+def test_plan_exits_with_4_if_there_is_something_to_do(command):
     status, said = command("plan")
     assert status == 0 and "nothing to do" in said
     status, said = command("plan", "--set", "session_gap_minutes=21")
     assert status == 4 and "session_gap_minutes: 30 → 21" in said
-    assert re.search(r"clickstream_silver is made again: \d+ rows, about \d+ s", said)
-    assert "these follow: users_silver, hourly_metrics_gold, daily_summary_gold, user_segments_gold" in said
+    assert re.search(r"clickstream_silver will be rebuilt: \d+ rows, about \d+ s", said)
+    assert "these are updated: users_silver, hourly_metrics_gold, daily_summary_gold, user_segments_gold" in said
     status, said = command("plan", "--json", "--set", "session_gap_minutes=21")
     told = json.loads(said)
     assert (status, told["rebuilt"], told["affected"][0]["table"]) == (4, ["clickstream_silver"], "clickstream_silver")
 
 
-def test_a_person_may_ask_for_the_new_rule_from_now_on(command, lake):
+def test_forward_only_applies_new_rules_to_new_rows(command, lake):
     held = versions(lake())
     changed = ("--set", "segments.vip_value=60")
     status, said = command("run", "--forward-only", "user_segments_gold", *changed)
-    assert status == 0 and "stay by earlier rules, because a person asked for it" in said and "Nothing new" in said
+    assert (
+        status == 0
+        and "keep following earlier rules, because --forward-only asked for it" in said
+        and "Nothing new" in said
+    )
     assert command("plan", *changed)[0] == 0
     assert "segments.vip_value: 500.0 → 60.0" in command("plan", *changed)[1]
     assert versions(lake()) == held | {"user_segments_gold": held["user_segments_gold"] + 1}

@@ -259,12 +259,13 @@ def behind(settings: Settings, table: Table) -> list[Finding]:
 
 
 def rules(table: Table, book: Book) -> list[Finding]:
-    """A table that is made by other code or settings now, and one of which rows stay by earlier ones."""
+    """A table whose code or settings have changed, and one of which some rows follow earlier ones."""
     if changes := book.changes(table):
-        text = f"it was made by other rules, and is made again by the next run: {', '.join(map(str, changes))}"
+        said = ", ".join(map(str, changes))
+        text = f"its declaration, settings or code have changed since it was made; the next run rebuilds it: {said}"
         return [Finding("changed rules", "Warning", table.name, text, command("run"))]
     if since := (book.made(table) or {}).get("since"):
-        text = f"its rows up to version {since['version']} are by earlier rules, because {since['reason']}; changed: "
+        text = f"its rows up to version {since['version']} follow earlier rules, because {since['reason']}; changed: "
         return [Finding("earlier rules", "Warning", table.name, text + ", ".join(since["changes"]), "")]
     return []
 

@@ -195,4 +195,4 @@ def _refresh(settings: Settings, book: Book, table: Table, run_id: str, step: St
         counts = refresh.write(inputs, outcome)
     counts.pop("reason", None)
     step.counts, step.state = counts, "rebuilt" if changed else "updated"
-    step.notes += [f"made again: {change}" for change in changed]
+    step.notes += [f"rebuilt: {change}" for change in changed]

@@ -1,4 +1,4 @@
-"""The plan: what has changed since each table was made, and what the next run makes again because of it.
+"""The plan: what has changed since each table was made, and what the next run rebuilds because of it.
 
 Everything comes from fingerprints, Delta logs and ``ops/``: no row is read, no engine is started.
 """
@@ -25,7 +25,7 @@ DIFF_LINES = 12
 
 @dataclass(frozen=True)
 class Affected:
-    """A table that is made by something else than when it was made."""
+    """A table whose declaration, settings or code have changed since it was made."""
 
     table: str
     changes: list[str]
@@ -33,18 +33,18 @@ class Affected:
     diffs: dict[str, str]
     """For functions, the lines that changed, where the old text is known."""
     obstacle: str
-    """Why it cannot be made again, so that its rows stay; empty where it can."""
+    """Why it cannot be rebuilt, so that its rows stay; empty if it can."""
     downstream: list[str]
-    """Tables made from it, directly or through others: they follow where its rows change."""
+    """Tables made from it, directly or through others: they are updated if its rows change."""
     rows: int
     """Rows that it has."""
     seconds: float | None
-    """Time that it may take, by earlier runs; None where there is none to go by."""
+    """Expected time, from earlier runs; None if there is none to go by."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """A table of which some rows are by earlier rules."""
+    """A table of which some rows were made by earlier rules."""
 
     table: str
     version: int
@@ -62,11 +62,11 @@ class Plan:
     affected: list[Affected]
     earlier: list[Earlier]
     not_noted: list[str]
-    """Tables of which it is not known what they were made by; the next run notes it."""
+    """Tables without a fingerprint; the next run records it."""
 
     @property
     def rebuilt(self) -> list[str]:
-        """Names of the tables that the next run makes again."""
+        """Names of the tables that the next run rebuilds."""
         return [one.table for one in self.affected if not one.obstacle]
 
     def as_json(self) -> dict[str, Any]:
@@ -77,17 +77,17 @@ class Plan:
         """The plan for the terminal."""
         lines = [line for one in self.affected for line in _lines(one)]
         for one in self.earlier:
-            lines.append(f"{one.table}: rows up to version {one.version} are by earlier rules, because {one.reason}")
+            lines.append(f"{one.table}: rows up to version {one.version} follow earlier rules, because {one.reason}")
             lines += [f"    {change}" for change in one.changes]
-            lines.append(f"    to make them again when that has changed: {command(f'run --full --tables {one.table}')}")
+            lines.append(f"    to rebuild them once that has changed: {command(f'run --full --tables {one.table}')}")
         if self.not_noted:
-            lines.append(f"{len(self.not_noted)} tables were made before what makes them was noted; the next run notes "
-                         "it and makes none of them again.")  # fmt: skip
+            lines.append(f"{len(self.not_noted)} tables have no fingerprint, because an earlier version made them; the "
+                         "next run records it and rebuilds none of them.")  # fmt: skip
         if not self.affected:
             return "\n".join(
-                [*lines, "No declaration, setting or code has changed since the tables were made: nothing to do."]
+                [*lines, "No declaration, setting or code has changed since the tables were made. Nothing to do."]
             )
-        many = f"{len(self.rebuilt)} of {len(self.affected)} tables that are affected can be made again"
+        many = f"{len(self.rebuilt)} of {len(self.affected)} affected tables can be rebuilt"
         return "\n".join([*lines, f"{many}. The next run does it: {command('run')}"])
 
 
@@ -117,7 +117,7 @@ def plan(settings: Settings) -> Plan:
 
 
 def settle(settings: Settings) -> list[str]:
-    """Note what tables of early versions are made by, where a run has nothing else to do; says so."""
+    """Record the fingerprints of tables that have none, when a run has nothing else to do; returns what to say."""
     book, unused = book_of(settings), landing.not_in_use(settings)
     said = book.adopt(table for table in selection.selected(settings) if table.name not in unused)
     book.store()
@@ -125,8 +125,8 @@ def settle(settings: Settings) -> list[str]:
 
 
 def forward_only(settings: Settings, names: list[str]) -> list[str]:
-    """Leave the rows of some tables as they are although they are made by something else now; returns what is so
-    from now on, in sentences.
+    """Keep the rows of some tables although their declaration, settings or code have changed; returns sentences about
+    what follows which rules from now on.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def forward_only(settings: Settings, names: list[str]) -> list[str]:
     with locked(settings):
         book = Book(settings)
         changed = (table for table in wanted if book.changes(table))
-        return [sentence for table in changed for sentence in book.keep(table, "a person asked for it")]
+        return [sentence for table in changed for sentence in book.keep(table, "--forward-only asked for it")]
 
 
 def _affected(settings: Settings, book: Book, table: Table, changes: list[Change], rows: int) -> Affected:
@@ -155,7 +155,7 @@ def _diff(book: Book, change: Change) -> str:
         return ""
     lines = [line for line in difflib.unified_diff(old, new, n=0, lineterm="") if line[:3] not in ("---", "+++")]
     lines = [line for line in lines if not line.startswith("@@")]
-    more = [f"… {len(lines) - DIFF_LINES} lines more"] if len(lines) > DIFF_LINES else []
+    more = [f"… {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else []
     return "\n".join([*lines[:DIFF_LINES], *more])
 
 
@@ -178,12 +178,14 @@ def _seconds(settings: Settings, table: Table, rows: int) -> float | None:
 
 def _lines(one: Affected) -> list[str]:
     took = "" if one.seconds is None else f", about {one.seconds:,.0f} s"
-    head = f"is made again: {one.rows:,} rows{took}"
+    head = f"will be rebuilt: {one.rows:,} rows{took}"
     lines = [f"{one.table} {f'stays as it is, because {one.obstacle}' if one.obstacle else head}"]
     for change in one.changes:
         lines += [f"    {change}", *(f"        {line}" for line in one.diffs.get(change, "").splitlines())]
     if one.obstacle:
-        lines.append("    what comes from the next run on is by the new rules, and this plan says since when")
+        lines.append(
+            "    new rows follow the new rules from the next run on; the plan and the report keep saying since when"
+        )
     elif one.downstream:
-        lines.append(f"    where its rows change, these follow: {', '.join(one.downstream)}")
+        lines.append(f"    if its rows change, these are updated: {', '.join(one.downstream)}")
     return lines

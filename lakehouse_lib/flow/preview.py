@@ -21,7 +21,7 @@ from lakehouse_lib.storage import archive, delta, delta_rs
 
 @dataclass(frozen=True)
 class Preview:
-    """How a table would differ if it were made again."""
+    """How a table would differ if it were rebuilt."""
 
     path: str
     """Folder of the Delta table with the rows that it would have."""
@@ -40,7 +40,7 @@ class Preview:
         found = self.difference
         columns = [f"    {name} differs in {count:,}" for name, count in found.columns.items()]
         head = (
-            f"{found.table} made again from its sources as they are: {self.rows:,} rows; {found.added:,} added, "
+            f"{found.table} rebuilt from its present sources: {self.rows:,} rows; {found.added:,} added, "
             f"{found.removed:,} removed, {found.changed:,} changed"
         )
         examples = [found.examples.to_string(index=False, max_colwidth=40)] if self.differs else []
@@ -50,7 +50,7 @@ class Preview:
 def preview(settings: Settings, name: str) -> Preview:
     """Make a table under ``ops/preview`` and compare it with the one that there is, archived rows too.
 
-    Its sources are read as they are: where they are to be made again themselves, their rows are still the old ones.
+    Its sources are read as they are: if they are to be rebuilt themselves, their rows are still the old ones.
 
     Raises
     ------

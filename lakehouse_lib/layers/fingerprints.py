@@ -1,4 +1,4 @@
-"""Fingerprints: what each table was made by, and what of it is another today.
+"""Fingerprints: what each table was made by, and what of it has changed since.
 
 A table is made by its declaration as far as rows depend on it, by the settings that its transformation reads, and by
 the code of the transformation. The three together are its fingerprint. The commit that writes the rows carries it,
@@ -33,16 +33,16 @@ REBUILD = "rebuild"
 _OF_A_LOAD = ("lakehouse_lib.layers.loading.bronze_rows", "lakehouse_lib.intake.formats.read",
               "lakehouse_lib.intake.landing.format_of")  # fmt: skip
 _OF_CHANGES = "lakehouse_lib.intake.landing.shape_of"
-"""Functions that decide on the rows of bronze tables, beside their transformations."""
+"""Functions that decide on the rows of bronze tables besides their transformations."""
 
 Record = dict[str, Any]
-"""A fingerprint: ``declaration``, ``settings`` by path, ``code`` (digests by name), ``version``; ``since`` where the
-rows before a version are by earlier rules."""
+"""A fingerprint: ``declaration``, ``settings`` by path, ``code`` (digests by name), ``version``; ``since`` if the rows
+up to a version follow earlier rules."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that a table is made by and that is another than when it was made."""
+    """Something that a table is made by and that has changed since it was made."""
 
     kind: str
     """setting, declaration, function or version."""
@@ -101,7 +101,7 @@ class Book:
                 "possible": sorted(reads.possible(found, get_args(Feed)))}  # fmt: skip
 
     def present(self, table: Table, paths: Iterable[str] | None = None) -> Record:
-        """The fingerprint that a table would get now; ``paths`` are the settings that it reads, if they are known."""
+        """Return the fingerprint that a table would get now; ``paths`` are the settings that it reads, if known."""
         known = self.code_of(table)
         seen = paths is not None
         wanted = [path for path in known["possible"] if _concerns(path, table)] if paths is None else paths
@@ -124,7 +124,7 @@ class Book:
         return self.records.get(number)
 
     def changes(self, table: Table) -> list[Change]:
-        """What a table was made by and is another today; empty too where it is not known."""
+        """Return what has changed since a table was made; also empty if that is not known."""
         opened = delta.opened(self.settings, table)
         key = table.name, delta.watermark(opened, FINGERPRINT) or 0
         if key not in self._known:
@@ -179,20 +179,20 @@ class Book:
         if not early:
             return []
         return [
-            f"{len(early)} tables were made before what makes them was noted: it is noted from now on, and nothing "
-            f"was rebuilt. Where code or settings have changed since: {command('run --full')}"
+            f"{len(early)} tables had no fingerprint, because an earlier version made them: it is recorded now, and "
+            f"nothing was rebuilt. If code or settings have changed since then: {command('run --full')}"
         ]
 
     def keep(self, table: Table, reason: str) -> list[str]:
-        """Leave the rows of a table as they are although it is made by something else now; says since when."""
+        """Keep the rows of a table although its code or settings have changed; returns a sentence about it."""
         changes = ", ".join(map(str, self.changes(table)))
         self.note(table, reason)
-        said = f"rows of {table.name} that are there stay by earlier rules, because {reason}; changed: {changes}"
+        said = f"existing rows of {table.name} keep following earlier rules, because {reason}; changed: {changes}"
         return [said] if reason else []
 
     def note(self, table: Table, reason: str = "") -> None:
-        """Give a table the present fingerprint without writing a row; where ``reason`` says why its rows cannot be
-        made again, they are known from then on to be by earlier rules."""
+        """Give a table the present fingerprint without writing a row; if ``reason`` says why its rows cannot be
+        rebuilt, they are listed from then on as following earlier rules."""
         before, record = self.made(table), self.present(table)
         record["settings"] |= {path: reads.value(self.settings, path) for path in (before or {}).get("settings", ())}
         if reason:
@@ -241,7 +241,7 @@ def number_of(record: Record) -> int:
 
 
 def obstacle(settings: Settings, table: Table) -> str:
-    """Why a table cannot be made again from its sources; empty where it can."""
+    """Return why a table cannot be rebuilt from its sources; empty if it can."""
     if table.layer == "bronze":
         feed = landing.feed_of(table)
         known = landing.known_files(settings, feed, delta.opened(settings, table))

@@ -52,15 +52,15 @@ class Inputs:
     states: dict[str, SourceState]
     full: bool
     book: Book | None = None
-    """By what the tables were made; None where that is not to be noted."""
+    """Fingerprints of the tables; None if none is to be recorded."""
     rebuilt: bool = False
-    """Whether the table is made again because it is made by something else now."""
+    """Whether the table is rebuilt because its declaration, settings or code have changed."""
     noted: dict[str, Any] = field(default_factory=dict)
     """Settings that the transformation has read."""
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings for the transformation: what it reads is noted, and a change of it makes the table again."""
+        """Settings for the transformation: what it reads is recorded, and a change of it rebuilds the table."""
         return reads.watched(self.lakehouse, self.noted)
 
     def all(self, source: str) -> DataFrame:

@@ -452,7 +452,7 @@ def test_bronze_without_its_files_keeps_its_rows_and_says_so(lake, tmp_path, lan
     assert "1 of its files are no longer in landing, e.g. a.json" in planned.obstacle
     said: list[str] = []
     pipeline.run(settings, progress=said.append).check()
-    warned = "that are there stay by earlier rules, because 1 of its files are no longer in landing, e.g. a.json"
+    warned = "keep following earlier rules, because 1 of its files are no longer in landing, e.g. a.json"
     assert any(warned in line and "timezone: UTC → Asia/Tokyo" in line for line in said)
     assert [row for row in rows(settings, "clickstream_bronze") if row["click_id"] != "k20"] == held
     for _ in range(2):
@@ -536,7 +536,7 @@ def command(lake, monkeypatch, capsys):
 
 def test_plan_exits_with_4_if_there_is_something_to_do(command):
     status, said = command("plan")
-    assert status == 0 and "nothing to do" in said
+    assert status == 0 and "Nothing to do" in said
     status, said = command("plan", "--set", "session_gap_minutes=21")
     assert status == 4 and "session_gap_minutes: 30 → 21" in said
     assert re.search(r"clickstream_silver will be rebuilt: \d+ rows, about \d+ s", said)

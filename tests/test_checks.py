@@ -244,6 +244,7 @@ def measure(definition: dict, rows: list[dict]) -> tuple[checks.Rule, dict, floa
         ({"check": "row_count", "min": 2, "where": "s = 'bb'"}, 1, 1, False),
         ({"check": "freshness", "column": "at", "max_hours": 3}, 4, pytest.approx(2, abs=0.1), True),
         ({"check": "ratio", "numerator": "n", "denominator": "n", "max": 1}, 4, 1, True),
+        ({"check": "ratio", "numerator": "n", "denominator": "n", "max": 1, "where": "n > 1"}, 2, 1, True),
         ({"check": "aggregate", "expression": "count(DISTINCT s)", "min": 3}, 4, 2, False),
         ({"check": "drift", "column": "s", "baseline": {"a": 0.5, "bb": 0.5}}, 3, pytest.approx(log(2) / 6), True),
         ({"check": "drift", "column": "s", "baseline": {"other": 0.5, "a": 0.5}}, 3, pytest.approx(log(2) / 6), True),

@@ -262,7 +262,7 @@ def ratio(
     """The sum of one column divided by the sum of another lies between ``min`` and ``max``."""
     parts = {"rows": context.counted()}
     parts |= {
-        name: f"sum({_double_quoted(column)})::DOUBLE" + context.filter()
+        name: f"(sum({_double_quoted(column)}){context.filter()})::DOUBLE"
         for name, column in (("above", numerator), ("below", denominator))
     }
     return Rule(

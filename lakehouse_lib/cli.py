@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lakehouse_lib import config
 from lakehouse_lib.commands import care, explore, runs
@@ -32,6 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def command() -> NoReturn:
+    """`main` as the only work of a process. It ends at once: Python would free for a third of a second what the end of
+    the process frees as well."""
+    status = main()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):  # a closed pipe
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 class _Parser(argparse.ArgumentParser):

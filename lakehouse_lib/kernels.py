@@ -24,7 +24,8 @@ _IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "ipykernel.debugger", 
 _IMPORTED += [f"lakehouse_lib.{name}" for name in (
     "serve.figures", "flow.pipeline", "serve.plots", "trust.profiles", "care.maintenance", "care.health"
 )]  # fmt: skip
-_IMPORTED += ["lakehouse_lib.cli", "lakehouse_lib.kernels"]  # what a child needs to find its main module and `_kernel`
+# The first two are what a child needs to find its main module and `_kernel`.
+_IMPORTED += ["lakehouse_lib.cli", "lakehouse_lib.kernels", "lakehouse_lib.preloaded"]
 
 _FORKS = sys.platform == "linux"
 """On other systems loaded libraries may not survive a fork, so each kernel is started in the usual way."""
@@ -38,6 +39,7 @@ def prepare() -> None:
         return
     # matplotlib reads it when it is imported.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or ipykernel's debugger warns in the terminal
     _server.set_forkserver_preload(_IMPORTED)
     forkserver.ensure_running()
 

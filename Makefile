@@ -38,7 +38,7 @@ test: setup  ## set-up, also of Spark, then every test
 bench: setup  ## what loads, checks, the explorer and the API cost, side by side with the least that would do
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev,bench]'
 	$(BIN)/lakehouse setup --spark
-	$(BIN)/python tests/bench --rounds 3
+	$(BIN)/python tests/bench --rounds 3 --picture lakehouse_lib/engines/loads.svg
 	$(BIN)/python tests/bench --rows 5000000 --sides native,duckdb,polars
 	$(BIN)/python tests/bench --sample --rows 200000
 	$(BIN)/python tests/bench --checks --rows 2000000 --rounds 3

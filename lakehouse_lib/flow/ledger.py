@@ -92,7 +92,7 @@ def account(settings: Settings, table: Table, delta_table: DeltaTable, last: Acc
 def _moved(
     counts: dict[str, int], reasons: dict[str, int], earlier: list[dict[str, Any]]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """What became another in records that are loaded again: they are in the ledger already, and count once."""
+    """Return only what changed for records that are loaded again: the ledger has them already, and counts them once."""
     moved = Counter(reasons)
     for row in earlier:
         if row["run_id"]:

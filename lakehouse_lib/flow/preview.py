@@ -28,7 +28,7 @@ class Preview:
     rows: int
     """How many they are."""
     difference: history.Difference
-    """From the table as it is to the preview."""
+    """From the existing table to the preview."""
 
     @property
     def differs(self) -> bool:
@@ -48,7 +48,7 @@ class Preview:
 
 
 def preview(settings: Settings, name: str) -> Preview:
-    """Make a table under ``ops/preview`` and compare it with the one that there is, archived rows too.
+    """Make a table under ``ops/preview`` and compare it with the existing one, including archived rows.
 
     Its sources are read as they are: if they are to be rebuilt themselves, their rows are still the old ones.
 
@@ -76,7 +76,7 @@ def preview(settings: Settings, name: str) -> Preview:
 
 
 def _make(settings: Settings, table: Table, path: str) -> ds.Dataset | None:
-    """Write what the table would be; returns the rows that there are where some of them are in the archive."""
+    """Write the table as it would be; if rows are archived, also write the existing ones and return them."""
     with session.opened(settings) as spark:
         inputs = Inputs(spark, settings, table, new_run_id(), source_states(settings, table), full=True)
         outcome = refresh.transformed(inputs)

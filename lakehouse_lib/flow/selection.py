@@ -60,7 +60,7 @@ def pending(settings: Settings, layer: str | None = None) -> list[str]:
 
 
 def is_pending(settings: Settings, table: Table, book: Book | None = None) -> bool:
-    """Whether a table has anything to read, does not exist yet, or, by ``book``, is made by something else now."""
+    """Whether a table has anything to read, does not exist yet, or, by ``book``, has changed code or settings."""
     if book and book.changes(table):
         return True
     if table.layer == "bronze":

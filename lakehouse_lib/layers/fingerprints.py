@@ -64,12 +64,11 @@ class Book:
     settings: Settings
     records: dict[int, Record] = field(default_factory=dict)
     codes: dict[int, Record] = field(default_factory=dict)
-    """What `code.read` told last of some functions: ``pieces`` (digests by name), ``possible`` settings, and the
-    ``digest`` of the files."""
+    """Last results of `code.read`: ``pieces`` (digests by name), ``possible`` settings, ``digest`` of the files."""
     new: dict[tuple[str, int], str] = field(default_factory=dict)
     """Rows that are not in ``ops/fingerprints`` yet, by kind and id."""
     _known: dict[tuple[str, int], list[Change]] = field(default_factory=dict)
-    """What has changed, by table and its number; it stays so for the run."""
+    """What has changed, by table and fingerprint; computed once for the run."""
     _digests: dict[tuple[str, ...], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -81,7 +80,7 @@ class Book:
     # What would make a table now -----------------------------------------------
 
     def code_of(self, table: Table) -> Record:
-        """The code of a table; read from the sources only where they have changed since it was read last."""
+        """Return the code of a table; the source files are parsed only if they have changed since the last time."""
         roots = (table.transform, *_beside(table))
         packages = tuple(sorted({root.split(".")[0] for root in roots}))
         with self._lock:
@@ -113,7 +112,7 @@ class Book:
     # What made it ---------------------------------------------------------------
 
     def made(self, table: Table) -> Record | None:
-        """The fingerprint of a table; None where it is not known, as in a lakehouse of an early version."""
+        """Return the fingerprint of a table; None if it has none, as in a lakehouse of an early version."""
         opened = delta.opened(self.settings, table)
         return self._record(opened, delta.watermark(opened, FINGERPRINT) or 0)
 
@@ -150,8 +149,8 @@ class Book:
     def seal(
         self, table: Table, noted: Iterable[str], anew: bool, rebuilt: bool
     ) -> tuple[list[delta.Consumed], Record]:
-        """What a commit has to remember and to say, where the table's fingerprint becomes another by it; ``anew``
-        where it writes the table whole, ``rebuilt`` where it does so because of what has changed."""
+        """Return the transactions and the metadata by which a commit records a new fingerprint; ``anew`` if it writes
+        the whole table, ``rebuilt`` if it does so because of what has changed."""
         if not self.settings.enable_delta:
             return [], {}
         before = None if anew else self.made(table)
@@ -168,7 +167,7 @@ class Book:
         return [*guard, delta.Consumed(FINGERPRINT, number)], says
 
     def adopt(self, declared: Iterable[Table]) -> list[str]:
-        """Give the present fingerprint to the tables that have none, as those of early versions; says so."""
+        """Record the present fingerprint of tables that have none; returns a sentence about it."""
         early = []
         for table in declared if self.settings.enable_delta else ():
             opened = delta.opened(self.settings, table)
@@ -220,7 +219,7 @@ class Book:
         commits.upsert_ops(self.settings, "fingerprints", found, ("kind", "id"), where="s.kind = 'code'")
 
     def source_of(self, digest: str) -> str:
-        """The text of a function, as it was when a table was made by it; empty where it is not known."""
+        """Return the text of a function as it was when a table was made by it; empty if it is not known."""
         number = _number(digest)
         if ("function", number) in self.new:
             return self.new["function", number]
@@ -229,12 +228,12 @@ class Book:
 
 
 def book_of(settings: Settings) -> Book:
-    """The fingerprints of a lakehouse; within `delta.look` they are read once."""
+    """Return the fingerprints of a lakehouse; within `delta.look` they are read once."""
     return delta.once(f"fingerprints, by settings {id(settings)}", lambda: Book(settings))
 
 
 def number_of(record: Record) -> int:
-    """The number of a fingerprint; where functions stand makes no other."""
+    """Return the number of a fingerprint; it does not depend on the modules that functions are defined in."""
     pieces = sorted(_bare(record["code"]).elements())
     rest = {key: value for key, value in record.items() if key != "code"}
     return _number(json.dumps([rest, pieces], sort_keys=True))
@@ -285,7 +284,7 @@ def _concerns(path: str, table: Table) -> bool:
 
 
 def _declaration(settings: Settings, table: Table) -> Record:
-    """What of a declaration the rows depend on, a value for each key."""
+    """Return the parts of a declaration that rows depend on."""
     told: Record = {f"column {c.name}": c.type + " required" * c.required for c in table.columns}
     told |= {f"bounds of {name}": list(bounds) for name, bounds in table.bounds.items()}
     told |= {"key": list(table.key), "sources": list(table.sources), "partition_by": table.partition_by}
@@ -298,7 +297,7 @@ def _declaration(settings: Settings, table: Table) -> Record:
 
 
 def _told(opened: DeltaTable) -> Iterable[Record]:
-    """The fingerprints in a table's commits, newest first, as far as its log goes."""
+    """Return the fingerprints in a table's commits, newest first, as far as its log goes back."""
     for version in range(opened.version(), -1, -1):
         written = delta.actions(opened.table_uri, version)
         if written is None:

@@ -122,11 +122,11 @@ class Write:
     whole: bool = False
     """Whether the rows replace the table."""
     again: bool = False
-    """Whether the counts are of records of which most have been counted before."""
+    """Whether the counts include records that the ledger has counted before."""
 
 
 def transformed(inputs: Inputs) -> Outcome:
-    """What the transformation of a table makes of its inputs; a frame stands for all of the table."""
+    """Run the transformation of a table; a plain DataFrame means the whole table."""
     outcome = loading.transformation(inputs.table)(inputs)
     if isinstance(outcome, (Append, Upsert, Days, Difference)):
         return outcome
@@ -134,7 +134,7 @@ def transformed(inputs: Inputs) -> Outcome:
 
 
 def described(inputs: Inputs, outcome: Outcome) -> Write:
-    """What a commit would do for an outcome."""
+    """Describe the commit that an outcome asks for."""
     describe: dict[type, Callable[[Inputs, Any], Write]] = {
         Append: _append,
         Upsert: _upsert,
@@ -164,8 +164,7 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
 
 
 def _is_comparable(inputs: Inputs, table: Table) -> bool:
-    """Whether of a table that is made anew only the rows are to be written that become others: its key tells them,
-    and a person has not asked for all of them."""
+    """Whether a rebuild can write only the rows that differ: the key identifies them, and `full` was not asked for."""
     required = {column.name for column in table.columns if column.required}
     told = bool(table.key) and required.issuperset(table.key)
     settings = inputs.lakehouse
@@ -173,7 +172,7 @@ def _is_comparable(inputs: Inputs, table: Table) -> bool:
 
 
 def _only_others(inputs: Inputs, anew: Write) -> Write:
-    """Of the rows that a table should have, those that it does not have yet."""
+    """Reduce a rebuild to the rows that differ from those of the table."""
     assert anew.rows is not None, "what is written has rows"
     rows, counts = anew.rows.drop("_action"), anew.counts if anew.again else None
     return replace(_difference_of(inputs, rows, inputs.current(), counts), again=anew.again)

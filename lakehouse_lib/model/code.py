@@ -1,4 +1,4 @@
-"""The code that makes a table: a function and what it calls, told apart by what it does.
+"""The code that makes a table: a function and what it calls, compared by what it does.
 
 Read from the source files by their syntax trees; nothing is imported. Comments, docstrings, formatting, annotations,
 names of locals and parameters, and the module that a function stands in make no difference.
@@ -17,7 +17,7 @@ from lakehouse_lib.model import sources
 FOLLOWED = ("lakehouse_lib.layers.", "lakehouse_lib.intake.", "lakehouse_lib.model.messages.")
 """Parts of the library whose code decides on rows."""
 LEFT_OUT = ("lakehouse_lib.layers.inputs.",)
-"""Of these, what only hands the rows over."""
+"""Of these, the part that only passes rows on."""
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -81,7 +81,7 @@ def read(roots: Iterable[str]) -> Code:
 
 
 class _Reader:
-    """Tells a piece of code in a form in which only its meaning shows, and notes what it calls."""
+    """Writes a piece of code in a normal form, and records what it calls."""
 
     def __init__(self, module: sources.Module, owner: str):
         self.module, self.owner = module, owner
@@ -95,7 +95,7 @@ class _Reader:
         self.locals = 0
 
     def tell(self, node: ast.AST) -> str:
-        """The form of a node."""
+        """Return the normal form of a node."""
         if isinstance(node, ast.AnnAssign) and self.scopes:
             return f"Assign([{self.tell(node.target)}]{self.tell(node.value)})" if node.value else ""
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
@@ -127,7 +127,7 @@ class _Reader:
         return self.tell(value) if isinstance(value, ast.AST) else repr(value)
 
     def _scope(self, node: ast.AST) -> str:
-        """A function or a comprehension: its parameters and locals get numbers for names."""
+        """Return the normal form of a function or comprehension; parameters and locals are numbered."""
         names = dict.fromkeys(_bound(node))
         self.scopes.append({name: f"_{self.locals + n}" for n, name in enumerate(names)})
         self.locals += len(names)
@@ -166,7 +166,7 @@ class _Reader:
         return f"{self.tell(base)}.{node.attr}"
 
     def _dotted(self, node: ast.expr) -> str | None:
-        """What a chain of names stands for, where it begins with something of the module's."""
+        """Return what a dotted name refers to, if it begins with a name of the module."""
         if isinstance(node, ast.Attribute):
             base = self._dotted(node.value)
             return f"{base}.{node.attr}" if base else None
@@ -177,7 +177,7 @@ class _Reader:
         return self.imported.get(node.id)
 
     def _refer(self, dotted: str) -> str:
-        """A name of others: noted, and of the library or the table's own package without the place."""
+        """Record a reference; for the library and the table's own package return it without its module."""
         package = self.module.name.split(".")[0]
         if dotted.split(".")[0] not in ("lakehouse_lib", package):
             return dotted
@@ -187,7 +187,7 @@ class _Reader:
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
-    """Names that a function or comprehension binds: parameters first, then as they come."""
+    """Yield the names that a function or comprehension binds: parameters, then locals in order."""
     if isinstance(node, _Function):
         arguments = node.args
         for argument in [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs,
@@ -207,6 +207,6 @@ def _bound(node: ast.AST) -> Iterator[str]:
 
 class _Undocumented(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | ast.Pass:
-        """Leave out texts that are no more than words about the code."""
+        """Leave out docstrings."""
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return ast.Pass() if is_text else node

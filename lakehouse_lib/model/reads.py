@@ -17,12 +17,12 @@ from lakehouse_lib.model.code import Code
 
 
 def watched(settings: Settings, noted: dict[str, Any]) -> Settings:
-    """The settings; ``noted`` gets the path and the value of each one that is read through them."""
+    """Return the settings; the path and value of each one that is read through them is added to ``noted``."""
     return cast("Settings", _Watched(settings, "", noted))
 
 
 class _Watched:
-    """A part of the settings that notes what is asked of it."""
+    """A part of the settings that records what is read."""
 
     def __init__(self, part: BaseModel, path: str, noted: dict[str, Any]):
         self._part, self._path, self._noted = part, path, noted
@@ -60,7 +60,7 @@ class _WatchedParts:
 
 
 def value(settings: Settings, path: str) -> Any:
-    """The value of a setting, as `watched` notes it; None where there is no such setting any more."""
+    """Return the value of a setting as `watched` records it; None if the setting no longer exists."""
     part: Any = settings
     names = iter(path.split("."))
     for name in names:
@@ -71,7 +71,7 @@ def value(settings: Settings, path: str) -> Any:
 
 
 def possible(code: Code, feeds: Iterable[str]) -> Iterator[str]:
-    """Paths of the settings that some code seems to read, for tables whose reads were never noted."""
+    """Yield the settings that some code seems to read, for tables whose reads were never recorded."""
     for name in Settings.model_fields:
         parts = name in code.settings or (name == "feeds" and "feed" in code.settings)
         if parts and not name.endswith("path"):
@@ -92,7 +92,7 @@ def _leaves(kind: Any, path: str, attributes: set[str], feeds: Iterable[str]) ->
 
 
 def _kind_of_values(part: BaseModel, name: str) -> type[BaseModel] | None:
-    """The class of the parts that a setting holds by name; None where it does not."""
+    """Return the class of the parts that a setting holds by name; None for other settings."""
     annotation = type(part).model_fields[name].annotation
     kinds = get_args(annotation)
     if len(kinds) == 2 and isinstance(kinds[1], type) and issubclass(kinds[1], BaseModel):
@@ -108,7 +108,7 @@ def _part_of(part: BaseModel, name: str, key: str) -> BaseModel:
 
 
 def plain(found: Any) -> Any:
-    """A setting's value as JSON has it."""
+    """Return a setting's value as JSON values."""
     if isinstance(found, BaseModel):
         return found.model_dump(mode="json")
     if isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""Source files of the library and of a person's own tables: where they are, and what stands in them by name."""
+"""Source files of the library and of registered tables: where they are, and what they define."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).parents[1]
 
 
 def files(packages: Iterable[str]) -> list[Path]:
-    """The files in which the code of functions of some packages may stand."""
+    """Return the files that may define the functions of some packages."""
     found = {LIBRARY / "model/messages.py", *(LIBRARY / "layers").glob("*.py"), *(LIBRARY / "intake").glob("*.py")}
     for package in packages:
         if package != "lakehouse_lib" and (path := path_of(package)):
@@ -23,7 +23,7 @@ def files(packages: Iterable[str]) -> list[Path]:
 
 
 def digest_of(packages: Iterable[str]) -> str:
-    """A digest of `files`; found much faster than the code in them."""
+    """Return a digest of `files`, much faster than parsing them."""
     digest = hashlib.blake2b(_bytes(Path(__file__).with_name("code.py")), digest_size=16)  # which reads them
     for path in files(packages):
         digest.update(_bytes(path))
@@ -31,7 +31,7 @@ def digest_of(packages: Iterable[str]) -> str:
 
 
 class Module:
-    """What stands at the top of a module, by name."""
+    """What a module defines at its top level, by name."""
 
     def __init__(self, name: str, source: bytes):
         self.name = name
@@ -47,7 +47,7 @@ class Module:
                 self.defined |= dict.fromkeys(names, node)
 
     def definition(self, name: str) -> ast.stmt | None:
-        """What has a name, such as ``Inputs`` or ``Inputs.new``."""
+        """Return the definition of a name such as ``Inputs`` or ``Inputs.new``."""
         outer, _, inner = name.partition(".")
         node = self.defined.get(outer)
         if not inner or not isinstance(node, ast.ClassDef):
@@ -64,7 +64,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def imports_of(node: ast.AST, module: str) -> dict[str, str]:
-    """Names that a statement brings in, and what they stand for."""
+    """Return the names that a statement imports, and what they refer to."""
     if isinstance(node, ast.Import):
         return {a.asname or a.name.split(".")[0]: a.name if a.asname else a.name.split(".")[0] for a in node.names}
     if isinstance(node, ast.ImportFrom):
@@ -74,7 +74,7 @@ def imports_of(node: ast.AST, module: str) -> dict[str, str]:
 
 
 def path_of(module: str) -> Path | None:
-    """The source file of a module; None where it has none, such as a notebook."""
+    """Return the source file of a module; None if it has none, such as a notebook."""
     if module.split(".")[0] == "lakehouse_lib":
         path = LIBRARY.joinpath(*module.split(".")[1:])
         return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -103,7 +103,7 @@ def _parsed(name: str, source: bytes) -> Module:
 
 
 def home_of(dotted: str) -> tuple[str, str]:
-    """The module that something stands in, and its name there; names that a module passes on are followed."""
+    """Return the module that defines something, and its name there; re-exported names are followed."""
     parts = dotted.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         module = module_of(".".join(parts[:cut]))

@@ -325,15 +325,19 @@ def _counted(found):
 '''
 
 
+def of_types(name: str, transform: str) -> tables.Table:
+    return tables.Table(
+        name=name, layer="gold", description="Events by type", grain="a type", key=("event_type",),
+        sources=("app_events_silver",), transform=transform,
+        declared="    event_type string required -- type\n    n bigint required -- events\n",
+    )  # fmt: skip
+
+
 def test_registered_table_is_compared_by_its_module_or_its_version(lake, tmp_path, monkeypatch, extra_table):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_tables.py").write_text(MINE)
     (tmp_path / "moved_tables.py").write_text(MINE.replace("found", "rows"))
-    mine = tables.Table(
-        name="types_gold", layer="gold", description="Events by type", grain="a type", key=("event_type",),
-        sources=("app_events_silver",), transform="my_tables.by_type",
-        declared="    event_type string required -- type\n    n bigint required -- events\n",
-    )  # fmt: skip
+    mine = of_types("types_gold", "my_tables.by_type")
     extra_table(mine)
     settings = lake(tables="types_gold")
     run_tables(settings)
@@ -359,11 +363,7 @@ def test_additional_column_is_filled(lake, tmp_path, monkeypatch, extra_table):
     monkeypatch.syspath_prepend(tmp_path)
     text = MINE.replace("by_type", "by_kind").replace(' + 0 AS n"', ' AS n", "concat(event_type, \'!\') AS loud"')
     (tmp_path / "kinds.py").write_text(text)
-    mine = tables.Table(
-        name="kinds_gold", layer="gold", description="Events by type", grain="a type", key=("event_type",),
-        sources=("app_events_silver",), transform="kinds.by_kind",
-        declared="    event_type string required -- type\n    n bigint required -- events\n",
-    )  # fmt: skip
+    mine = of_types("kinds_gold", "kinds.by_kind")
     extra_table(mine)
     settings = lake(tables="kinds_gold")
     run_tables(settings)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
-from lakehouse_lib.commands.shared import chosen_tables, load_settings
+from lakehouse_lib.commands.shared import chosen_tables, load_settings, owned_engine
 from lakehouse_lib.errors import ConfigError, NotMadeError, QualityError
 
 
@@ -54,7 +53,6 @@ def check_quality(options: argparse.Namespace) -> int:
 
 def handle_quarantine(options: argparse.Namespace) -> int:
     from lakehouse_lib.care import quarantine
-    from lakehouse_lib.engines import session
 
     settings = load_settings()
     if options.action == "show":
@@ -70,11 +68,8 @@ def handle_quarantine(options: argparse.Namespace) -> int:
         return 0
     if not options.table:
         raise ConfigError("Say which table: lakehouse quarantine replay app_events_bronze")
-    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
-    try:
+    with owned_engine(settings):
         quarantine.replay(settings, options.table, options.reason)
-    finally:
-        session.release(settings)
     return 0
 
 

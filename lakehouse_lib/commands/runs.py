@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lakehouse_lib import config
-from lakehouse_lib.commands.shared import load_settings
+from lakehouse_lib.commands.shared import load_settings, owned_engine
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError, LockedError, SetupError
 
@@ -46,14 +46,10 @@ def show_plan(options: argparse.Namespace) -> int:
 
 
 def _preview(settings: Settings, name: str) -> int:
-    from lakehouse_lib.engines import session
     from lakehouse_lib.flow import preview
 
-    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
-    try:
+    with owned_engine(settings):
         found = preview.preview(settings, name)
-    finally:
-        session.release(settings)
     print(found.text())
     return PLANNED if found.differs else 0
 
@@ -104,15 +100,11 @@ def run_layers(options: argparse.Namespace) -> int:
 
 def run_notebook(options: argparse.Namespace) -> int:
     from lakehouse_lib import notebooks
-    from lakehouse_lib.engines import session
 
     settings = load_settings()
-    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
-    try:
+    with owned_engine(settings):
         run_id = settings.run_id or config.new_run_id()
         print(notebooks.execute(settings, options.name, run_id, latest=False).with_suffix(".html"))
-    finally:
-        session.release(settings)
     return 0
 
 
@@ -151,9 +143,6 @@ def start_lab(_: argparse.Namespace) -> int:
     from lakehouse_lib.engines import session
 
     settings = load_settings()
-    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
-    session.ensure(settings)
-    try:
+    with owned_engine(settings):
+        session.ensure(settings)
         return subprocess.call([sys.executable, "-m", "jupyterlab", str(config.project_root() / "notebooks")])
-    finally:
-        session.release(settings)

@@ -1,7 +1,10 @@
-"""Helpers that the commands share: loading the settings, and choosing tables by name."""
+"""Helpers that the commands share: loading the settings, owning the engine, and choosing tables by name."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_lib import config
@@ -16,6 +19,18 @@ def load_settings(**values: Any) -> Settings:
     settings = config.load(values)
     config.log_to_file(settings)
     return settings
+
+
+@contextlib.contextmanager
+def owned_engine(settings: Settings) -> Iterator[None]:
+    """Own the engine that this command and its kernels use; it stops at the end, unless others use it."""
+    from lakehouse_lib.engines import session
+
+    os.environ[session.OWNER_VARIABLE] = str(os.getpid())
+    try:
+        yield
+    finally:
+        session.release(settings)
 
 
 def chosen_tables(settings: Settings, name: str) -> list[Table]:

@@ -14,7 +14,7 @@ import pytest
 import sqlglot
 
 from lakehouse_lib.errors import ConfigError
-from lakehouse_lib.sql import dialects, signatures
+from lakehouse_lib.sql import dialects, functions
 
 ROUNDS = int(os.environ.get("LAKEHOUSE_TEST_ROUNDS", "0"))
 """How often each signature is tried with other values; 0: a share of them once, as the suite is long."""
@@ -76,7 +76,7 @@ def test_analyst_queries_return_the_same_as_spark(connection_with_tables, spark_
 
 def cases() -> list[tuple[str, list[list[str]], bool]]:
     """(expression, rows, whether it is an aggregate)."""
-    cases_listed = [(text, rows, name in signatures.AGGREGATES) for name, text, rows in grid.calls(max(1, ROUNDS))]
+    cases_listed = [(text, rows, name in functions.AGGREGATES) for name, text, rows in grid.calls(max(1, ROUNDS))]
     cases_listed += [(text, rows, False) for _, text, rows in grid.operators(max(1, ROUNDS), grid.OPERATORS)]
     cases_listed += [(text, rows, True) for _, text, rows in grid.operators(max(1, ROUNDS), grid.AGGREGATES)]
     return cases_listed if ROUNDS else cases_listed[::6]

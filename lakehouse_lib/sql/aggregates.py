@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from lakehouse_lib.sql import signatures
+from lakehouse_lib.sql import functions, labels, signatures
 from lakehouse_lib.sql import types as st
 from lakehouse_lib.sql.expressions import NODES, Expr, Scope, by_signature, expression, merged, refuse
 from lakehouse_lib.sql.operators import truth
@@ -76,7 +76,7 @@ def _plain_column(value: Expr, column: exp.Column) -> bool:
 
 def _build(name: str, args: list[Expr], distinct: bool, condition: Expr | None, within: exp.Expression | None,
            nulls: str, over: exp.Window | None, scope: Scope) -> Expr:  # fmt: skip
-    ranking = over is not None and name in signatures.WINDOWS and name not in signatures.AGGREGATES
+    ranking = over is not None and name in functions.WINDOWS and name not in functions.AGGREGATES
     of_frame = (
         over is not None and name in ("first", "first_value", "last", "last_value", "any_value")
     ) or name == "nth_value"
@@ -88,14 +88,14 @@ def _build(name: str, args: list[Expr], distinct: bool, condition: Expr | None, 
             raise refuse(f"{name} with FILTER is not supported")
         if len(args) == 2 and isinstance(args[1].constant, bool) and of_frame and name != "nth_value":
             nulls, args = ("IGNORE" if args[1].constant else ""), args[:1]
-        sql, kind = _from_signature(signatures.WINDOWS[name], name, args, [], window, distinct)
+        sql, kind = _from_signature(functions.WINDOWS[name], name, args, [], window, distinct)
         if nulls == "IGNORE":
             if "(" in sql[sql.index("(") + 1 : sql.index(" OVER")]:
                 raise refuse(f"{name} IGNORE NULLS of an expression; compute it as a column in a subquery first")
             sql = re.sub(r"(\w+\(.*?\)) OVER", lambda match: match[1][:-1] + " IGNORE NULLS) OVER", sql, count=1)
     elif within is not None or name in OTHERS:
         sql, kind = _ordered_aggregate(name, args, distinct, conditions, within, window, scope)
-    elif name in signatures.AGGREGATES:
+    elif name in functions.AGGREGATES:
         sql, kind = _plain_aggregate(name, args, distinct, conditions, nulls, window)
     else:
         raise refuse(f"the function {name[:60]} is not supported")
@@ -107,7 +107,7 @@ def _build(name: str, args: list[Expr], distinct: bool, condition: Expr | None, 
         if nulls == "IGNORE" and len(args) == 1 and not has_flag
         else name
     )
-    label = signatures.shown(word, [("DISTINCT " if distinct and not n else "") + arg for n, arg in enumerate(names)])
+    label = labels.of(word, [("DISTINCT " if distinct and not n else "") + arg for n, arg in enumerate(names)])
     if within is not None:
         orders = ", ".join(
             expression(item.this, scope).name + (_order_suffix(item) if name in _TEXTS else "")
@@ -195,7 +195,7 @@ def _plain_aggregate(
         conditions = [*conditions, f"{args[0].sql} IS NOT NULL"]
     if name in ("sum", "avg", "mean", "median", "percentile", "stddev") and any(arg.type == st.BOOLEAN for arg in args):
         raise refuse(f"{name} of a condition is an error in Spark; use count_if")
-    sql, kind = _from_signature(signatures.AGGREGATES[name], name, args, conditions, window, distinct)
+    sql, kind = _from_signature(functions.AGGREGATES[name], name, args, conditions, window, distinct)
     return sql, kind
 
 
@@ -217,7 +217,7 @@ def _ordered_aggregate(name: str, args: list[Expr], distinct: bool, conditions: 
     if name in ("percentile_cont", "percentile_disc", "mode") and len(orders) == 1:
         by = expression(orders[0].this, scope)
         if name == "mode":
-            return _from_signature(signatures.AGGREGATES["mode"], name, [by], conditions, window, False)
+            return _from_signature(functions.AGGREGATES["mode"], name, [by], conditions, window, False)
         share = args[0].constant if len(args) == 1 else None
         if not isinstance(share, (int, float)) or not st.implicit(by.type, st.DOUBLE) or by.type == st.STRING:
             raise refuse(f"{name} requires a constant fraction and numbers")

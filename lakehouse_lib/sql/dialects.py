@@ -1,6 +1,6 @@
 """Spark SQL on DuckDB: parsed into a tree, checked against what is known to mean the same, and generated anew.
 
-The parser keeps every function's original name; `signatures` lists the supported functions and argument types,
+The parser keeps every function's original name; `functions` lists the supported functions and argument types,
 `expressions` and `queries` generate the SQL that DuckDB runs. Anything without a rule is rejected by name.
 """
 

@@ -311,8 +311,8 @@ def interval_node(node: exp.Interval, scope: Scope) -> Expr:
     if word not in ("YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND") or node.this is None:
         raise refuse(f"{node.sql('spark')[:60]!r} is not supported; write it as INTERVAL 3 DAYS")
     length = node.this.this if isinstance(node.this, exp.Neg) else node.this
-    if isinstance(length, exp.Literal) and (sign := "-" if isinstance(node.this, exp.Neg) else "") is not None:
-        value = sign + length.name.strip()
+    if isinstance(length, exp.Literal):
+        value = ("-" if isinstance(node.this, exp.Neg) else "") + length.name.strip()
         if not value.lstrip("+-").isdigit():
             raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
         number = int(value) if value.count("-") < 2 else 0

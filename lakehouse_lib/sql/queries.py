@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from sqlglot import exp
 
-from lakehouse_lib.sql import sources
+from lakehouse_lib.sql import generators, sources
 from lakehouse_lib.sql import types as st
 from lakehouse_lib.sql.aggregates import ordering
 from lakehouse_lib.sql.expressions import Column, Expr, Scope, Source, expression, merged, refuse
@@ -112,10 +112,10 @@ class Queries:
                 raise refuse("an aggregate in WHERE is an error in Spark")
             where = f" WHERE {condition.sql}"
         nodes = node.expressions
-        if any(isinstance(sources.generator(item), exp.Anonymous) for item in nodes):
+        if any(isinstance(generators.generator(item), exp.Anonymous) for item in nodes):
             if node.args.get("group"):
                 raise refuse("explode with GROUP BY; explode in a subquery and group its rows")
-            source, nodes = sources.generated(self, nodes, scope, source + where)
+            source, nodes = generators.generated(self, nodes, scope, source + where)
             where = ""
         items = self._items(nodes, scope)
         scope.aliases = {item.name.lower(): item.value for item in items if item.alias}

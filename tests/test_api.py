@@ -401,7 +401,7 @@ REFUSED = [
     ("SELECT 1 = '1.0'", "1.0"),
     ("SELECT 1 UNION ALL SELECT 'a'", "This is no bigint: a"),
     ("SELECT sum(event_hour > 1) FROM app_events_silver", "count_if"),
-    ("SELECT CASE WHEN NULL THEN 1 END", "no condition"),
+    ("SELECT CASE WHEN NULL THEN 1 END", "not a condition"),
     ("SELECT sum(x) FROM VALUES (9223372036854775807L), (1L) AS t(x)", "9223372036854775808"),
     ("SELECT 2147483647 + 1", "verflow"),
     ("SELECT 7.9D DIV 2", "div"),

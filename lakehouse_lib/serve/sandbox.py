@@ -149,7 +149,8 @@ def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple
     except (ConfigError, RecursionError, sqlglot.errors.SqlglotError) as error:
         raise Denied(
             "does_not_carry_over",
-            f"This does not carry over from {dialect}: {_first_line(error)}; rephrase it, or use the dialect duckdb.",
+            f"The query cannot be translated from {dialect}: {_first_line(error)}; rephrase it, or use the dialect "
+            "duckdb.",
         ) from None
 
 

@@ -27,7 +27,7 @@ def node(wrapped: exp.Expression, scope: Scope) -> Expr:
     name, nodes = call.name.lower(), call.expressions
     if scope.ordering and any(len(column.parts) == 1 and column.name.lower() in scope.aliases and not _plain_column(
             scope.aliases[column.name.lower()], column) for column in call.find_all(exp.Column)):  # fmt: skip
-        raise refuse(f"ORDER BY {name} of a name that the SELECT list gives to another value is an error in Spark")
+        raise refuse(f"ORDER BY {name}: the SELECT list gives this name to another value, which is an error in Spark")
     scope = replace(scope, aliases_first=False)  # arguments mean source columns, also in HAVING and ORDER BY
     distinct = len(nodes) == 1 and isinstance(nodes[0], exp.Distinct)
     if distinct:

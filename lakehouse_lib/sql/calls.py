@@ -46,7 +46,7 @@ def function(node: exp.Anonymous, scope: Scope) -> Expr:
     """A function call node of the tree."""
     name = node.name.lower()
     if name in GENERATORS:
-        raise refuse(f"{name} must be a whole item of a SELECT list, or stand in LATERAL VIEW")
+        raise refuse(f"{name} must be an item of a SELECT list by itself, or be in LATERAL VIEW")
     if name in _NODE_RULES:
         return _NODE_RULES[name](name, node.expressions, scope)
     if name in functions.AGGREGATES or name in aggregates.OTHERS:

@@ -61,9 +61,7 @@ def sequence(name: str, args: list[Expr], scope: Scope) -> Expr:
     else:
         values = f"generate_series({a}, {b}, {step.sql})"
     kind = st.array(start.type)
-    sql = (
-        f"CASE WHEN {a} > {b} THEN error('A sequence does not come to its end') ELSE CAST({values} AS {kind.duck}) END"
-    )
+    sql = f"CASE WHEN {a} > {b} THEN error('A sequence does not reach its end') ELSE CAST({values} AS {kind.duck}) END"
     return Expr(sql, kind, "")
 
 

@@ -1,4 +1,4 @@
-"""Spark SQL on DuckDB: parsed into a tree, checked against what is known to mean the same, and generated anew.
+"""Spark SQL on DuckDB: parsed into a tree, checked against what is known to mean the same, and generated again.
 
 The parser keeps every function's original name; `functions` lists the supported functions and argument types,
 `expressions` and `queries` generate the SQL that DuckDB runs. Anything without a rule is rejected by name.
@@ -73,7 +73,7 @@ def translated(tree: exp.Query, tables: Mapping[str, Columns]) -> tuple[str, lis
     Raises
     ------
     ConfigError
-        The query contains something that does not carry over.
+        The query contains something that cannot be translated.
     """
     try:
         sql, columns = Queries({name.lower(): list(table_columns) for name, table_columns in tables.items()}).query(
@@ -90,7 +90,7 @@ def expression(sql: str, types: Mapping[str, str]) -> str:
     Raises
     ------
     ConfigError
-        The expression cannot be parsed, or contains something that does not carry over.
+        The expression cannot be parsed, or contains something that cannot be translated.
     """
     queries = Queries({})
     columns = [Column(name, st.built(kind), st.quoted(name)) for name, kind in types.items()]

@@ -108,7 +108,7 @@ def expression(node: exp.Expr, scope: Scope) -> Expr:
     Raises
     ------
     ConfigError
-        The node does not carry over.
+        The node cannot be translated.
     """
     kind = type(node)
     if kind in NODES:
@@ -135,7 +135,7 @@ def merged(sql: str, kind: Type, name: str, parts: list[Expr]) -> Expr:
 
 def column_node(node: exp.Column, scope: Scope) -> Expr:
     if not all(isinstance(part, exp.Identifier) for part in node.parts):
-        raise refuse(f"{node.sql('spark')[:60]!r} stands where a column is required")
+        raise refuse(f"{node.sql('spark')[:60]!r} is used where a column is required")
     return named([part.name for part in node.parts], scope)
 
 
@@ -175,7 +175,7 @@ def _lookup_alias(parts: list[str], words: list[str], scope: Scope) -> Expr | No
     if value is None:
         return None
     if value.volatile:
-        raise refuse(f"{parts[0]} is evaluated anew at each use; refer to it from an outer query")
+        raise refuse(f"{parts[0]} is evaluated again at each use; refer to it from an outer query")
     return _fields(replace(value, name=parts[0]), parts[1:])
 
 

@@ -57,7 +57,7 @@ split(string, string!) array<string> = spark_split({0}, {1}, -1)
 split(string, string!, int) array<string> = spark_split({0}, {1}, {2})
 rlike|regexp|regexp_like(string, string) boolean = spark_rlike({0}, {1})
 regexp_replace(string, string, string) string = spark_regexp_replace({0}, {1}, {2}, 1)
-regexp_replace(string, string, string, int!) string = CASE WHEN {3} < 1 THEN error('regexp_replace begins at 1 or later') ELSE spark_regexp_replace({0}, {1}, {2}, {3}) END
+regexp_replace(string, string, string, int!) string = CASE WHEN {3} < 1 THEN error('regexp_replace begins at position 1 or later') ELSE spark_regexp_replace({0}, {1}, {2}, {3}) END
 regexp_extract(string, string) string = spark_regexp_extract({0}, {1}, 1)
 regexp_extract(string, string, int) string = spark_regexp_extract({0}, {1}, {2})
 regexp_extract_all(string, string) array<string> = spark_regexp_extract_all({0}, {1}, 1)
@@ -126,7 +126,7 @@ atan2(double, double) double = atan2({0}, {1})
 sinh(double) double = sinh({0})
 cosh(double) double = cosh({0})
 tanh(double) double = tanh({0})
-hypot(double, double) double = CASE WHEN {0} = 0 THEN abs({1}) WHEN {1} = 0 THEN abs({0}) WHEN greatest(abs({0}), abs({1})) > 1e150 THEN error('hypot of such numbers is not answered here') ELSE sqrt({0} * {0} + {1} * {1}) END
+hypot(double, double) double = CASE WHEN {0} = 0 THEN abs({1}) WHEN {1} = 0 THEN abs({0}) WHEN greatest(abs({0}), abs({1})) > 1e150 THEN error('hypot of numbers this large is not supported') ELSE sqrt({0} * {0} + {1} * {1}) END
 degrees(double) double = degrees({0})
 radians(double) double = radians({0})
 pi() double = pi()
@@ -141,7 +141,7 @@ shiftright(int, int) int = ({0} >> ({1} & 31))
 shiftright(bigint, int) bigint = ({0} >> ({1} & 63))
 bit_count(bigint) int = CAST(bit_count({0}) AS INTEGER)
 bit_count(boolean) int = CAST({0} AS INTEGER)
-bit_get|getbit(bigint, int) tinyint = CASE WHEN {1} BETWEEN 0 AND 63 THEN CAST(({0} >> {1}) & 1 AS TINYINT) ELSE error('There is no such bit as ' || {1}) END
+bit_get|getbit(bigint, int) tinyint = CASE WHEN {1} BETWEEN 0 AND 63 THEN CAST(({0} >> {1}) & 1 AS TINYINT) ELSE error('There is no bit ' || {1}) END
 width_bucket(double, double, double, bigint) bigint = spark_width_bucket({0}, {1}, {2}, {3})
 isnan(double) boolean = coalesce(isnan({0}), false)
 nanvl(double, double) double = CASE WHEN isnan({0}) THEN {1} ELSE {0} END
@@ -242,7 +242,7 @@ flatten(array<array<T>>) array<T> = CASE WHEN NOT spark_has({0}, NULL) THEN flat
 slice(array<T>, int, int) array<T> = spark_slice({0}, {1}, {2})
 element_at(array<T>, int) T = spark_element({0}, {1})
 element_at(map<K,V>, K) V = CASE WHEN {1} IS NOT NULL THEN {0}[{1}] END
-try_element_at(array<T>, int) T = CASE WHEN {1} = 0 OR {1} = -2147483648 THEN error('An index begins at 1') ELSE {0}[{1}] END
+try_element_at(array<T>, int) T = CASE WHEN {1} = 0 OR {1} = -2147483648 THEN error('Indexes begin at 1') ELSE {0}[{1}] END
 try_element_at(map<K,V>, K) V = CASE WHEN {1} IS NOT NULL THEN {0}[{1}] END
 get(array<T>, int) T = CASE WHEN {1} >= 0 THEN {0}[{1} + 1] END
 sequence(int, int) array<int> = CAST(spark_sequence({0}, {1}, CASE WHEN {0} <= {1} THEN 1 ELSE -1 END) AS INTEGER[])
@@ -303,9 +303,9 @@ median(double) double = quantile_cont({0}, 0.5)@
 percentile(double, double!) double = quantile_cont({0}, {1})@
 percentile(double, array<double>!) array<double> = quantile_cont({0}, {1})@
 percentile_approx|approx_percentile(N, double!) N = spark_nth(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1})
-percentile_approx|approx_percentile(N, double!, int!) N = CASE WHEN {2} < 1000 THEN error('An accuracy below 1000 is not answered here') ELSE spark_nth(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1}) END
+percentile_approx|approx_percentile(N, double!, int!) N = CASE WHEN {2} < 1000 THEN error('An accuracy below 1000 is not supported') ELSE spark_nth(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1}) END
 percentile_approx|approx_percentile(N, array<double>!) array<N> = spark_nths(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1})
-percentile_approx|approx_percentile(N, array<double>!, int!) array<N> = CASE WHEN {2} < 1000 THEN error('An accuracy below 1000 is not answered here') ELSE spark_nths(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1}) END
+percentile_approx|approx_percentile(N, array<double>!, int!) array<N> = CASE WHEN {2} < 1000 THEN error('An accuracy below 1000 is not supported') ELSE spark_nths(list({0} ORDER BY {0})@?({0} IS NOT NULL), {1}) END
 mode(S) S = mode({0})@
 bool_and|every(boolean) boolean = bool_and({0})@
 bool_or|any|some(boolean) boolean = bool_or({0})@

@@ -85,7 +85,7 @@ def truth(node: exp.Expression, scope: Scope, null: bool = True) -> Expr:
     """
     condition = expression(node, scope)
     if condition.type != st.BOOLEAN and not (null and condition.type == st.VOID):
-        raise refuse(f"{condition.name} is {condition.type}, and no condition")
+        raise refuse(f"{condition.name} is of type {condition.type}, not a condition")
     return replace(condition, sql=condition.to(st.BOOLEAN), type=st.BOOLEAN)
 
 
@@ -200,7 +200,7 @@ def _like(node: exp.Like | exp.ILike, scope: Scope, escape: str = "\\") -> Expr:
     if not isinstance(pattern.constant, str):
         if word != "LIKE" or escape != "\\":
             raise refuse(f"{word} with a pattern that is not a constant is not supported")
-        value, failure = text.to(st.STRING), "error('A pattern with a backslash that is no constant')"
+        value, failure = text.to(st.STRING), "error('A pattern with a backslash must be a constant')"
         like = lambda v: f"CASE WHEN contains({v}, '\\') THEN {failure} ELSE {value} LIKE {v} END"  # noqa: E731
         sql = once(pattern.to(st.STRING), like)
         return merged(sql, st.BOOLEAN, f"{text.name} LIKE {pattern.name}", [text, pattern])

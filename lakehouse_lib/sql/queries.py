@@ -53,7 +53,7 @@ class Queries:
         Raises
         ------
         ConfigError
-            The query does not carry over.
+            The query cannot be translated.
         """
         if isinstance(node, exp.Subquery):
             return self._parenthesized(node, parent, ctes)

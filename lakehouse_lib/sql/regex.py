@@ -99,7 +99,7 @@ def _replacement(java: str, groups: int) -> Callable[[re.Match[str]], str]:
 def regexp_replace(text: str, pattern: str, replacement: str, start: int) -> str:
     compiled = _pattern(pattern)
     if start < 1:
-        raise ValueError("regexp_replace begins at 1 or later")
+        raise ValueError("regexp_replace begins at position 1 or later")
     _matches(compiled, text[start - 1 :])
     return text[: start - 1] + compiled.sub(_replacement(replacement, compiled.groups), text[start - 1 :])
 
@@ -107,7 +107,7 @@ def regexp_replace(text: str, pattern: str, replacement: str, start: int) -> str
 def regexp_extract(text: str, pattern: str, group: int) -> str:
     compiled = _pattern(pattern)
     if not 0 <= group <= compiled.groups:
-        raise ValueError(f"the pattern {pattern} has no such group as {group}")
+        raise ValueError(f"the pattern {pattern} has no group {group}")
     match = compiled.search(text)
     return (match[group] or "") if match else ""
 
@@ -115,7 +115,7 @@ def regexp_extract(text: str, pattern: str, group: int) -> str:
 def regexp_extract_all(text: str, pattern: str, group: int) -> list[str]:
     compiled = _pattern(pattern)
     if not 0 <= group <= compiled.groups:
-        raise ValueError(f"the pattern {pattern} has no such group as {group}")
+        raise ValueError(f"the pattern {pattern} has no group {group}")
     return [match[group] or "" for match in _matches(compiled, text)]
 
 

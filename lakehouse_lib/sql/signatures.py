@@ -1,9 +1,9 @@
 """Signatures of functions: which one fits the types of a call's arguments, and the SQL of the call.
 
 A line of `functions` is ``names(types) result = template``. Types are those of Spark; ``N`` and ``M`` stand for a
-number, ``I`` for a whole number, ``S`` and ``R`` for a simple value, ``T``, ``K`` and ``V`` for any type, and each letter
-for the same type throughout; ``!`` requires a constant, ``*`` allows any number of arguments. In the template of an
-aggregate ``@`` marks the place of FILTER and OVER, and ``#`` that of DISTINCT.
+number, ``I`` for a whole number, ``S`` and ``R`` for a simple value, ``T``, ``K`` and ``V`` for any type, and each
+letter for the same type throughout; ``!`` requires a constant, ``*`` allows any number of arguments. In the template
+of an aggregate ``@`` marks the place of FILTER and OVER, and ``#`` that of DISTINCT.
 """
 
 from __future__ import annotations

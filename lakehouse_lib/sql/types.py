@@ -224,7 +224,7 @@ def _cast_simple(sql: str, source: Type, target: Type, safe: bool) -> str | None
     plain = f"{'TRY_CAST' if safe else 'CAST'}({sql} AS {target.duck})"
 
     def guarded(condition: str, value: str, safe: bool = safe) -> str:
-        failure = "NULL" if safe else f"error('This is no {b}: ' || {{0}}::VARCHAR)"
+        failure = "NULL" if safe else f"error('This is not a {b}: ' || {{0}}::VARCHAR)"
         return once(sql, lambda v: f"CASE WHEN {v} IS NULL THEN NULL WHEN {condition.replace('{0}', v)} "
                                    f"THEN {value.replace('{0}', v)} ELSE {failure.replace('{0}', v)} END")  # fmt: skip
 

@@ -15,7 +15,7 @@ from lakehouse_lib import config, sample
 from lakehouse_lib.config import SampleSettings, Settings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.flow import pipeline
-from lakehouse_lib.model import checks, tables
+from lakehouse_lib.model import checks, kinds, rules, tables
 from lakehouse_lib.storage import delta, reader
 from lakehouse_lib.trust import profiles, quality
 
@@ -104,11 +104,11 @@ def failing(settings: Settings, name: str, run_id: str = "") -> dict[str, qualit
 
 
 def test_clean_data_passes_all_checks(clean):
-    kinds = set()
+    used = set()
     for table in tables.declared(clean).values():
         assert failing(clean, table.name) == {}
-        kinds |= {check.kind for check in table.all_checks}
-    assert kinds == set(checks.KINDS)
+        used |= {check.kind for check in table.all_checks}
+    assert used == set(kinds.KINDS)
 
 
 def first(count: int, **values):
@@ -168,7 +168,7 @@ def reverse_order(rows):
         ({"check": "range", "column": "event_hour", "max": "noon"}, "noon"),
         ({"check": "foreign_key", "column": "user_id", "table": "user_silver"}, "did you mean users_silver?"),
         ({"check": "foreign_key", "column": "user_id", "table": "users_silver"}, "is made from app_events_silver"),
-        ({"check": "unique"}, "it needs column, or columns"),
+        ({"check": "unique"}, "column or columns is required"),
         ({"check": "allowed_values", "column": "app_type"}, "allowed_values needs values"),
         ({"check": "row_count", "min": 1, "tolerance": 0.5}, "tolerance is for checks of each row"),
         ({"check": "row_count", "name": "is it, then?"}, "letters, digits and _ only"),
@@ -187,7 +187,7 @@ def test_invalid_definition_is_rejected_with_the_nearest_name(wrong, words):
      ("round(1.005D, 2) = 1.01", True), ("CAST(2.7D AS INT) = 2", True), ("substring('abc', 0, 2) = 'ab'", True)],
 )  # fmt: skip
 def test_condition_means_the_same_as_in_spark(real_spark, condition, holds):
-    (ours,) = reader.connect().execute(f"SELECT {checks.to_duckdb(condition, {})}").fetchone()
+    (ours,) = reader.connect().execute(f"SELECT {rules.to_duckdb(condition, {})}").fetchone()
     assert ours == real_spark.sql(f"SELECT {condition} AS holds").first().holds == holds
 
 
@@ -200,7 +200,7 @@ FEW = [
 ]
 
 
-def measure(definition: dict, rows: list[dict]) -> tuple[checks.Rule, dict, float | None]:
+def measure(definition: dict, rows: list[dict]) -> tuple[rules.Rule, dict, float | None]:
     """A check's rule, and what it finds in some rows: the parts and the measured number."""
     kinds = {"int": pa.int32(), "double": pa.float64(), "string": pa.string(), "date": pa.date32(),
              "timestamp": pa.timestamp("us")}  # fmt: skip

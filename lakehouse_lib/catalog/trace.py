@@ -20,7 +20,7 @@ import pyarrow as pa
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.intake import landing
-from lakehouse_lib.model import checks, tables
+from lakehouse_lib.model import rules, tables
 from lakehouse_lib.model.messages import line_of
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta, reader
@@ -129,7 +129,7 @@ def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dic
 def _in_duckdb(expression: str, types: Mapping[str, str]) -> str:
     """An expression of a rule in DuckDB's SQL; ``explode(…)`` gives a row for each element."""
     exploded = re.fullmatch(r"explode\((.*)\)", expression, re.DOTALL)
-    return f"unnest({checks.to_duckdb(exploded[1], types)})" if exploded else checks.to_duckdb(expression, types)
+    return f"unnest({rules.to_duckdb(exploded[1], types)})" if exploded else rules.to_duckdb(expression, types)
 
 
 def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Record]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -10,9 +9,10 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, UnknownTableError
+from lakehouse_lib.errors import ConfigError, UnknownTableError, suggestion
 from lakehouse_lib.model import checks, declarations
 from lakehouse_lib.model.checks import Check
+from lakehouse_lib.model.rules import Rule
 from lakehouse_lib.model.schema import LAYERS, Column, Table, arrow_type, spark_type, with_columns
 from lakehouse_lib.sql import dialects
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _registered: dict[str, Table] = {table.name: table for table in declarations.BUILT_IN}
-_compiled: dict[tuple[str, str, str], checks.Rule] = {}
+_compiled: dict[tuple[str, str, str], Rule] = {}
 """Compiled checks, by the table's name and columns and the definition of the check."""
 
 
@@ -134,7 +134,7 @@ def _upstream(tables: dict[str, Table], name: str) -> set[str]:
     return upstream
 
 
-def rule(table: Table, check: Check, known: Iterable[str]) -> checks.Rule:
+def rule(table: Table, check: Check, known: Iterable[str]) -> Rule:
     """The rule that a check is compiled to for a table, cached; see `checks.compile_check`."""
     key = (table.name, table.declared, check.digest)
     if key not in _compiled:
@@ -164,7 +164,4 @@ def record_checks(table: Table) -> dict[str, tuple[str, str]]:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    closest = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"there is no table {name!r}" + (
-        f"; did you mean {closest[0]}?" if closest else f"; there are {', '.join(known)}"
-    )
+    return f"there is no table {name!r}; {suggestion(name, known)}"

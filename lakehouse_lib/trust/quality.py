@@ -27,7 +27,9 @@ from lakehouse_lib.config import Settings, command
 from lakehouse_lib.errors import QualityError
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import checks, tables
-from lakehouse_lib.model.checks import Check, Rule
+from lakehouse_lib.model.checks import Check
+from lakehouse_lib.model.kinds import METADATA
+from lakehouse_lib.model.rules import Rule, to_duckdb
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import commits, delta, reader
 
@@ -261,7 +263,7 @@ class _Checking:
         return [self._result(check, measured[check.name]) for check in all_checks]
 
     def _rule(self, check: Check) -> Rule:
-        if check.kind in checks.METADATA:
+        if check.kind in METADATA:
             actual = {field.name: tables.spark_type(field.type) for field in pa.schema(self.opened.schema().to_arrow())}
             return checks.compile_check(check, self.table.name, self.table.layer, actual)
         return tables.rule(self.table, check, self.known)
@@ -377,7 +379,7 @@ class _Checking:
         self._register_table()
         where = [f"_run_id = '{self.run_id}'"] if check.scope == "run" else []
         types = self.table.types | rule.prepared_types
-        where += [f"({checks.to_duckdb(text, types)})" for text in (check.where, rule.fails) if text]
+        where += [f"({to_duckdb(text, types)})" for text in (check.where, rule.fails) if text]
         key = rule.repeated or self.table.key or ("_source_file", *self.table.business[:1])
         columns = ", ".join(f'"{name}"' for name in key)
         if rule.repeated:
@@ -414,7 +416,7 @@ def _prepared(relation: str, columns: Mapping[str, str]) -> str:
 def _applies_without_rows(check: Check, measured: float | None) -> bool:
     """Whether a check has a result even if there are no rows."""
     counts = check.kind in ("row_count", "aggregate") and check.scope != "partition" and measured is not None
-    return counts or check.kind in checks.METADATA
+    return counts or check.kind in METADATA
 
 
 def _between(value: float | None, rule: Rule) -> bool:
@@ -449,7 +451,7 @@ def _sentence(table: Table, check: Check, rule: Rule, parts: Mapping[str, Any], 
         failing = parts.get("failing", measured or 0)
         share = f"; at most {rule.high:.2%} may" if check.tolerance or check.kind == "null_share" else ""
         return f"{start}{failing:,.0f} of {parts['rows']:,} rows{filtered}{where} {rule.says}{share}{more}"
-    if check.kind in checks.METADATA:
+    if check.kind in METADATA:
         return f"{start}{rule.says}"
     value = "unknown" if measured is None else f"{measured:,.4g} {rule.unit}".rstrip()
     return f"{start}{rule.says}{filtered}{where} is {value}, expected {_bounds(rule)}{more}"

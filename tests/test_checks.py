@@ -17,7 +17,7 @@ from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.flow import pipeline
 from lakehouse_lib.model import checks, kinds, rules, tables
 from lakehouse_lib.storage import delta, reader
-from lakehouse_lib.trust import profiles, quality
+from lakehouse_lib.trust import checking, profiles, quality
 
 CLEAN = SampleSettings(
     days=5, users=15, share_duplicates=0, share_late=0, share_malformed=0, share_wrong_type=0, share_missing=0,
@@ -98,7 +98,7 @@ def clean(engine, tmp_path_factory) -> Settings:
     return settings
 
 
-def failing(settings: Settings, name: str, run_id: str = "") -> dict[str, quality.Result]:
+def failing(settings: Settings, name: str, run_id: str = "") -> dict[str, checking.Result]:
     results = quality.run_checks(settings, tables.get(settings, name), run_id)
     return {result.check_name: result for result in results if result.failed}
 
@@ -289,7 +289,7 @@ def test_all_checks_of_a_table_run_in_one_scan(clean):
         for name in {table.name, *(need for rule in rules.values() for need in rule.needs)}:
             delta_table = DeltaTable(delta.table_path(clean, tables.get(clean, name)))
             reader.register(connection, name, delta_table.to_pyarrow_dataset())
-        text = quality.query(table, table.name, list(table.all_checks), rules)
+        text = checking.query(table, table.name, list(table.all_checks), rules)
         plan = connection.execute(f"EXPLAIN {text}").fetchall()[0][1]
         assert plan.count("ARROW_SCAN") == 1 + sum(len(rule.needs) for rule in rules.values()), table.name
 

@@ -11,7 +11,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import reads, tables
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import archive, delta
+from lakehouse_lib.storage import archive, delta, inserts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -84,7 +84,7 @@ class Inputs:
             return self.all(source)
         if not state.changed:
             return self.all(source).limit(0)
-        return delta.read_inserts(self.spark, self.lakehouse, state.table, state.after, state.upto)
+        return inserts.read(self.spark, self.lakehouse, state.table, state.after, state.upto)
 
     def days(self, source: str) -> set[date] | None:
         """Return the days of a source that changed since it was last read, and the days to compute again that it or

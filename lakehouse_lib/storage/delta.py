@@ -378,64 +378,18 @@ def read(spark: SparkSession, settings: Settings, table: Table, version: int | N
     reader = spark.read.format("delta")
     reader = reader if version is None else reader.option("versionAsOf", version)
     if settings.native:  # Sail's unions fail on column comments and on NOT NULL
-        reader = reader.schema(_plain_schema(DeltaTable(path, version=version)))
+        reader = reader.schema(plain_schema(DeltaTable(path, version=version)))
     return reader.load(path)
 
 
-def _plain_schema(opened: DeltaTable) -> StructType:
+def plain_schema(opened: DeltaTable) -> StructType:
+    """Return the columns of a table for Spark, nullable and without comments."""
     from pyspark.sql.types import StructType
 
     fields = json.loads(opened.schema().to_json())["fields"]
     return StructType.fromJson(
         {"type": "struct", "fields": [field | {"nullable": True, "metadata": {}} for field in fields]}
     )
-
-
-def _inserts(spark: SparkSession, path: str, table: Table, after: int, upto: int) -> DataFrame:
-    """Read added rows from the files in the log, or from the change feed if rows were also removed."""
-    from urllib.parse import unquote
-
-    from pyspark.sql import functions as F
-
-    added: dict[str | None, list[str]] = {}
-    for version in range(after + 1, upto + 1):
-        for action in actions(path, version) or []:
-            if "remove" in action and action["remove"]["dataChange"]:
-                rows = DeltaTable(path).load_cdf(
-                    starting_version=after + 1, ending_version=upto, predicate="_change_type = 'insert'"
-                )
-                schema = table.arrow_schema()
-                return spark.createDataFrame(pa.table(rows).select(schema.names).cast(schema))
-            if "add" in action and action["add"]["dataChange"]:
-                add = action["add"]
-                day = (add.get("partitionValues") or {}).get(table.partition_by)
-                added.setdefault(day, []).append(f"{path}/{unquote(add['path'])}")
-    reader = spark.read.schema(_plain_schema(DeltaTable(path, version=upto)))
-    if not added:
-        return reader.format("delta").load(path).limit(0)
-    parts = []
-    for day, files in added.items():
-        frame = reader.parquet(*files)
-        if table.partition_by:  # the files do not contain it, so it is null there
-            frame = frame.withColumn(table.partition_by, F.coalesce(F.lit(day).cast("date"), table.partition_by))
-        parts.append(frame.select(*table.names))
-    while len(parts) > 1:  # in pairs: Spark Connect limits the depth of a plan
-        parts = [functools.reduce(lambda a, b: a.unionByName(b), parts[n : n + 2]) for n in range(0, len(parts), 2)]
-    return parts[0]
-
-
-def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: int, upto: int) -> DataFrame:
-    """Read the rows that were added to an append-only table after one version, up to another."""
-    if settings.native:
-        return _inserts(spark, table_path(settings, table), table, after, upto)
-    feed = (
-        spark.read.format("delta")
-        .option("readChangeFeed", "true")
-        .option("startingVersion", after + 1)
-        .option("endingVersion", upto)
-        .load(table_path(settings, table))
-    )
-    return feed.where("_change_type = 'insert'").drop("_change_type", "_commit_version", "_commit_timestamp")
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:

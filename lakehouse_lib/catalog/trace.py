@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,7 +20,10 @@ import pyarrow as pa
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, TableError
-from lakehouse_lib.intake import landing
+from lakehouse_lib.intake import formats, landing
+from lakehouse_lib.intake.folders import EPOCH
+from lakehouse_lib.intake.landing import LandingFile
+from lakehouse_lib.intake.streams import Unreadable
 from lakehouse_lib.model import rules, tables
 from lakehouse_lib.model.messages import line_of
 from lakehouse_lib.model.tables import Table
@@ -145,7 +149,7 @@ def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Reco
     matches: list[list[Record]] = [[] for _ in row_values]
     for path, positions in by_file.items():
         best = dict.fromkeys(positions, 0.0)
-        messages = landing.messages(settings, feed, files[path]) if path in files else ()
+        messages = _messages(settings, feed, files[path]) if path in files else ()
         for number, (text, values) in enumerate(messages, 1):
             for position in positions:
                 score = _match_score(bronze, row_values[position], number, text, values, zone)
@@ -201,7 +205,7 @@ def _match_score(
         return 0.0
     texts = {str(value) for value in values.values()}
     strings = [row[c.name] for c in bronze.columns if c.type == "string" and not c.name.startswith("_") and row[c.name]]
-    instants = {landing.instant(value, zone) for value in values.values()}
+    instants = {_instant(value, zone) for value in values.values()}
     event_time = row[bronze.event_time].replace(tzinfo=UTC)
     return 1.0 + sum(value in texts for value in strings) + 10 * (event_time in instants)
 
@@ -213,3 +217,36 @@ def _as_fields(text: str) -> dict[str, Any] | None:
         return fields
     except ValueError:
         return None
+
+
+def _messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """The records of one file in order: the text, and the fields if it has any."""
+    try:
+        with landing.opened(settings, feed, file) as handle:
+            for batch in formats.read(
+                handle, file.kind, formats.Reading(), file.path, landing.shape_of(settings, feed)
+            ):
+                for row in batch.to_pylist():
+                    fields = None if row["record"] is None else dict(row["record"])
+                    yield row["raw"] if row["raw"] is not None else json.dumps(fields, ensure_ascii=False), fields
+    except Unreadable:
+        return
+
+
+def _instant(value: Any, zone: tzinfo) -> datetime | None:
+    """A field as a time, by the rules of the landing contract: ISO-8601 (in ``zone`` if it has no offset), or epoch
+    seconds, milliseconds or microseconds; None if it is not a time."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=zone)
+    try:
+        number = Decimal(str(value))
+        size = abs(number)
+        scale = 10**6 if size < 10**11 else 10**3 if size < 10**14 else 1
+        return EPOCH + timedelta(microseconds=int(number * scale))
+    except (InvalidOperation, ValueError, OverflowError):
+        pass
+    try:
+        time = datetime.fromisoformat(str(value).strip().replace(",", "."))
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)

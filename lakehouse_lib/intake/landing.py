@@ -11,27 +11,22 @@ A number keeps two concurrent loads apart: a load carries the next number, and D
 
 from __future__ import annotations
 
-import json
 import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, tzinfo
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LandingError, TableError
-from lakehouse_lib.intake import envelopes, formats
+from lakehouse_lib.intake import envelopes, folders
+from lakehouse_lib.intake.folders import EPOCH
 from lakehouse_lib.intake.records import Shape
-from lakehouse_lib.intake.streams import Unreadable
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
@@ -49,7 +44,6 @@ NOT_LOADED = ("set_aside", "failed")
 """States of files that need a person."""
 
 _SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".parquet": "parquet"}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -148,57 +142,16 @@ def format_of(settings: Settings, feed: str) -> str:
 def _listed(settings: Settings, feed: str) -> list[LandingFile]:
     folder, feed_format = settings.feed_path(feed), format_of(settings, feed)
     files = []
-    for file in (_walk_remote if "://" in folder else _walk_local)(folder):
-        hidden = any(part.startswith(("_", ".")) for part in file.path.split("/"))
-        if not hidden and not file.path.endswith(".tmp"):
-            # A file that cannot even be inspected is always reported.
-            files.append(file if file.state else replace(file, kind=_kind(file.path, feed_format)))
-    return sorted(files, key=lambda file: file.path)
-
-
-def _walk_local(folder: str) -> Iterator[LandingFile]:
-    seen: set[str] = set()
-    errors: list[OSError] = []
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above it
-            folders.clear()
+    for listed in folders.files(folder):
+        hidden = any(part.startswith(("_", ".")) for part in listed.path.split("/"))
+        if hidden or listed.path.endswith(".tmp"):
             continue
-        seen.add(real)
-        for full_path in (os.path.join(root, name) for name in names):
-            path = _shown_path(folder, full_path)
-            try:
-                status = os.stat(full_path)
-            except FileNotFoundError:  # moved away meanwhile, or a link to nothing
-                continue
-            except OSError as error:
-                yield _inaccessible(path, error)
-                continue
-            if stat.S_ISREG(status.st_mode):
-                modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
-                local = "" if os.path.exists(os.path.join(folder, path)) else full_path
-                yield LandingFile(path, status.st_size, modified, local=local)
-    yield from (
-        _inaccessible(_shown_path(folder, error.filename) + "/", error)
-        for error in errors
-        if not isinstance(error, FileNotFoundError)
-    )
-
-
-def _shown_path(folder: str, full_path: str) -> str:
-    path = os.path.relpath(full_path, folder).replace(os.sep, "/")
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
-def _inaccessible(path: str, error: OSError) -> LandingFile:
-    return LandingFile(path, 0, _EPOCH, "json", state="failed", reason=error.strerror or str(error))
-
-
-def _walk_remote(folder: str) -> Iterator[LandingFile]:
-    filesystem, root = delta.filesystem(folder)
-    for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
-        if info.is_file:
-            yield LandingFile(info.path[len(root) :].lstrip("/"), info.size, info.mtime.astimezone(UTC))
+        file = LandingFile(
+            listed.path, listed.size, listed.modified, _kind(listed.path, feed_format), local=listed.local
+        )
+        # A file that cannot even be inspected is always reported.
+        files.append(replace(file, kind="json", state="failed", reason=listed.problem) if listed.problem else file)
+    return sorted(files, key=lambda file: file.path)
 
 
 def _kind(path: str, feed_format: str) -> str:
@@ -208,12 +161,7 @@ def _kind(path: str, feed_format: str) -> str:
 
 def opened(settings: Settings, feed: str, file: LandingFile) -> BinaryIO:
     """A file of a feed, opened for reading."""
-    folder = settings.feed_path(feed)
-    if "://" not in folder:
-        return open(file.local or os.path.join(folder, file.path), "rb")
-    filesystem, root = delta.filesystem(folder)
-    handle: BinaryIO = filesystem.open_input_file(f"{root}/{file.path}")
-    return handle
+    return folders.opened(settings.feed_path(feed), file.local or file.path)
 
 
 # State ------------------------------------------------------------------------
@@ -272,7 +220,7 @@ def _add_from_rows(settings: Settings, feed: str, known: dict[str, LandingFile],
             rows = pq.read_table(f"{root}/{file['path']}", columns=["_source_file"], filesystem=filesystem)
             paths |= set(rows["_source_file"].unique().to_pylist())
     for path in paths:
-        known.setdefault(path, LandingFile(path, -1, _EPOCH, state="loaded"))
+        known.setdefault(path, LandingFile(path, -1, EPOCH, state="loaded"))
 
 
 def files_in(target: DeltaTable) -> set[str]:
@@ -321,13 +269,13 @@ def write_down(
 
 def entry(file: LandingFile, state: str) -> dict[str, Any]:
     """A file's entry in the metadata of a commit."""
-    micros = (file.modified - _EPOCH) // timedelta(microseconds=1)
+    micros = (file.modified - EPOCH) // timedelta(microseconds=1)
     return {"path": file.path, "state": state, "size": file.size, "modified": micros, "digest": file.digest,
             "records": file.records, "kind": file.kind, "head": file.head}  # fmt: skip
 
 
 def _from_entry(file_entry: dict[str, Any]) -> LandingFile:
-    return LandingFile(**file_entry | {"modified": _EPOCH + timedelta(microseconds=file_entry["modified"])})
+    return LandingFile(**file_entry | {"modified": EPOCH + timedelta(microseconds=file_entry["modified"])})
 
 
 def is_settled(feed: str, known: LandingFile | None, file: LandingFile) -> bool:
@@ -398,37 +346,3 @@ def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
     ]
     write_down(settings, feed, [(file, -1) for file in new], run_id, target)
     return [_shown(file.path) for file in new]
-
-
-# Single records ----------------------------------------------------------------
-
-
-def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, str] | None]]:
-    """The records of one file in order: the text, and the fields if it has any."""
-    try:
-        with opened(settings, feed, file) as handle:
-            for batch in formats.read(handle, file.kind, formats.Reading(), file.path, shape_of(settings, feed)):
-                for row in batch.to_pylist():
-                    fields = None if row["record"] is None else dict(row["record"])
-                    yield row["raw"] if row["raw"] is not None else json.dumps(fields, ensure_ascii=False), fields
-    except Unreadable:
-        return
-
-
-def instant(value: Any, zone: tzinfo) -> datetime | None:
-    """A field as a time, by the rules of the landing contract: ISO-8601 (in ``zone`` if it has no offset), or epoch
-    seconds, milliseconds or microseconds; None if it is not a time."""
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=zone)
-    try:
-        number = Decimal(str(value))
-        size = abs(number)
-        scale = 10**6 if size < 10**11 else 10**3 if size < 10**14 else 1
-        return _EPOCH + timedelta(microseconds=int(number * scale))
-    except (InvalidOperation, ValueError, OverflowError):
-        pass
-    try:
-        time = datetime.fromisoformat(str(value).strip().replace(",", "."))
-    except ValueError:
-        return None
-    return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)

@@ -37,7 +37,8 @@ from lakehouse_lib.engines import session
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.flow import pipeline
 from lakehouse_lib.model import tables
-from lakehouse_lib.serve import answers, api, sandbox
+from lakehouse_lib.serve import answers, api, routes, sandbox
+from lakehouse_lib.serve.pool import Pool
 from lakehouse_lib.storage import delta, reader
 
 
@@ -585,7 +586,7 @@ def test_query_over_its_limits_is_stopped_and_its_process_replaced(client, lake)
         clean(answer, lake)
         assert answer.json()["code"] in ("too_large", "timeout", "query_failed"), answer.text
     wide = ask(client, "SELECT repeat(event_id, 2000) FROM app_events_silver")
-    assert wide.status_code == 200 and wide.json()["truncated"] and len(wide.content) < 2 * api.LARGEST_ANSWER
+    assert wide.status_code == 200 and wide.json()["truncated"] and len(wide.content) < 2 * routes.LARGEST_ANSWER
     assert ask(client, "SELECT count(*) FROM users_silver").status_code == 200
 
 
@@ -730,7 +731,7 @@ def test_each_response_is_of_a_single_version_while_a_run_writes(lakehouse, deli
 
 def test_query_process_has_no_secrets(monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_API_TOKEN", "s3cret")
-    pool = sandbox.Pool(1)
+    pool = Pool(1)
     (process,) = pool.all
     environment = Path(f"/proc/{process.popen.pid}/environ").read_bytes()
     assert b"s3cret" not in environment and b"LAKEHOUSE" not in environment
@@ -739,7 +740,7 @@ def test_query_process_has_no_secrets(monkeypatch):
 
 
 def test_dead_query_process_is_replaced_transparently():
-    pool = sandbox.Pool(2)
+    pool = Pool(2)
     for process in list(pool.all):
         process.popen.kill()
         process.popen.wait()

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -22,9 +22,6 @@ from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.sql import dialects
 from lakehouse_lib.storage import archive, delta
-
-if TYPE_CHECKING:
-    pass
 
 CATALOG = {f"{layer}_tables": layer for layer in tables.LAYERS}
 """Views that list a layer's tables from the catalog, by name."""

@@ -781,7 +781,7 @@ def test_port_in_use_is_reported(lake):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(ConfigError, match="Say another --port"):
+        with pytest.raises(ConfigError, match="Choose another --port"):
             api.serve(lake, "127.0.0.1", other.getsockname()[1])
 
 

@@ -31,12 +31,12 @@ from lakehouse_lib.errors import EngineError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-log = logging.getLogger(__name__)
 
 OWNER_VARIABLE = "LAKEHOUSE_ENGINE_OWNER"
 """Process id of the engine's owner; a run sets it for its notebooks, otherwise it is the process itself."""
 
-START_SECONDS = 180
+START_SECONDS, STOP_SECONDS = 180, 30
+"""How long to wait for an engine to start and to stop."""
 
 _SESSION_CONF = {
     "spark.sql.session.timeZone": "UTC",
@@ -212,14 +212,14 @@ def running(state: Path) -> dict[str, Any] | None:
     return None
 
 
-def stop(settings: Settings, wait_seconds: float = 30) -> None:
+def stop(settings: Settings) -> None:
     """Ask this lakehouse's engine to stop, and wait until it has stopped."""
     state = engine_dir(settings)
     plan = running(state)
     if plan is None:
         return
     (state / "stop").touch()
-    deadline = time.monotonic() + wait_seconds
+    deadline = time.monotonic() + STOP_SECONDS
     while process_mark(plan["pid"]) and time.monotonic() < deadline:
         time.sleep(0.05)
     (state / "stop").unlink(missing_ok=True)

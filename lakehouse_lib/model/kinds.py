@@ -17,6 +17,7 @@ from sqlglot import exp
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.model.rules import Context, Rule, to_duckdb
 from lakehouse_lib.sql import dialects
+from lakehouse_lib.sql import types as st
 
 # Kinds that check each row ---------------------------------------------------
 
@@ -24,23 +25,23 @@ from lakehouse_lib.sql import dialects
 def not_null(context: Context, column: str = "", columns: list[str] | None = None) -> Rule:
     """The column, or each of the columns, has a value."""
     names = _columns(column, columns or ())
-    return context.rows(f"lack {' or '.join(names)}", " OR ".join(f"{_quoted(name)} IS NULL" for name in names))
+    return context.rows(f"lack {' or '.join(names)}", " OR ".join(f"{_spark_name(name)} IS NULL" for name in names))
 
 
 def null_share(context: Context, column: str, max: float) -> Rule:
     """At most this share (0–1) of the rows has no value."""
-    return Context(context.types, context.where, max or 1e-12).rows(f"lack {column}", f"{_quoted(column)} IS NULL")
+    return Context(context.types, context.where, max or 1e-12).rows(f"lack {column}", f"{_spark_name(column)} IS NULL")
 
 
 def castable(context: Context, column: str, to: str) -> Rule:
     """Each value can be cast to the type."""
-    name = _quoted(column)
+    name = _spark_name(column)
     return context.rows(f"have a {column} that is no {to}", f"{name} IS NOT NULL AND TRY_CAST({name} AS {to}) IS NULL")
 
 
 def range_(context: Context, column: str, min: float | str | None = None, max: float | str | None = None) -> Rule:
     """Each value lies between ``min`` and ``max``, both included; NaN does not."""
-    name = _quoted(column)
+    name = _spark_name(column)
     broken = [f"{name} < {_literal(min, context.types[column])}"] if min is not None else []
     broken += [f"{name} > {_literal(max, context.types[column])}"] if max is not None else []
     broken += [f"isnan({name})"] if context.types[column] in ("double", "float") else []
@@ -52,19 +53,19 @@ def range_(context: Context, column: str, min: float | str | None = None, max: f
 def allowed_values(context: Context, column: str, values: list[Any]) -> Rule:
     """Each value is one of ``values``."""
     listed = ", ".join(_literal(value, context.types[column]) for value in values)
-    return context.rows(f"have a {column} other than {_shortened(values)}", f"{_quoted(column)} NOT IN ({listed})")
+    return context.rows(f"have a {column} other than {_shortened(values)}", f"{_spark_name(column)} NOT IN ({listed})")
 
 
 def regex(context: Context, column: str, pattern: str) -> Rule:
     """Each text contains a match of the pattern (``^…$`` matches the whole text)."""
     return context.rows(
-        f"have a {column} unlike {pattern}", f"NOT ({_quoted(column)} RLIKE {_literal(pattern, 'string')})"
+        f"have a {column} unlike {pattern}", f"NOT ({_spark_name(column)} RLIKE {_literal(pattern, 'string')})"
     )
 
 
 def length(context: Context, column: str, min: int = 0, max: int | None = None) -> Rule:
     """Each text has between ``min`` and ``max`` characters."""
-    size = f"length({_quoted(column)})"
+    size = f"length({_spark_name(column)})"
     broken = f"{size} < {min}" + (f" OR {size} > {max}" if max is not None else "")
     return context.rows(f"have a {column} of {_outside(min, max)} characters", broken)
 
@@ -75,7 +76,7 @@ def foreign_key(context: Context, column: str, table: str, key: str = "") -> Rul
     lookup = f'"{column}" IN (SELECT "{key}" FROM "{table}" WHERE "{key}" IS NOT NULL)'
     return context.rows(
         f"have a {column} that {table} lacks",
-        f"{_quoted(column)} IS NOT NULL AND NOT {exists}",
+        f"{_spark_name(column)} IS NOT NULL AND NOT {exists}",
         {exists: "boolean"},
         prepared={exists: lookup},
         needs=(table,),
@@ -88,7 +89,7 @@ def monotonic(context: Context, column: str, order_by: str, by: str = "") -> Rul
     window = f'lag("{column}") OVER ({groups}ORDER BY "{order_by}")'
     return context.rows(
         f"have a smaller {column} than the row before them in {order_by}",
-        f"{_quoted(column)} < {before}",
+        f"{_spark_name(column)} < {before}",
         {before: context.types[column]},
         prepared={before: window},
     )
@@ -105,9 +106,9 @@ def expression(context: Context, condition: str) -> Rule:
 def unique(context: Context, column: str = "", columns: list[str] | None = None) -> Rule:
     """No value, or combination of values, occurs in two rows; nulls do not count."""
     names = _columns(column, columns or ())
-    complete = " AND ".join(f"{_quoted(name)} IS NOT NULL" for name in names)
+    complete = " AND ".join(f"{_spark_name(name)} IS NOT NULL" for name in names)
     # Equal values have equal hashes, so no repetition is missed; `trust.quality` rules out hash collisions.
-    hashes = f"count(DISTINCT hash({', '.join(map(_double_quoted, names))}))"
+    hashes = f"count(DISTINCT hash({', '.join(map(st.quoted, names))}))"
     parts = {"rows": context.counted(complete), "distinct": hashes + context.filter(complete)}
     return Rule(f"repeat the {' + '.join(names)} of another row", parts,
                 lambda p: p["rows"] - p["distinct"], high=0, repeated=tuple(names), unit="rows")  # fmt: skip
@@ -120,7 +121,7 @@ def row_count(context: Context, min: int = 0, max: int | None = None) -> Rule:
 
 def freshness(context: Context, column: str, max_hours: float) -> Rule:
     """The newest time in the column is at most ``max_hours`` hours ago."""
-    parts = {"rows": context.counted(), "newest": f"epoch(max({_double_quoted(column)}::TIMESTAMP){context.filter()})"}
+    parts = {"rows": context.counted(), "newest": f"epoch(max({st.quoted(column)}::TIMESTAMP){context.filter()})"}
 
     def hours(parts: Mapping[str, Any]) -> float | None:
         return None if parts["newest"] is None else (time.time() - parts["newest"]) / 3600
@@ -134,7 +135,7 @@ def ratio(
     """The sum of one column divided by the sum of another lies between ``min`` and ``max``."""
     parts = {"rows": context.counted()}
     parts |= {
-        name: f"(sum({_double_quoted(column)}){context.filter()})::DOUBLE"
+        name: f"(sum({st.quoted(column)}){context.filter()})::DOUBLE"
         for name, column in (("above", numerator), ("below", denominator))
     }
     return Rule(
@@ -157,15 +158,16 @@ def drift(context: Context, column: str, baseline: dict[str, Any], max: float = 
     above 0.25 it has (N. Siddiqi, Credit Risk Scorecards, 2006). A bin ``<number`` holds the values below the number
     that are in no smaller bin; values in no bin count as ``other``.
     """
-    parts, previous_limit = {"rows": context.counted(f"{_quoted(column)} IS NOT NULL")}, ""
+    parts, previous_limit = {"rows": context.counted(f"{_spark_name(column)} IS NOT NULL")}, ""
     for number, label in enumerate(baseline):
         if label == "other":
             continue
         limit = str(label)[1:] if str(label).startswith("<") else None
         condition = (
-            f"{_quoted(column)} < {limit}" + (f" AND {_quoted(column)} >= {previous_limit}" if previous_limit else "")
+            f"{_spark_name(column)} < {limit}"
+            + (f" AND {_spark_name(column)} >= {previous_limit}" if previous_limit else "")
             if limit
-            else f"{_quoted(column)} = {_literal(label, context.types[column])}"
+            else f"{_spark_name(column)} = {_literal(label, context.types[column])}"
         )
         previous_limit = limit or previous_limit
         parts[f"bin{number}"] = context.counted(condition)
@@ -226,12 +228,8 @@ def _columns(column: str, columns: Iterable[str]) -> list[str]:
     return names
 
 
-def _quoted(name: str) -> str:
+def _spark_name(name: str) -> str:
     return f"`{name}`"
-
-
-def _double_quoted(name: str) -> str:
-    return f'"{name}"'
 
 
 def _literal(value: Any, kind: str) -> str:

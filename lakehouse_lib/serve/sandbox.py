@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import re
 import resource
@@ -34,7 +33,6 @@ from lakehouse_lib.storage import delta, reader
 if TYPE_CHECKING:
     from lakehouse_lib.sql.queries import Columns
 
-log = logging.getLogger(__name__)
 
 LONGEST = 20_000
 """Maximum length of a query in characters."""

@@ -257,9 +257,6 @@ def _order_suffix(item: exp.Ordered) -> str:
     return ordering(item, "")
 
 
-_UNBOUNDED = {"UNBOUNDED", "CURRENT ROW"}
-
-
 def _over(window: exp.Window, scope: Scope, ranking: bool, name: str) -> tuple[str, str]:
     """The contents of OVER, as DuckDB SQL and as Spark names it."""
     if window.args.get("first") or window.args.get("over") not in (None, "OVER"):

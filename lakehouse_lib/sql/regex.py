@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 
 _END = r"(?=(?:\r\n|[\n\r\x85\u2028\u2029])?\Z)"
-_TOKENS = re.compile(r"\\.|\[|\(\?|[\s\S]")
 
 
 @functools.lru_cache(maxsize=256)

@@ -55,7 +55,6 @@ FLOAT, DOUBLE, STRING, BOOLEAN, DATE, TIMESTAMP, BINARY, VOID, INTERVAL = map(
 INTEGRAL = ("tinyint", "smallint", "int", "bigint")
 NUMERIC = (*INTEGRAL, "decimal", "float", "double")
 DIGITS = {"tinyint": 3, "smallint": 5, "int": 10, "bigint": 20}
-BITS = {"tinyint": 8, "smallint": 16, "int": 32, "bigint": 64}
 SIMPLE = (*NUMERIC, "string", "boolean", "date", "timestamp")
 
 

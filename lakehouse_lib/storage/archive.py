@@ -175,7 +175,7 @@ def retire(settings: Settings, table: Table, due: Due) -> Batch:
     limit = datetime.combine(due.before, datetime.min.time(), UTC)
     folder = f"{_home(settings, table)}/batch={number:06d}-{token:016x}"
     batch = _write(folder, table, opened, number, due.days, limit if table.layer == "bronze" else None)
-    _verify(settings, batch)
+    _verify(batch)
     dated = [f"DATE '{day}'" for day in due.days if day != NO_DAY]
     where = [f"{table.partition_by} IN ({', '.join(dated)})"] if dated else []
     where += [f"{table.partition_by} IS NULL"] if NO_DAY in due.days else []
@@ -257,7 +257,7 @@ def restore(settings: Settings, table: Table, days: Iterable[str | date | None] 
     wanted = None if days is None else {NO_DAY if day is None else str(day) for day in days}
     chosen = [batch for batch in batches(settings, table) if wanted is None or wanted & {*batch.days}]
     for batch in chosen:
-        _verify(settings, batch)
+        _verify(batch)
         _put_back(settings, table, batch)
     return chosen
 
@@ -328,7 +328,7 @@ def _manifest(table: Table, folder: str) -> Batch:
     return Batch(folder=folder, **{name: manifest[name] for name in Batch.__dataclass_fields__ if name != "folder"})
 
 
-def _verify(settings: Settings, batch: Batch) -> None:
+def _verify(batch: Batch) -> None:
     filesystem, root = delta.filesystem(batch.folder)
     for file in batch.files:
         size, digest = _digest(filesystem, f"{root}/{file['path']}")

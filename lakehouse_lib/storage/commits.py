@@ -19,6 +19,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from lakehouse_lib.config import Settings
 from lakehouse_lib.model import ops
 from lakehouse_lib.model.tables import Table
+from lakehouse_lib.sql import types as st
 from lakehouse_lib.storage import delta_rs, delta_spark
 from lakehouse_lib.storage.delta import Consumed, open_table, table_path
 from lakehouse_lib.storage.transactions import Match, dates, first_watermark, is_known, properties, retried
@@ -161,7 +162,7 @@ def _commit_nothing(target: DeltaTable, commit_properties: CommitProperties) -> 
 
 def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict[str, Any]) -> None:
     """Delete the rows of some landing files from a bronze table."""
-    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
+    listed = ", ".join(map(st.text, files))
 
     told = properties([], info)
 

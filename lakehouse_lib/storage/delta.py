@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -286,7 +284,7 @@ def changes(path: str, after: int, upto: int) -> Changes:
             result.complete = False
             result.any = True
             continue
-        info: dict[str, Any] = next((a["commitInfo"] for a in entries if "commitInfo" in a), {})
+        info = _info(entries)
         adds = [a["add"] for a in entries if "add" in a and a["add"]["dataChange"]]
         removes = [a["remove"] for a in entries if "remove" in a and a["remove"]["dataChange"]]
         result.commits.append(info | {"version": version, "adds": adds})
@@ -314,6 +312,11 @@ def actions(path: str, version: int) -> list[dict[str, Any]] | None:
             return [json.loads(line) for line in stream.read().splitlines() if line]
     except FileNotFoundError:
         return None
+
+
+def _info(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a commit says about itself; empty if it says nothing."""
+    return next((action["commitInfo"] for action in entries if "commitInfo" in action), {})
 
 
 def data_files(opened: DeltaTable) -> list[tuple[str, int]]:
@@ -353,7 +356,7 @@ def said(opened: DeltaTable, after: int) -> Iterator[tuple[int, dict[str, Any] |
         if entries is None:
             yield version, None
         else:
-            yield version, says(next((action["commitInfo"] for action in entries if "commitInfo" in action), {}))
+            yield version, says(_info(entries))
 
 
 def was_said(opened: DeltaTable, after: int, key: str, value: str) -> bool:

@@ -238,9 +238,9 @@ def incidents(table: str, metric: str, judged: pd.DataFrame, kind: str = "") -> 
 
 
 @delta.look()
-def overview(settings: Settings, now: datetime | None = None) -> pd.DataFrame:
+def overview(settings: Settings) -> pd.DataFrame:
     """All anomalies of all tables: ``table``, ``kind`` and ``what``, a sentence."""
-    anomalies = [anomaly for table in tables.declared(settings).values() for anomaly in find(settings, table, now)]
+    anomalies = [anomaly for table in tables.declared(settings).values() for anomaly in find(settings, table)]
     return pd.DataFrame(
         [(anomaly.table, anomaly.kind, anomaly.message) for anomaly in anomalies], columns=["table", "kind", "what"]
     )

@@ -158,16 +158,16 @@ def drift(context: Context, column: str, baseline: dict[str, Any], max: float = 
     above 0.25 it has (N. Siddiqi, Credit Risk Scorecards, 2006). A bin ``<number`` holds the values below the number
     that are in no smaller bin; values in no bin count as ``other``.
     """
-    parts, previous_limit = {"rows": context.counted(f"{_spark_name(column)} IS NOT NULL")}, ""
+    name = _spark_name(column)
+    parts, previous_limit = {"rows": context.counted(f"{name} IS NOT NULL")}, ""
     for number, label in enumerate(baseline):
         if label == "other":
             continue
         limit = str(label)[1:] if str(label).startswith("<") else None
         condition = (
-            f"{_spark_name(column)} < {limit}"
-            + (f" AND {_spark_name(column)} >= {previous_limit}" if previous_limit else "")
+            f"{name} < {limit}" + (f" AND {name} >= {previous_limit}" if previous_limit else "")
             if limit
-            else f"{_spark_name(column)} = {_literal(label, context.types[column])}"
+            else f"{name} = {_literal(label, context.types[column])}"
         )
         previous_limit = limit or previous_limit
         parts[f"bin{number}"] = context.counted(condition)

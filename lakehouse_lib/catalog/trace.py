@@ -53,7 +53,7 @@ class Step:
     message: str = ""
 
     def text(self, depth: int = 0) -> str:
-        """The whole trace as indented text."""
+        """Return the whole trace as indented text."""
         pad = "    " * depth
         sample_note = f", {self.rows.num_rows} of them shown" if self.total > self.rows.num_rows else ""
         lines = [f"{pad}{self.table.name}: {self.total:,} {'row' if self.total == 1 else 'rows'}{sample_note}"]
@@ -99,7 +99,7 @@ def trace(settings: Settings, name: str, key: list[str], limit: int = EXAMPLES) 
 
 
 def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dict[str, pa.Table | None]:
-    """The rows of each source that rows of a table are made from; None where no rule is declared.
+    """Return the rows of each source that rows of a table are made from; None where no rule is declared.
 
     Adds to the source's columns ``_of bigint`` (position of the row in ``rows``) and ``_total bigint`` (number of
     source rows that it is made from, of which at most ``limit`` are returned).
@@ -131,13 +131,13 @@ def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dic
 
 
 def _in_duckdb(expression: str, types: Mapping[str, str]) -> str:
-    """An expression of a rule in DuckDB's SQL; ``explode(…)`` gives a row for each element."""
+    """Return an expression of a rule in DuckDB's SQL; ``explode(…)`` gives a row for each element."""
     exploded = re.fullmatch(r"explode\((.*)\)", expression, re.DOTALL)
     return f"unnest({rules.to_duckdb(exploded[1], types)})" if exploded else rules.to_duckdb(expression, types)
 
 
 def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Record]]:
-    """The landing records of each row of a bronze table: several where copies of a record cannot be told apart,
+    """Return the landing records of each row of a bronze table: several where copies of a record cannot be told apart,
     none if the file is gone."""
     feed = landing.feed_of(bronze)
     zone = ZoneInfo(settings.feed(feed).timezone)
@@ -195,7 +195,7 @@ def _open(connection: duckdb.DuckDBPyConnection, settings: Settings, table: Tabl
 def _match_score(
     bronze: Table, row: dict[str, Any], number: int, text: str, values: dict[str, Any] | None, zone: ZoneInfo
 ) -> float:
-    """How well a record of the row's file matches the row; 0 if it is a different record."""
+    """Return how well a record of the row's file matches the row; 0 if it is a different record."""
     if row.get("_source_line") is not None:
         return float(number == line_of(row["_source_line"]))
     if row["_raw"] is not None:
@@ -211,7 +211,7 @@ def _match_score(
 
 
 def _as_fields(text: str) -> dict[str, Any] | None:
-    """The fields of a record that is stored as JSON, as Parquet rows are."""
+    """Return the fields of a record that is stored as JSON, as Parquet rows are."""
     try:
         fields: dict[str, Any] = json.loads(text)
         return fields
@@ -220,7 +220,7 @@ def _as_fields(text: str) -> dict[str, Any] | None:
 
 
 def _messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, str] | None]]:
-    """The records of one file in order: the text, and the fields if it has any."""
+    """Yield the records of one file in order: the text, and the fields if it has any."""
     try:
         with landing.opened(settings, feed, file) as handle:
             for batch in formats.read(
@@ -234,8 +234,8 @@ def _messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tupl
 
 
 def _instant(value: Any, zone: tzinfo) -> datetime | None:
-    """A field as a time, by the rules of the landing contract: ISO-8601 (in ``zone`` if it has no offset), or epoch
-    seconds, milliseconds or microseconds; None if it is not a time."""
+    """Return a field as a time, by the rules of the landing contract: ISO-8601 (in ``zone`` if it has no offset), or
+    epoch seconds, milliseconds or microseconds; None if it is not a time."""
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=zone)
     try:

@@ -38,10 +38,10 @@ OF_THE_TABLE = ("loaded", "duplicate", "withdrawn")
 """States of files that come from the table's own commits."""
 
 LOG_ENTRIES = 20
-"""The most commits of a table that each look has to read again."""
+"""Maximum number of commits that have to be read from the log to list a feed's known files."""
 
 NOT_LOADED = ("set_aside", "failed")
-"""States of files that need a person."""
+"""States of files that need attention."""
 
 _SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -70,12 +70,12 @@ class LandingFile:
 
 
 def feed_of(bronze: Table) -> str:
-    """The feed that a bronze table loads."""
+    """Return the feed that a bronze table loads."""
     return bronze.name.removesuffix("_bronze")
 
 
 def shape_of(settings: Settings, feed: str) -> Shape | None:
-    """The function that reshapes the records of a feed; None if they are taken unchanged."""
+    """Return the function that reshapes the records of a feed; None if they are taken unchanged."""
     if feed != "cdc_changes":
         return None
     return envelopes.beside if settings.feed(feed).select else envelopes.flat
@@ -103,7 +103,8 @@ def check_there(settings: Settings, feed: str) -> None:
 
 
 def not_in_use(settings: Settings) -> set[str]:
-    """Tables that have never had data: those of feeds that never had a file, and those made only from such tables."""
+    """Return the tables that have never had data: those of feeds that never had a file, and those made only from such
+    tables."""
     unused: set[str] = set()
     for table in tables.declared(settings).values():
         if _holds_rows(settings, table):  # checked first, because listing a large landing folder takes long
@@ -130,12 +131,13 @@ def _holds_rows(settings: Settings, table: Table) -> bool:
 
 
 def list_files(settings: Settings, feed: str) -> list[LandingFile]:
-    """The feed's input files, sorted by path; files still being written and files of unknown formats are left out."""
+    """Return the feed's input files, sorted by path; files still being written and files of unknown formats are left
+    out."""
     return [file for file in _listed(settings, feed) if file.kind]
 
 
 def format_of(settings: Settings, feed: str) -> str:
-    """The format of a feed's files; empty where each file's name tells it."""
+    """Return the format of a feed's files; empty if each file's name shows it."""
     return settings.feed(feed).format
 
 
@@ -160,7 +162,7 @@ def _kind(path: str, feed_format: str) -> str:
 
 
 def opened(settings: Settings, feed: str, file: LandingFile) -> BinaryIO:
-    """A file of a feed, opened for reading."""
+    """Open a file of a feed for reading."""
     return folders.opened(settings.feed_path(feed), file.local or file.path)
 
 
@@ -168,13 +170,13 @@ def opened(settings: Settings, feed: str, file: LandingFile) -> BinaryIO:
 
 
 def known_files(settings: Settings, feed: str, target: DeltaTable | None) -> dict[str, LandingFile]:
-    """The files of a feed that are in its table or were left out for a recorded reason, by path."""
+    """Return the files of a feed that are in its table or were left out for a recorded reason, by path."""
     files, _ = _known(settings, feed, target)
     return files
 
 
 def _known(settings: Settings, feed: str, target: DeltaTable | None) -> tuple[dict[str, LandingFile], int]:
-    """The known files, and the last version of the table that ``ops/landing_files`` covers."""
+    """Return the known files, and the last version of the table that ``ops/landing_files`` covers."""
     table_id = _id(target)
     files: dict[str, LandingFile] = {}
     covered = -1
@@ -212,7 +214,7 @@ def _apply(files: dict[str, LandingFile], commit_info: dict[str, Any]) -> None:
 
 
 def _add_from_rows(settings: Settings, feed: str, known: dict[str, LandingFile], target: DeltaTable) -> None:
-    """Add the files that the rows themselves name, for when the log no longer covers them."""
+    """Add the files that the rows themselves name, if the log no longer covers them."""
     paths = files_in(target)
     for batch in archive.batches(settings, tables.get(settings, f"{feed}_bronze")):
         filesystem, root = delta.filesystem(batch.folder)
@@ -224,7 +226,7 @@ def _add_from_rows(settings: Settings, feed: str, known: dict[str, LandingFile],
 
 
 def files_in(target: DeltaTable) -> set[str]:
-    """The files that the rows of a bronze table come from."""
+    """Return the files that the rows of a bronze table come from."""
     data = delta.dataset(target)  # noqa: F841 - named in the query
     with duckdb.connect(":memory:") as connection:
         return {path for (path,) in connection.sql("SELECT DISTINCT _source_file FROM data").fetchall()}
@@ -240,7 +242,7 @@ def settle(settings: Settings, feed: str, target: DeltaTable, run_id: str) -> No
         versions |= dict.fromkeys(
             [*paths, *commit_info.get("withdrawn", ()), *commit_info.get("set_aside", ())], version
         )
-    # Files that only the rows name are written too, as the next look starts after this version. It must also move on
+    # Files that only the rows name are written too, as the next update starts after this version. It must also advance
     # after many commits that name no file, before their log entries are cleaned.
     if versions or target.version() - covered > LOG_ENTRIES:
         versions |= {path: target.version() for path, file in files.items() if file.size == -1}
@@ -268,7 +270,7 @@ def write_down(
 
 
 def entry(file: LandingFile, state: str) -> dict[str, Any]:
-    """A file's entry in the metadata of a commit."""
+    """Return a file's entry in the metadata of a commit."""
     micros = (file.modified - EPOCH) // timedelta(microseconds=1)
     return {"path": file.path, "state": state, "size": file.size, "modified": micros, "digest": file.digest,
             "records": file.records, "kind": file.kind, "head": file.head}  # fmt: skip
@@ -279,7 +281,7 @@ def _from_entry(file_entry: dict[str, Any]) -> LandingFile:
 
 
 def is_settled(feed: str, known: LandingFile | None, file: LandingFile) -> bool:
-    """Whether a listed file is already dealt with, judged without opening it."""
+    """Return whether a listed file is already dealt with, judged without opening it."""
     if known is None or known.state in ("failed", "removed", "ignored"):
         return False
     if known.state == "set_aside" and known.kind != file.kind:  # the settings now say that it has another format
@@ -289,14 +291,14 @@ def is_settled(feed: str, known: LandingFile | None, file: LandingFile) -> bool:
 
 
 def pending_files(settings: Settings, bronze: Table) -> list[LandingFile]:
-    """Listed files that are new or have changed; looks only at names, sizes and times."""
+    """Return the listed files that are new or have changed, judged by name, size and time alone."""
     feed = feed_of(bronze)
     known = known_files(settings, feed, delta.opened(settings, bronze))
     return [file for file in list_files(settings, feed) if not is_settled(feed, known.get(file.path), file)]
 
 
 def problems(settings: Settings, bronze: Table) -> list[tuple[LandingFile, str]]:
-    """Files in landing that need a person, as recorded, each with a sentence that says why and what to do."""
+    """Return the landing files that need attention, as recorded, each with a sentence that says why and what to do."""
     feed = feed_of(bronze)
     known = known_files(settings, feed, delta.opened(settings, bronze))
     file_problems = []
@@ -324,7 +326,7 @@ def _set_aside_sentence(feed: str, file: LandingFile) -> str:
 
 
 def changed_sentence(feed: str, before: LandingFile, now: LandingFile) -> str:
-    """The message about a file that has changed since it was loaded."""
+    """Return the message about a file that has changed since it was loaded."""
     return (
         f"{feed}/{_shown(now.path)} changed after it was loaded ({before.size} bytes then, {now.size} written at "
         f"{now.modified:%Y-%m-%d %H:%M:%S.%f} now). Its new content is not loaded: files in landing never change. "
@@ -337,7 +339,7 @@ def _shown(path: str) -> str:
 
 
 def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
-    """Files of unknown formats that were not reported before; each is reported once."""
+    """Return the files of unknown formats that have not been reported yet; each is reported once."""
     feed = feed_of(bronze)
     target = delta.opened(settings, bronze)
     known = known_files(settings, feed, target)

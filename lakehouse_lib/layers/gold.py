@@ -29,7 +29,7 @@ def event_metrics(inputs: Inputs) -> Days:
 
 
 def hourly_events(events: DataFrame) -> DataFrame:
-    """Events per hour, type and app."""
+    """Return the metrics of events per hour, type and app."""
     total = F.sum(exact("event_value")).cast("double")
     return events.groupBy(
         F.col("event_date").alias("metric_date"),

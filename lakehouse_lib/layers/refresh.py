@@ -41,7 +41,7 @@ class Upsert:
     order: list[str]
 
     def ranked(self, rows: DataFrame, key: list[str]) -> DataFrame:
-        """Records with their rank among those of their key; one that the table has wins where all else is equal."""
+        """Return records with their rank among those of their key; if all else is equal, a row of the table wins."""
         return first_of(rows, key, self.order, prefer="_old")
 
 
@@ -164,7 +164,8 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
 
 
 def _is_comparable(inputs: Inputs, table: Table) -> bool:
-    """Whether a rebuild can write only the rows that differ: the key identifies them, and `full` was not asked for."""
+    """Return whether a rebuild can write only the rows that differ: the key identifies them, and ``full`` is not
+    set."""
     required = {column.name for column in table.columns if column.required}
     told = bool(table.key) and required.issuperset(table.key)
     settings = inputs.lakehouse
@@ -277,7 +278,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> Write:
 
 
 def _difference_of(inputs: Inputs, rows: DataFrame, old: DataFrame, counts: dict[str, int] | None) -> Write:
-    """The rows that make of ``old`` what should stand there."""
+    """Describe the changes that turn ``old`` into ``rows``."""
     compared = settle(_compared(rows, old, inputs.table))
     summed = compared.groupBy("_action").agg(F.count(F.lit(1)).alias("n"), F.collect_set("_old_part").alias("parts"))
     by_action = {row["_action"]: row for row in summed.collect()}

@@ -59,7 +59,7 @@ def app_events(inputs: Inputs) -> Upsert:
 
 
 def clean_events(events: DataFrame) -> DataFrame:
-    """Typed events from good bronze rows."""
+    """Return typed events from good bronze rows."""
     fields = {
         "event_properties": "error country value duration_ms",
         "device_info": "device_type type os model app_version",
@@ -115,13 +115,13 @@ def clickstream(inputs: Inputs) -> Difference:
 
 
 def visitor_clicks(clicks: DataFrame) -> DataFrame:
-    """Good bronze rows as clicks of visitors."""
+    """Return good bronze rows as clicks of visitors."""
     visitor = F.coalesce(F.concat(F.lit("u:"), "user_id"), F.concat(F.lit("a:"), F.col("anonymous_id")))
     return clicks.select(visitor.alias("_visitor"), *_CLICK)
 
 
 def session_clicks(sessions: DataFrame) -> DataFrame:
-    """The clicks that sessions consist of."""
+    """Return the clicks that sessions consist of."""
     return sessions.select("_visitor", F.inline("_clicks"))
 
 

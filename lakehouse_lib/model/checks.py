@@ -62,12 +62,12 @@ class Check:
 
 def check(name: str, kind: str, /, severity: str = "error", where: str = "", scope: str = "table",
           tolerance: float = 0.0, **arguments: Any) -> Check:  # fmt: skip
-    """A check in a declaration, for example ``check("hour", "range", column="event_hour", min=0, max=23)``."""
+    """Return a check in a declaration, for example ``check("hour", "range", column="event_hour", min=0, max=23)``."""
     return Check(name, kind, arguments, severity, where, scope, tolerance)
 
 
 def parse(definition: Mapping[str, Any]) -> Check:
-    """A check from a parameters file; `compile_check` decides whether it fits its table."""
+    """Return a check from a parameters file; `compile_check` decides whether it fits its table."""
     rest = dict(definition)
     kind = str(rest.pop("check", ""))
     common = {key: rest.pop(key) for key in _COMMON if key in rest}
@@ -80,7 +80,7 @@ def parse(definition: Mapping[str, Any]) -> Check:
 
 
 def compile_check(check: Check, table: str, layer: str, types: Mapping[str, str], known: Iterable[str] = ()) -> Rule:
-    """The rule for a check of a table with these columns (name: type); ``known`` are the names of all tables.
+    """Return the rule for a check of a table with these columns (name: type); ``known`` are the names of all tables.
 
     Raises
     ------

@@ -47,7 +47,7 @@ class Code:
 
 
 def read(roots: Iterable[str]) -> Code:
-    """The code of functions, given by their dotted names, with everything that they call."""
+    """Return the code of functions, given by their dotted names, with everything that they call."""
     code, waiting, seen = Code(), [], set[tuple[str, str]]()
     packages = {root.split(".")[0] for root in roots} - {"lakehouse_lib"}
     for root in roots:

@@ -1,7 +1,7 @@
 """Which settings a table is made by: they are noted while its transformation reads them.
 
 A setting is named by its path, such as ``segments.vip_value`` or ``feeds.clickstream.timezone``; lists and mappings
-of a person's own keys are one setting.
+with keys that users choose are one setting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Watched:
         part, path = self._part, f"{self._path}.{name}".lstrip(".")
         found = getattr(part, name)
         if name not in type(part).model_fields or name.endswith("path"):
-            # Where things are, which engine computes and which days are asked for makes no other row.
+            # Paths, the engine and the requested days do not change any row.
             return found
         if isinstance(found, BaseModel):
             return _Watched(found, path, self._noted)
@@ -41,12 +41,12 @@ class _Watched:
         return found
 
     def feed(self, name: str) -> Any:
-        """Settings of a feed, given or default."""
+        """Return the settings of a feed, set or default."""
         return self.feeds[name]
 
 
 class _WatchedParts:
-    """Parts of the settings by name; those that are not given are the default."""
+    """Parts of the settings by name; those that are not set are the default."""
 
     def __init__(self, part: BaseModel, name: str, path: str, noted: dict[str, Any]):
         self._part, self._name, self._path, self._noted = part, name, path, noted
@@ -55,7 +55,7 @@ class _WatchedParts:
         return _Watched(_part_of(self._part, self._name, key), f"{self._path}.{key}", self._noted)
 
     def get(self, key: str, _: Any = None) -> _Watched:
-        """The part of this name."""
+        """Return the part of this name."""
         return self[key]
 
 

@@ -52,16 +52,16 @@ class Context:
     tolerance: float
 
     def counted(self, condition: str = "") -> str:
-        """The number of rows that match the filter and a condition (Spark SQL), as an aggregate."""
+        """Return the number of rows that match the filter and a condition (Spark SQL), as an aggregate."""
         return f"count(*){self.filter(condition)}"
 
     def filter(self, *conditions: str) -> str:
-        """The FILTER clause of an aggregate: the filter of the check and further conditions (Spark SQL)."""
+        """Return the FILTER clause of an aggregate: the filter of the check and further conditions (Spark SQL)."""
         condition = " AND ".join(f"({to_duckdb(text, self.types)})" for text in (self.where, *conditions) if text)
         return f" FILTER (WHERE {condition})" if condition else ""
 
     def rows(self, says: str, fails: str, types: Mapping[str, str] | None = None, **more: Any) -> Rule:
-        """A rule that checks each row; ``types`` are those of the prepared columns."""
+        """Return a rule that checks each row; ``types`` are those of the prepared columns."""
         if types:
             return replace(self, types={**self.types, **types}).rows(says, fails, prepared_types=types, **more)
         tolerance = self.tolerance

@@ -24,7 +24,7 @@ def files(packages: Iterable[str]) -> list[Path]:
 
 def digest_of(packages: Iterable[str]) -> str:
     """Return a digest of `files`, much faster than parsing them."""
-    digest = hashlib.blake2b(_bytes(Path(__file__).with_name("code.py")), digest_size=16)  # which reads them
+    digest = hashlib.blake2b(_bytes(Path(__file__).with_name("code.py")), digest_size=16)  # it defines what is read
     for path in files(packages):
         digest.update(_bytes(path))
     return digest.hexdigest()

@@ -69,7 +69,7 @@ def unregister(name: str) -> None:
 
 
 def declared(settings: Settings) -> dict[str, Table]:
-    """All tables by name, including those of ``cdc.replicas``; a table comes after its sources."""
+    """Return all tables by name, including those of ``cdc.replicas``; a table comes after its sources."""
     tables = dict(_registered)
     for replica in settings.cdc.replicas:
         if replica.target in tables:
@@ -118,13 +118,13 @@ def _try_out(table: Table, check: Check, known: dict[str, Table]) -> None:
 
 
 def waits_for(table: Table) -> set[str]:
-    """The tables that must be up to date before a table is made and checked."""
+    """Return the tables that must be up to date before a table is made and checked."""
     referenced = {check.arguments["table"] for check in table.all_checks if check.kind == "foreign_key"}
     return {*table.sources, *referenced} - {table.name}
 
 
 def _upstream(tables: dict[str, Table], name: str) -> set[str]:
-    """Every table that must be up to date before a table, directly or through others."""
+    """Return every table that must be up to date before a table, directly or through others."""
     upstream: set[str] = set()
     waiting = [name]
     while waiting:
@@ -135,7 +135,7 @@ def _upstream(tables: dict[str, Table], name: str) -> set[str]:
 
 
 def rule(table: Table, check: Check, known: Iterable[str]) -> Rule:
-    """The rule that a check is compiled to for a table, cached; see `checks.compile_check`."""
+    """Return the rule that a check is compiled to for a table, cached; see `checks.compile_check`."""
     key = (table.name, table.declared, check.digest)
     if key not in _compiled:
         _compiled[key] = checks.compile_check(check, table.name, table.layer, table.types, known)
@@ -143,7 +143,7 @@ def rule(table: Table, check: Check, known: Iterable[str]) -> Rule:
 
 
 def get(settings: Settings, name: str) -> Table:
-    """The table with this name.
+    """Return the table with this name.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def get(settings: Settings, name: str) -> Table:
 
 
 def record_checks(table: Table) -> dict[str, tuple[str, str]]:
-    """The checks that send records of a bronze table to quarantine, by name: the Spark SQL condition of such a
+    """Return the checks that send records of a bronze table to quarantine, by name: the Spark SQL condition of such a
     record, and the reason in words."""
     rules = {check.name: rule(table, check, ()) for check in table.all_checks if check.severity == "quarantine"}
     return {name: (rule.sets_aside, f"records here {rule.says} (check {name})") for name, rule in rules.items()}

@@ -48,7 +48,7 @@ ASSETS = "/assets"
 
 
 def build(settings: Settings, token: str = "", host: str = "127.0.0.1") -> FastAPI:
-    """The application.
+    """Return the application.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _is_loopback(host: str) -> bool:
 
 def _middleware(app: FastAPI, state: State, settings: Settings, token: str, loopback: bool) -> None:
     def refusal(request: Request) -> Response | None:
-        """The response that rejects a request before it is routed; None if it is let through."""
+        """Return the response that rejects a request before it is routed; None if it is let through."""
         length = request.headers.get("content-length", "")
         if loopback and not _is_loopback(_requested_host(request)):  # against DNS rebinding
             return answers.refusal(request, 400, "wrong_host", "Use http://127.0.0.1 or http://localhost.")
@@ -120,7 +120,7 @@ def _middleware(app: FastAPI, state: State, settings: Settings, token: str, loop
 
 
 def _requested_host(request: Request) -> str:
-    """The host in the request's Host header, without the port."""
+    """Return the host in the request's Host header, without the port."""
     try:
         return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     except ValueError:
@@ -128,7 +128,7 @@ def _requested_host(request: Request) -> str:
 
 
 def _is_public(path: str) -> bool:
-    """Whether no token is needed: for the health, and for the documentation, which contains no data."""
+    """Return whether no token is needed: for the health, and for the documentation, which contains no data."""
     return path in ("/health", "/docs", "/openapi.json") or path.startswith(f"{ASSETS}/")
 
 

@@ -119,8 +119,8 @@ class _Process:
 
 
 def tables_for(sql: str, published: dict[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """The tables of a request, from the published ones (name: layer, path). Those that the SQL mentions are pinned
-    to their current version, so that the query reads a consistent state of each."""
+    """Return the tables of a request, from the published ones (name: layer, path). Those that the SQL mentions are
+    pinned to their current version, so that the query reads a consistent state of each."""
     text, request_tables = sql.lower(), {}
     for name, (layer, path) in published.items():
         delta_table = delta.open_table(path) if name in text else None

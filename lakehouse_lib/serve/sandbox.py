@@ -89,7 +89,7 @@ class Answer:
 
 
 def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, dict[str, Read]]:
-    """The tree of a query and the tables it reads, by a name that is unique in the tree; ``layers`` are the
+    """Return the tree of a query and the tables it reads, by a name that is unique in the tree; ``layers`` are the
     published tables with their layers.
 
     Raises
@@ -128,7 +128,7 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, 
 
 
 def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple[str, list[str] | None]:
-    """A checked query as DuckDB SQL, and its column names where they differ from DuckDB's; ``columns`` are the
+    """Return a checked query as DuckDB SQL, and its column names where they differ from DuckDB's; ``columns`` are the
     columns of the tables.
 
     Raises
@@ -229,7 +229,7 @@ def answer(request: dict[str, Any]) -> Answer:
 
 
 def _open_version(read: Read, published: dict[str, Any], requested_version: int | None) -> DeltaTable:
-    """The table at the version that the query names, else the request, else the one the request has pinned."""
+    """Return the table at the version that the query names, else the request, else the one the request has pinned."""
     if published["version"] is None:
         raise Denied("not_made", f"{read.name} has not been made yet: it has no rows.")
     delta_table = DeltaTable(published["path"], version=published["version"])

@@ -22,7 +22,7 @@ _DISTINCT = ("count", "sum", "avg", "mean", "min", "max", "collect_list", "array
 
 
 def node(wrapped: exp.Expression, scope: Scope) -> Expr:
-    """An aggregate or window call with its clauses: FILTER, WITHIN GROUP, IGNORE NULLS, OVER."""
+    """Return an aggregate or window call with its clauses: FILTER, WITHIN GROUP, IGNORE NULLS, OVER."""
     call, over, condition, within, nulls = _unwrap(wrapped, scope)
     name, nodes = call.name.lower(), call.expressions
     if scope.ordering and any(len(column.parts) == 1 and column.name.lower() in scope.aliases and not _plain_column(
@@ -52,7 +52,7 @@ def node(wrapped: exp.Expression, scope: Scope) -> Expr:
 def _unwrap(
     node: exp.Expression, scope: Scope
 ) -> tuple[exp.Anonymous, exp.Window | None, Expr | None, exp.Expression | None, str]:
-    """The call inside its clauses, and the clauses: OVER, FILTER, WITHIN GROUP, and IGNORE or RESPECT NULLS."""
+    """Return the call inside its clauses, and the clauses: OVER, FILTER, WITHIN GROUP, and IGNORE or RESPECT NULLS."""
     over = condition = within = None
     nulls = ""
     while not isinstance(node, exp.Anonymous):
@@ -150,7 +150,7 @@ def _from_signature(
 
 
 def _render(template: str, casts: list[str], conditions: list[str], window: str, distinct: bool) -> str:
-    """A template with its arguments and clauses filled in; ``@?(c)`` adds its own filter condition ``c``."""
+    """Return a template with its arguments and clauses filled in; ``@?(c)`` adds its own filter condition ``c``."""
     sql = signatures.rendered(template.replace("@?(", "\x01("), casts, casts)
     sql = sql.replace("#", "DISTINCT " if distinct else "") if "#" in template else sql
     out, position = "", 0
@@ -248,7 +248,7 @@ def _ordered_aggregate(name: str, args: list[Expr], distinct: bool, conditions: 
 
 
 def ordering(item: exp.Ordered, sql: str) -> str:
-    """An item of ORDER BY; by default NULL sorts as the smallest value."""
+    """Return an item of ORDER BY; by default NULL sorts as the smallest value."""
     descending, nulls_first = bool(item.args.get("desc")), item.args.get("nulls_first")
     return f"{sql} {'DESC' if descending else 'ASC'} NULLS {'FIRST' if nulls_first else 'LAST'}"
 
@@ -258,7 +258,7 @@ def _order_suffix(item: exp.Ordered) -> str:
 
 
 def _over(window: exp.Window, scope: Scope, ranking: bool, name: str) -> tuple[str, str]:
-    """The contents of OVER, as DuckDB SQL and as Spark names it."""
+    """Return the contents of OVER, as DuckDB SQL and as Spark names it."""
     if window.args.get("first") or window.args.get("over") not in (None, "OVER"):
         raise refuse(f"{window.sql('spark')[:60]!r} is not supported")
     spec: exp.Expression = window

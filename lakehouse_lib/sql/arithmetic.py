@@ -11,7 +11,7 @@ from lakehouse_lib.sql.types import Type
 
 
 def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") -> Expr:
-    """An operation on two numbers, or on a time and an interval; NULL instead of an error if ``safe``."""
+    """Return an operation on two numbers, or on a time and an interval; NULL instead of an error if ``safe``."""
     name = name or f"({a.name} {sign} {b.name})"
     if not safe and (result := _date_arithmetic(sign, a, b, name)):
         return result
@@ -37,7 +37,7 @@ def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") 
 
 
 def _calculated(sign: str, a: Expr, b: Expr, wide: Type, safe: bool) -> str:
-    """The operation on two numbers of the same type."""
+    """Return the operation on two numbers of the same type."""
     left, right = a.to(wide), b.to(wide)
     if sign in ("/", "div", "%") and not (b.known and b.constant):
         right = f"nullif({right}, 0)" if safe else f"spark_nonzero({right})"

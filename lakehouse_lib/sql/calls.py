@@ -43,7 +43,7 @@ GENERATORS = (
 
 
 def function(node: exp.Anonymous, scope: Scope) -> Expr:
-    """A function call node of the tree."""
+    """Return a function call node of the tree."""
     name = node.name.lower()
     if name in GENERATORS:
         raise refuse(f"{name} must be an item of a SELECT list by itself, or be in LATERAL VIEW")
@@ -58,7 +58,7 @@ def function(node: exp.Anonymous, scope: Scope) -> Expr:
 
 
 def called(name: str, args: list[Expr], scope: Scope, shown_name: str = "") -> Expr:
-    """A function applied to arguments that are already expressions."""
+    """Return a function applied to arguments that are already expressions."""
     label = labels.of(shown_name or name, [arg.name for arg in args])
     if name in _RULES:
         result = _RULES[name](name, args, scope)

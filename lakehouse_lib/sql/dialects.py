@@ -55,7 +55,7 @@ def prepare(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def schema(connection: duckdb.DuckDBPyConnection, table: str) -> Columns:
-    """The columns of a DuckDB table or view with their Spark types; columns whose type has no counterpart are
+    """Return the columns of a DuckDB table or view with their Spark types; columns whose type has no counterpart are
     left out."""
     relation, columns = connection.sql(f"SELECT * FROM {st.quoted(table)}"), []
     for name, kind in zip(relation.columns, relation.types, strict=True):
@@ -68,7 +68,7 @@ def schema(connection: duckdb.DuckDBPyConnection, table: str) -> Columns:
 
 
 def translated(tree: exp.Query, tables: Mapping[str, Columns]) -> tuple[str, list[str]]:
-    """A Spark query as DuckDB SQL, and the names that Spark gives its columns.
+    """Return a Spark query as DuckDB SQL, and the names that Spark gives its columns.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def translated(tree: exp.Query, tables: Mapping[str, Columns]) -> tuple[str, lis
 
 
 def expression(sql: str, types: Mapping[str, str]) -> str:
-    """A Spark SQL expression over columns of the given types, as DuckDB SQL.
+    """Return a Spark SQL expression over columns of the given types, as DuckDB SQL.
 
     Raises
     ------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def generator(node: exp.Expression) -> exp.Expression | None:
-    """The generator call of a SELECT item, if it is one."""
+    """Return the generator call of a SELECT item, if it is one."""
     inner = node.this if isinstance(node, (exp.Alias, exp.Aliases)) else node
     return inner if isinstance(inner, exp.Anonymous) and inner.name.lower() in GENERATORS else None
 
@@ -27,7 +27,8 @@ def generator(node: exp.Expression) -> exp.Expression | None:
 def generated(
     queries: Queries, nodes: list[exp.Expression], scope: Scope, source: str
 ) -> tuple[str, list[exp.Expression]]:
-    """FROM with the rows of the generator in a SELECT list, and the list with its columns in place of the call."""
+    """Return the FROM clause with the rows of the generator in a SELECT list, and the list with the generator's columns
+    in place of the call."""
     (place, node), *more = [(n, item) for n, item in enumerate(nodes) if generator(item) is not None]
     if more:
         raise refuse("two generators in one SELECT list are an error in Spark")
@@ -47,7 +48,7 @@ def generated(
 def unnested(
     queries: Queries, generated_rows: list[tuple[str, Type, str]], scope: Scope, source: str
 ) -> tuple[str, list[Column]]:
-    """A source joined with the generated rows of each of its rows; the scope is updated to match."""
+    """Return a source joined with the generated rows of each of its rows; the scope is updated to match."""
     sql_alias, count = queries.fresh(), 0
     parts, sources = [], []
     for old_source in scope.sources:
@@ -67,7 +68,7 @@ def unnested(
 
 
 def rows(call: exp.Expression, scope: Scope, outer: bool, names: list[str]) -> list[tuple[str, Type, str]]:
-    """The columns that a generator returns: name, type and SQL."""
+    """Return the columns that a generator returns: name, type and SQL."""
     name = call.name.lower() if isinstance(call, exp.Anonymous) else ""
     if name not in GENERATORS:
         raise refuse(f"{call.sql('spark')[:60]!r} is not a supported generator")

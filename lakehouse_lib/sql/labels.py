@@ -24,7 +24,7 @@ _FORMS = {("if", 3): "(IF({}, {}, {}))", ("isnull", 1): "({} IS NULL)", ("isnotn
 
 
 def of(name: str, args: list[str]) -> str:
-    """The column name that Spark gives to a call."""
+    """Return the column name that Spark gives to a call."""
     args = [*args, *_DEFAULTS.get((name, len(args)), [])]
     if (name, len(args)) in _FORMS:
         return _FORMS[name, len(args)].format(*args)

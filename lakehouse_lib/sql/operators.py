@@ -65,7 +65,7 @@ def _comparison(node: exp.Binary, scope: Scope) -> Expr:
 
 
 def compared(sign: str, a: Expr, b: Expr) -> Expr:
-    """The comparison of two values."""
+    """Return the comparison of two values."""
     wide = st.common(a.type, b.type)
     if wide is None or wide.holds("map", "interval"):
         raise refuse(f"{a.type} {sign} {b.type} is an error in Spark, or not supported")
@@ -76,7 +76,7 @@ def compared(sign: str, a: Expr, b: Expr) -> Expr:
 
 
 def truth(node: exp.Expression, scope: Scope, null: bool = True) -> Expr:
-    """A condition.
+    """Return a condition.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _in(node: exp.In, scope: Scope) -> Expr:
 
 
 def widest(items: list[Expr], what: str) -> Type:
-    """The common type of all values.
+    """Return the common type of all values.
 
     Raises
     ------

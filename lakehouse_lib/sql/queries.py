@@ -44,11 +44,11 @@ class Queries:
         self._numbers = itertools.count()
 
     def fresh(self, letter: str = "t") -> str:
-        """A unique name."""
+        """Return a unique name."""
         return f"{letter}{next(self._numbers)}"
 
     def query(self, node: exp.Expr, parent: Scope | None, ctes: dict[str, Any]) -> tuple[str, Columns]:
-        """The SQL of a query, and its columns.
+        """Return the SQL of a query, and its columns.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class Queries:
         return self.query(node, scope, ctes)
 
     def _parenthesized(self, node: exp.Subquery, parent: Scope | None, ctes: dict[str, Any]) -> tuple[str, Columns]:
-        """A query in parentheses, with its own order or limit."""
+        """Return a query in parentheses, with its own order or limit."""
         present = {key for key, value in node.args.items() if value}
         if present - {"this", "order", "limit", "offset", "with_"}:
             raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
@@ -254,7 +254,7 @@ class Queries:
         return f" ORDER BY {', '.join(terms)}"
 
     def _place(self, node: exp.Expression, items: list[Item]) -> int | None:
-        """The index of the SELECT item that a number or an alias refers to, if any."""
+        """Return the index of the SELECT item that a number or an alias refers to, if any."""
         if isinstance(node, exp.Literal) and node.is_int:
             if not 1 <= int(node.name) <= len(items):
                 raise refuse(f"ORDER BY {node.name}: there is no such column")
@@ -300,7 +300,7 @@ class Queries:
         return start + self._with_order(node, sql, columns, parent), columns
 
     def _with_order(self, node: exp.Expression, sql: str, columns: Columns, parent: Scope | None) -> str:
-        """A query with the ORDER BY, LIMIT and OFFSET that follow it."""
+        """Return a query with the ORDER BY, LIMIT and OFFSET that follow it."""
         if not any(node.args.get(part) for part in ("order", "limit", "offset")):
             return sql
         alias = self.fresh()

@@ -11,7 +11,7 @@ _END = r"(?=(?:\r\n|[\n\r\x85\u2028\u2029])?\Z)"
 
 @functools.lru_cache(maxsize=256)
 def _pattern(java: str) -> re.Pattern[str]:
-    """A Java pattern as a compiled Python pattern.
+    """Return a Java pattern as a compiled Python pattern.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def _pattern(java: str) -> re.Pattern[str]:
 
 
 def _next_part(java: str, at: int, before: str) -> tuple[str, str]:
-    """The next part of a Java pattern, and its Python equivalent; ``before`` is the pattern generated so far."""
+    """Return the next part of a Java pattern, and its Python equivalent; ``before`` is the pattern generated so far."""
     rest = java[at:]
     token = rest[0]
     if token == "\\":
@@ -58,7 +58,7 @@ def _next_part(java: str, at: int, before: str) -> tuple[str, str]:
 
 
 def _matches(compiled: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """All matches.
+    """Return all matches.
 
     Raises
     ------

@@ -40,14 +40,14 @@ _LETTERS = {"N": st.NUMERIC, "M": st.NUMERIC, "I": st.INTEGRAL, "S": (*st.SIMPLE
 
 
 def _pattern(text: str) -> Any:
-    """A type as nested tuples of words: ("array", ("T",))."""
+    """Return a type as nested tuples of words: ("array", ("T",))."""
     match = cast("re.Match[str]", re.fullmatch(r"(\w+)(?:<(.*)>)?", text.strip()))
     inner = re.findall(r"(?:[^,<]|<[^>]*>+)+", match[2]) if match[2] else []
     return (match[1], *map(_pattern, inner))
 
 
 def parsed(table: str) -> dict[str, list[Signature]]:
-    """The signatures of a table of `functions`, by function name."""
+    """Return the signatures of a table of `functions`, by function name."""
     by_name: dict[str, list[Signature]] = {}
     for line in filter(None, table.splitlines()):
         match = cast("re.Match[str]", re.fullmatch(r"([\w|]+)\((.*?)\) (\S+) = (.*)", line))
@@ -62,7 +62,7 @@ def parsed(table: str) -> dict[str, list[Signature]]:
 def chosen(
     signatures: list[Signature], types: list[Type], constants: list[bool]
 ) -> tuple[Signature, list[Type], dict[str, Type]] | None:
-    """The best matching signature, the types to cast the arguments to, and the types of the letters."""
+    """Return the best matching signature, the types to cast the arguments to, and the types of the letters."""
     best, least = None, 1000
     for signature in signatures:
         fit = _fit(signature, types, constants)
@@ -150,7 +150,7 @@ def _resolve(pattern: tuple[Any, ...], arg_type: Type, letters: dict[str, Type])
 
 
 def result(signature: Signature, letters: dict[str, Type]) -> Type:
-    """The result type of a signature."""
+    """Return the result type of a signature."""
     return cast("Type", _resolve(_pattern(signature.result), st.VOID, letters))
 
 
@@ -158,7 +158,8 @@ _MACROS = re.findall(r"CREATE MACRO (\w+)", macros.MACROS)
 
 
 def rendered(template: str, args: list[str], spread: list[str]) -> str:
-    """A template with its arguments filled in; a long argument that is used more than once is evaluated only once."""
+    """Return a template with its arguments filled in; a long argument that is used more than once is evaluated only
+    once."""
     names: dict[str, str] = {}
     uses_macro = any(f"{name}(" in template for name in _MACROS)  # every macro uses its arguments more than once
     for place, arg in enumerate(args):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict[str, Any]) -> str:
-    """The FROM clause of a query as SQL; its sources are added to the scope."""
+    """Return the FROM clause of a query as SQL; its sources are added to the scope."""
     from_ = node.args.get("from_")
     if from_ is None:
         if node.args.get("joins"):
@@ -44,7 +44,7 @@ def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict[str, Any
 
 
 def relation(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, Any]) -> tuple[str, Source]:
-    """A source as SQL, with its columns."""
+    """Return a source as SQL, with its columns."""
     pivots, sample = node.args.get("pivots") or [], node.args.get("sample")
     sql, source = _base(queries, node, scope, ctes)
     if sample:
@@ -88,7 +88,7 @@ def _base(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, 
 def _named(
     queries: Queries, node: exp.Table, ctes: dict[str, Any], sql_alias: str
 ) -> tuple[str, list[tuple[str, Type, str]]]:
-    """A table or CTE, by its name."""
+    """Return a table or CTE, by its name."""
     present = {key for key, value in node.args.items() if value}
     if present - {"this", "alias", "pivots", "sample", "joins"}:
         raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
@@ -115,7 +115,7 @@ def _source(name: str, column_list: list[tuple[str, Type, str]], names: list[str
 
 
 def values(queries: Queries, node: exp.Values, scope: Scope) -> tuple[str, Columns]:
-    """VALUES as a query."""
+    """Return VALUES as a query."""
     rows = [
         [expression(value, scope) for value in (row.expressions if isinstance(row, exp.Tuple) else [row])]
         for row in node.expressions
@@ -135,7 +135,7 @@ def values(queries: Queries, node: exp.Values, scope: Scope) -> tuple[str, Colum
 
 
 def _function(queries: Queries, node: exp.Table, scope: Scope, sql_alias: str, names: list[str]) -> tuple[str, Source]:
-    """A table function."""
+    """Return a table function."""
     call, alias = node.this, node.args.get("alias")
     name, source_name = call.name.lower(), alias.name if alias else ""
     if {key for key, value in node.args.items() if value} - {"this", "alias"}:
@@ -217,7 +217,7 @@ def _join(queries: Queries, join: exp.Join, scope: Scope, ctes: dict[str, Any]) 
 
 
 def _shared(scope: Scope, source: Source, names: list[str], word: str) -> str:
-    """The ON condition for USING; each of the named columns appears once, and first, in the result."""
+    """Return the ON condition for USING; each of the named columns appears once, and first, in the result."""
     conditions, shared, left = [], [], scope.sources
     for name in names:
         left_matches = [c for s in left for c in s.columns if c.name.lower() == name.lower() and not c.hidden]
@@ -280,7 +280,7 @@ def _pivoted(queries: Queries, pivot: exp.Pivot, sql: str, source: Source, scope
 
 
 def _filtered_aggregate(call: exp.Expression, condition: Expr, scope: Scope) -> Expr:
-    """An aggregate over only the rows that meet a condition."""
+    """Return an aggregate over only the rows that meet a condition."""
     name = "\0"
     scope = scope.inner(**{name: condition})
     if not isinstance(call, exp.Anonymous):

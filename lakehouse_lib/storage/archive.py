@@ -131,14 +131,14 @@ def _day(table: Table, file: dict[str, Any]) -> str:
 
 
 def _due(table: Table, past: _Past, days: set[str]) -> Due | None:
-    """The expired rows of some days."""
+    """Return the expired rows of some days."""
     old = [file for file in past.old if _day(table, file) in days]
     rows, size = sum(file["num_records"] or 0 for file in old), sum(file["size_bytes"] for file in old)
     return Due(table.name, past.before, sorted(days), rows, size) if old else None
 
 
 def _held_in_time(table: Table, file: dict[str, Any], before: date, kept: timedelta, run_id: str) -> bool:
-    """Whether an earlier run wrote all of a file's expired rows, before they expired."""
+    """Return whether an earlier run wrote all of a file's expired rows, before they expired."""
     passed, written = file[f"partition.{table.partition_by}"], file.get("max._processed_at")
     if table.layer == "bronze":
         landed, written = file.get("min.load_timestamp"), file.get("max._ingested_at")
@@ -153,7 +153,7 @@ def _held_in_time(table: Table, file: dict[str, Any], before: date, kept: timede
 
 
 def _came_back(settings: Settings, table: Table, opened: DeltaTable) -> set[str]:
-    """Days whose rows were archived, and then restored by a user or because of a late record."""
+    """Return the days whose rows were archived, and then restored by a user or because of a late record."""
     restored: set[str] = set()
     for number in range(1, (opened.transaction_version(APP_ID) or 0) + 1):
         with contextlib.suppress(TableError):  # a restored batch no longer needs its folder
@@ -217,7 +217,7 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
 
 
 def days(settings: Settings, table: Table) -> set[date]:
-    """Days for which a table has rows, in its files or in the archive; from the log alone."""
+    """Return the days for which a table has rows, in its files or in the archive; from the log alone."""
     opened = delta.opened(settings, table)
     if opened is None or not table.partition_by:
         return set()
@@ -239,7 +239,7 @@ def memories(then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
 
 
 def _is_away(opened: DeltaTable, number: int) -> bool:
-    """Whether the rows of a batch are in the archive and not in the table."""
+    """Return whether the rows of a batch are in the archive and not in the table."""
     archived = (opened.transaction_version(APP_ID) or 0) >= number
     return archived and not opened.transaction_version(f"{APP_ID}-restored-{number}")
 
@@ -277,7 +277,7 @@ def _home(settings: Settings, table: Table) -> str:
 
 
 def _folder(settings: Settings, table: Table, opened: DeltaTable, number: int) -> str:
-    """Folder of a batch: its commit says which of the folders with this number is valid."""
+    """Return the folder of a batch: its commit says which of the folders with this number is valid."""
     token = opened.transaction_version(f"{APP_ID}-folder-{number}")  # None for batches of early versions
     return f"{_home(settings, table)}/batch={number:06d}" + ("" if token is None else f"-{token:016x}")
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 FINGERPRINT = "fingerprint"
-"""Transaction id under which a table remembers by what it was made."""
+"""Transaction id under which a table stores the number of its fingerprint."""
 _CONFLICTS = ("DELTA_CONCURRENT", "already exists")
 """How Spark and delta-rs report that another writer committed first."""
 
@@ -70,7 +70,7 @@ def dates(days: Iterable[date | str]) -> str:
 
 
 def first_watermark(consumed: Iterable[Consumed]) -> list[Consumed]:
-    """The watermark by which a write that was done already is known; a fingerprint is none."""
+    """Return the watermark that shows whether a write has already been done; a fingerprint does not show it."""
     return [item for item in consumed if item.app_id != FINGERPRINT][:1]
 
 

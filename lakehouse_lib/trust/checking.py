@@ -92,7 +92,7 @@ class Checking:
         self.rules = {check.name: self._rule(check) for check in table.all_checks}
 
     def results(self) -> list[Result]:
-        """The results, in the order of the declaration."""
+        """Return the results, in the order of the declaration."""
         current = delta.dataset(self.opened)
         all_checks = list(self.table.all_checks)
         measured: dict[str, dict[Any, Any]] = {}
@@ -127,7 +127,7 @@ class Checking:
         return self.rules[check.name].additive and bool(json.loads(previous.parts))  # empty if it could not be run
 
     def _changed_files(self, current: ds.Dataset) -> tuple[list[Any], list[Any]] | None:
-        """Files added and removed since the last check; None if a full scan is as cheap."""
+        """Return the files added and removed since the last check; None if a full scan is as cheap."""
         any_result = next(iter(self.last.values()), None)
         if any_result is None:
             return None
@@ -163,7 +163,7 @@ class Checking:
         return {name: {None: parts} for name, parts in totals.items()}
 
     def _measure(self, relation: str, selected: list[Check], where: str = "") -> dict[str, dict[Any, Any]]:
-        """Parts of each check by partition (None: all rows together), from one query."""
+        """Return the parts of each check by partition (None: all rows together), from one query."""
         rules = {check.name: self.rules[check.name] for check in selected}
         measured: dict[str, dict[Any, Any]] = {name: {None: {}} for name in rules}
         if not any(rule.parts for rule in rules.values()):
@@ -227,7 +227,7 @@ class Checking:
             self.registered = True
 
     def _failing_keys(self, check: Check, rule: Rule) -> list[str]:
-        """Keys of some failing rows, as text."""
+        """Return the keys of some failing rows, as text."""
         self._register_table()
         where = [f"_run_id = '{self.run_id}'"] if check.scope == "run" else []
         types = self.table.types | rule.prepared_types
@@ -243,7 +243,7 @@ class Checking:
 
 
 def query(table: Table, relation: str, selected: list[Check], rules: Mapping[str, Rule], where: str = "") -> str:
-    """The DuckDB query that measures the given checks in one scan."""
+    """Return the DuckDB query that measures the given checks in one scan."""
     aggregates = [
         f"{sql} AS p{i}_{j}" for i, rule in enumerate(rules.values()) for j, sql in enumerate(rule.parts.values())
     ]
@@ -266,7 +266,7 @@ def _prepared(relation: str, columns: Mapping[str, str]) -> str:
 
 
 def _applies_without_rows(check: Check, measured: float | None) -> bool:
-    """Whether a check has a result even if there are no rows."""
+    """Return whether a check has a result even if there are no rows."""
     counts = check.kind in ("row_count", "aggregate") and check.scope != "partition" and measured is not None
     return counts or check.kind in METADATA
 
@@ -278,7 +278,7 @@ def _between(value: float | None, rule: Rule) -> bool:
 
 
 def _distance(value: float | None, rule: Rule) -> float:
-    """How far a value is outside its bounds."""
+    """Return how far a value is outside its bounds."""
     if value is None or math.isnan(value):
         return math.inf
     over = value - rule.high if rule.high is not None else -math.inf

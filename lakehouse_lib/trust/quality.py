@@ -20,7 +20,7 @@ Latest = dict[str, dict[str, Result]]
 
 
 def latest(settings: Settings) -> Latest:
-    """The results of each table's last checks, by table and check name."""
+    """Return the results of each table's last checks, by table and check name."""
     delta_table = delta.open_table(_path(settings)) if settings.enable_delta else None
     results_by_table: Latest = {}
     if delta_table is None:
@@ -37,7 +37,7 @@ def latest(settings: Settings) -> Latest:
 
 
 def due(settings: Settings, table: Table, last: Mapping[str, Result]) -> bool:
-    """Whether the table or its checks have changed since the last check."""
+    """Return whether the table or its checks have changed since the last check."""
     delta_table = delta.opened(settings, table)
     if delta_table is None:
         return False
@@ -81,7 +81,7 @@ def check_all(settings: Settings, run_id: str = "") -> Latest:
 
 
 def scorecard(known: Latest) -> pd.DataFrame:
-    """A row for each table: ``layer``, ``table``, ``rows``, ``checks``, ``passed`` and ``verdict``."""
+    """Return a row for each table: ``layer``, ``table``, ``rows``, ``checks``, ``passed`` and ``verdict``."""
     rows = []
     for name, results in known.items():
         verdicts = {result.verdict for result in results.values()}
@@ -96,7 +96,7 @@ def scorecard(known: Latest) -> pd.DataFrame:
 
 
 def failures(settings: Settings, known: Latest) -> pd.DataFrame:
-    """A row for each failed check, errors first: what it found, keys of some rows, the tables that keep their
+    """Return a row for each failed check, errors first: what it found, keys of some rows, the tables that keep their
     last good state because of it, and what to do."""
     declared = tables.declared(settings).values()
     made_from = {name: [t.name for t in declared if name in t.sources and t.layer != "quarantine"] for name in known}
@@ -156,7 +156,7 @@ def _advice(result: Result) -> str:
 
 
 def stopping(results: Iterable[Result]) -> list[str]:
-    """Messages of the results that stop the tables made from this one."""
+    """Return the messages of the results that stop the tables made from this one."""
     return [result.message for result in results if result.stops]
 
 

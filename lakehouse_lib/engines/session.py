@@ -46,8 +46,8 @@ _SESSION_CONF = {
 }
 
 _CALL_SITES = {"spark.python.sql.dataFrameDebugging.enabled": "false"}
-"""For messages about errors, pyspark would note the call site of each column that is made. Spark takes this only when
-it starts."""
+"""For error messages, pyspark would record the call site of each new column. Spark accepts this setting only at its
+start."""
 
 _OPTIMISE_LATER = (
     "-XX:Tier4InvocationThreshold=100000",
@@ -55,8 +55,8 @@ _OPTIMISE_LATER = (
     "-XX:Tier4CompileThreshold=200000",
     "-XX:Tier4BackEdgeThreshold=1000000",
 )
-"""About twenty times HotSpot's default thresholds: compiling code that a run uses a few thousand times took a third
-of its work and did not pay off. Code that processes many rows is still optimised within seconds."""
+"""About twenty times HotSpot's default thresholds: compiling code that a run executes a few thousand times took a third
+of its processor time and did not pay off. Code that processes many rows is still optimised within seconds."""
 
 _ROOM_FOR_CODE = "-XX:ReservedCodeCacheSize=768m"
 """HotSpot's default of 240 MB is full after some fifty runs; from then on it compiles the same code again and again.
@@ -131,12 +131,12 @@ def connect(settings: Settings) -> SparkSession:
         remote = f"sc://localhost:{plan['port']}/" + ("" if settings.native else f";token={plan['token']}")
     # Sail drops a session's results when it ends; ignore pyspark's warnings when it then asks to drop them.
     logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.ERROR)
-    # The error below is clearer.
+    # The EngineError below is clearer.
     warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
     spark = None
     try:
         spark = Connect.builder.remote(remote).create()
-        # The default waits ten minutes for a server that no longer exists.
+        # By default, pyspark waits ten minutes for a server that no longer exists.
         spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])
         for key, value in (_SESSION_CONF | (_CALL_SITES if settings.native else {})).items():
             spark.conf.set(key, value)
@@ -172,7 +172,8 @@ def settle(frame: DataFrame, alike: DataFrame | None = None) -> DataFrame:
     ``alike`` replaces it in column lineage: it has the same columns, computed from the same sources in a simpler way.
     """
     plan: Any = frame.localCheckpoint()._plan
-    # When pyspark collects a copy of this plan it tells the engine to drop the frame; without a session it cannot.
+    # When Python garbage-collects a copy of this plan, pyspark drops the frame in the engine; without a session it
+    # cannot.
     plan._spark_session = None
     _settled.setdefault(frame.sparkSession, {})[plan._relation_id] = frame if alike is None else alike
     # pyspark gives the frame that it returns to the session that is active, which may be another one.

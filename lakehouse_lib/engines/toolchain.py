@@ -90,8 +90,8 @@ def find_java() -> Path:
     raise SetupError(
         f"Spark needs Java {wanted}, and there is none here"
         + (f" ({'; '.join(rejected)})" if rejected else "")
-        + ". Install one, or run `lakehouse setup --spark`, which brings its own. Where SPARK_MASTER is "
-        "not set the native engine computes, which needs none."
+        + ". Install one of these versions, or run `lakehouse setup --spark`, which installs Java. The native engine, "
+        "which is the default, needs no Java: unset SPARK_MASTER."
     )
 
 

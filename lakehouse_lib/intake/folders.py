@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 def files(folder: str) -> Iterator[Entry]:
-    """Yield every file below a folder; also those that cannot be accessed."""
+    """Yield every file below a folder, including those that cannot be accessed."""
     return _remote_files(folder) if "://" in folder else _local_files(folder)
 
 
@@ -55,7 +55,7 @@ def _local_files(folder: str) -> Iterator[Entry]:
             path = _shown_path(folder, full_path)
             try:
                 status = os.stat(full_path)
-            except FileNotFoundError:  # moved away meanwhile, or a link to nothing
+            except FileNotFoundError:  # moved in the meantime, or a broken link
                 continue
             except OSError as error:
                 yield _inaccessible(path, error)

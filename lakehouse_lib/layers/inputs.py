@@ -60,7 +60,7 @@ class Inputs:
 
     @cached_property
     def settings(self) -> Settings:
-        """Settings for the transformation: what it reads is recorded, and a change of it rebuilds the table."""
+        """Settings for the transformation: those that it reads are recorded, and changing them rebuilds the table."""
         return reads.watched(self.lakehouse, self.noted)
 
     def all(self, source: str) -> DataFrame:
@@ -108,7 +108,7 @@ class Inputs:
 
     @cached_property
     def seal(self) -> tuple[list[delta.Consumed], dict[str, Any]]:
-        """Return what the commit has to record of what the table is made by."""
+        """The transactions and the metadata by which the commit records the table's fingerprint."""
         return self.book.seal(self.table, self.noted, self.full, self.rebuilt) if self.book else ([], {})
 
     @cached_property

@@ -125,7 +125,7 @@ def _commit(
     settings: Settings, table: Table, run_id: str, outcome: Outcome, load: loads.Load, whole: bool, book: Book
 ) -> dict[str, str]:
     """Commit a load to its table; if the engine fails, return the files with a record that it cannot compute."""
-    metadata, consumed = load.says(run_id), [delta.Consumed(landing.APP_ID, load.number)]
+    metadata, consumed = load.metadata(run_id), [delta.Consumed(landing.APP_ID, load.number)]
     if not load.records and settings.enable_delta:
         commits.mark(settings, table, consumed, metadata, once=True)
         return {}

@@ -53,7 +53,7 @@ class Load:
         """Number of records in the files to load."""
         return sum(file.records for file in self.files)
 
-    def says(self, run_id: str) -> dict[str, Any]:
+    def metadata(self, run_id: str) -> dict[str, Any]:
         """Return the metadata of the commit."""
         listed = [landing.entry(file, "loaded") for file in self.files]
         listed += [landing.entry(file, "duplicate") for file in self.duplicates]

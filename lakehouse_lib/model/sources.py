@@ -15,11 +15,11 @@ LIBRARY = Path(__file__).parents[1]
 
 def files(packages: Iterable[str]) -> list[Path]:
     """Return the files that may define the functions of some packages."""
-    found = {LIBRARY / "model/messages.py", *(LIBRARY / "layers").glob("*.py"), *(LIBRARY / "intake").glob("*.py")}
+    paths = {LIBRARY / "model/messages.py", *(LIBRARY / "layers").glob("*.py"), *(LIBRARY / "intake").glob("*.py")}
     for package in packages:
         if package != "lakehouse_lib" and (path := path_of(package)):
-            found |= {*path.parent.rglob("*.py")} if path.name == "__init__.py" else {path}
-    return sorted(found)
+            paths |= {*path.parent.rglob("*.py")} if path.name == "__init__.py" else {path}
+    return sorted(paths)
 
 
 def digest_of(packages: Iterable[str]) -> str:

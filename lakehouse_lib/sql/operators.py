@@ -149,7 +149,7 @@ def _in(node: exp.In, scope: Scope) -> Expr:
                   f"({operand.name} IN ({names}))", [operand, *items])  # fmt: skip
 
 
-def widest(items: list[Expr], what: str) -> Type:
+def widest(items: list[Expr], construct: str) -> Type:
     """Return the common type of all values.
 
     Raises
@@ -162,7 +162,7 @@ def widest(items: list[Expr], what: str) -> Type:
     for item in [item for item in items if item.type != st.STRING] + texts:
         wider = st.common(wide, item.type)
         if wider is None:
-            raise refuse(f"{what}: {wide} and {item.type} have no type in common")
+            raise refuse(f"{construct}: {wide} and {item.type} have no type in common")
         wide = wider
     return wide
 

@@ -232,7 +232,7 @@ def ensure(settings: Settings, table: Table) -> None:
         return
     present = {item.name for item in existing.schema().fields}
     if missing := [item for item in schema.fields if item.name not in present]:
-        # The existing rows have no value for it, even if it is required of those to come.
+        # Existing rows have no value for it, even if new rows require one.
         existing.alter.add_columns([Field(item.name, item.type, nullable=True, metadata=item.metadata)
                                     for item in missing])  # fmt: skip
 
@@ -315,7 +315,7 @@ def actions(path: str, version: int) -> list[dict[str, Any]] | None:
 
 
 def _info(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a commit says about itself; empty if it says nothing."""
+    """Return the information about a commit; empty if it has none."""
     return next((action["commitInfo"] for action in entries if "commitInfo" in action), {})
 
 

@@ -50,7 +50,7 @@ class Match:
         return " AND ".join(conditions)
 
 
-def retried(action: Callable[[], T], what: str) -> T:
+def retried(action: Callable[[], T], target: str) -> T:
     """Run a write, and retry it if another writer committed first."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -59,7 +59,7 @@ def retried(action: Callable[[], T], what: str) -> T:
             conflict = isinstance(error, CommitFailedError) or any(word in str(error) for word in _CONFLICTS)
             if not conflict or attempt == ATTEMPTS:
                 raise
-            log.warning("%s: another writer committed first, attempt %d", what, attempt + 1)
+            log.warning("%s: another writer committed first, attempt %d", target, attempt + 1)
             time.sleep(random.uniform(0.2, 0.5) * 2**attempt)
     raise AssertionError
 

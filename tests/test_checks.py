@@ -171,7 +171,7 @@ def reverse_order(rows):
         ({"check": "unique"}, "column or columns is required"),
         ({"check": "allowed_values", "column": "app_type"}, "allowed_values needs values"),
         ({"check": "row_count", "min": 1, "tolerance": 0.5}, "tolerance is for checks of each row"),
-        ({"check": "row_count", "name": "is it, then?"}, "letters, digits and _ only"),
+        ({"check": "row_count", "name": "is it, then?"}, "letters, digits and _"),
     ],
 )
 def test_invalid_definition_is_rejected_with_the_nearest_name(wrong, words):

@@ -325,15 +325,18 @@ def test_empty_quarantine_is_reported(run_command):
         if exists:
             for table in tables.declared(config.load()).values():
                 delta.ensure(config.load(), table)
-        assert run_command("quarantine") == (0, "Nothing waits: no rejected record is in quarantine.\n")
+        assert run_command("quarantine") == (0, "The quarantine has no records.\n")
         assert run_command("quarantine", "show", "app_events") == (
             0,
-            "Nothing waits: no rejected record of app_events is in quarantine.\n",
+            "The quarantine has no records of app_events.\n",
         )
     rejected_record(config.load())
     assert "app_events_bronze              1  malformed: it is no JSON" in run_command("quarantine")[1]
-    assert "Nothing waits" in run_command("quarantine", "show", "clickstream_bronze")[1]
-    assert "carries missing_key" in run_command("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
+    assert "The quarantine has no records" in run_command("quarantine", "show", "clickstream_bronze")[1]
+    assert (
+        "with the reason missing_key"
+        in run_command("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
+    )
     assert run_command("quarantine", "show", "users_silver")[0] == 2
 
 

@@ -44,7 +44,7 @@ def check_quality(options: argparse.Namespace) -> int:
     for result in results:
         print(f"{result.severity.upper() if result.failed else result.verdict:<11} {result.message}")
     if failing := quality.stopping(results):
-        raise QualityError(f"{len(failing)} of {len(results)} checks fail; nothing is made from their tables.")
+        raise QualityError(f"{len(failing)} of {len(results)} checks fail; tables made from theirs are not updated.")
     judged = [result for result in results if result.passed is not None]
     skipped = f"; {len(results) - len(judged)} had no rows to look at" if len(judged) < len(results) else ""
     print(f"{sum(bool(result.passed) for result in judged)} of {len(judged)} checks pass{skipped}.")
@@ -62,8 +62,8 @@ def handle_quarantine(options: argparse.Namespace) -> int:
             print(f"{row.table_name:<22} {row.records:>9,}  {row.flags}: {row.reason}\n{'':34}{row.example[:120]}")
         if groups.empty:
             print(
-                f"Nothing waits: no rejected record{f' of {options.table}' if options.table else ''}"
-                f"{f' carries {options.reason}' if options.reason else ' is in quarantine'}."
+                f"The quarantine has no records{f' of {options.table}' if options.table else ''}"
+                f"{f' with the reason {options.reason}' if options.reason else ''}."
             )
         return 0
     if not options.table:
@@ -90,7 +90,7 @@ def restore_version(options: argparse.Namespace) -> int:
     new_version = restore.restore(settings, table, options.version)
     print(
         f"{table.name} is now version {new_version}, with the rows of version {options.version}. "
-        "`lakehouse run` brings what is made from it up to date."
+        "Run `lakehouse run` to update the tables that are made from it."
     )
     return 0
 
@@ -176,7 +176,7 @@ def handle_archive(options: argparse.Namespace) -> int:
         with locked(settings):
             batches = archive.restore(settings, table)
             bookkeeping.account(settings, table)
-        print(f"{table.name}: {sum(batch.rows for batch in batches):,} rows of {len(batches)} batches are back.")
+        print(f"{table.name}: {sum(batch.rows for batch in batches):,} rows of {len(batches)} batches were restored.")
         return 0
     batches = [batch for table in chosen_tables(settings, options.table) for batch in archive.batches(settings, table)]
     for batch in batches:
@@ -185,5 +185,5 @@ def handle_archive(options: argparse.Namespace) -> int:
             f"archived {batch.archived_at}"
         )
     if not batches:
-        print("The archive holds no rows.")
+        print("The archive has no rows.")
     return 0

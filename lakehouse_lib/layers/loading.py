@@ -208,7 +208,7 @@ def _check_mapping(
         fields = sorted(row[0] for row in known)
         raise LandingError(
             f"no record of feed {feed} has a usable {', '.join(missing)}; the records hold "
-            f"{', '.join(fields) or 'nothing readable'}. Say where it comes from in the parameters: "
+            f"{', '.join(fields) or 'nothing readable'}. Map it in the parameters: "
             f"feeds.{feed}.select.{missing[0]}. Nothing of the feed was loaded."
         )
 
@@ -236,8 +236,8 @@ def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: 
     examples = "".join(f"\n    {text[:300]}" for text in dict.fromkeys(seen[end]["_raw"] for end in ("first", "last")))
     feed = feed_of(table)
     raise LandingError(
-        f"no record of feed {feed} is a change in a format that is known ({envelopes.KNOWN}); it holds records "
-        f"such as{examples}\nWhere these are changes, say where their fields come from in the parameters: "
+        f"no record of feed {feed} is a change in a format that is known ({envelopes.KNOWN}); it has records "
+        f"such as{examples}\nIf these are changes, map their fields in the parameters: "
         f"feeds.{feed}.select. Nothing of the feed was loaded."
     )
 

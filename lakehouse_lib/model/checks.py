@@ -94,12 +94,12 @@ def compile_check(check: Check, table: str, layer: str, types: Mapping[str, str]
         _require_one_of("severity", check.severity, SEVERITIES)
         _require_one_of("scope", check.scope, SCOPES)
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", check.name):
-            raise ConfigError(f"name = {check.name!r}: letters, digits and _ only")
+            raise ConfigError(f"name = {check.name!r}: must consist of letters, digits and _")
         _check_arguments(check, types)
         if check.kind == "foreign_key" and check.arguments["table"] not in known:
             raise ConfigError(unknown("table", check.arguments["table"], known))
         if not isinstance(check.tolerance, int | float) or not 0 <= check.tolerance <= 1:
-            raise ConfigError(f"tolerance = {check.tolerance!r}: a share from 0 to 1")
+            raise ConfigError(f"tolerance = {check.tolerance!r}: must be a share from 0 to 1")
         rule = KINDS[check.kind](Context(dict(types), check.where, check.tolerance), **check.arguments)
         if check.tolerance and not rule.fails:
             raise ConfigError(f"tolerance is for checks of each row; {check.kind} has bounds of its own")

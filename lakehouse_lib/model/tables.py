@@ -49,11 +49,11 @@ def register(table: Table) -> Table:
     if table.layer not in LAYERS:
         raise ConfigError(f"{table.name}: layer {table.layer!r} is not one of {', '.join(LAYERS)}")
     if _registered.get(table.name, table) != table:
-        raise ConfigError(f"There is a table {table.name} already, with a different declaration.")
+        raise ConfigError(f"There is already a table {table.name} with a different declaration.")
     table.arrow_schema()
     for column in (*table.key, *table.cluster_by, *filter(None, [table.partition_by])):
         if column not in table.names:
-            raise ConfigError(f"{table.name}: {column} is none of its columns {', '.join(table.names)}")
+            raise ConfigError(f"{table.name}: {column} is not one of its columns {', '.join(table.names)}")
     for source in table.sources:
         if source not in _registered:
             raise ConfigError(f"{table.name}: {_unknown(source, list(_registered))}")
@@ -73,7 +73,7 @@ def declared(settings: Settings) -> dict[str, Table]:
     tables = dict(_registered)
     for replica in settings.cdc.replicas:
         if replica.target in tables:
-            raise ConfigError(f"cdc.replicas: {replica.target} is the name of a table already.")
+            raise ConfigError(f"cdc.replicas: {replica.target} is already the name of a table.")
         tables[replica.target] = declarations.replica(replica.target, replica.source_table)
     for name in settings.retention:
         if name not in tables:

@@ -182,7 +182,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             raise ConfigError(
                 f"The API cannot listen on {host}:{port}: {error.strerror}. Choose another --port."
             ) from None
-    print(f"API on http://{host}:{port}, its description on http://{host}:{port}/docs", flush=True)
+    print(f"API: http://{host}:{port}, documentation: http://{host}:{port}/docs", flush=True)
     try:
         uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
     finally:

@@ -440,14 +440,14 @@ def test_untranslatable_sql_is_rejected_by_name(client, lake, sql, word):
 def test_query_returns_the_same_as_spark(client, lake, jvm, real_spark, sql):
     catalog.views(real_spark, lake.model_copy(update={"spark_master": jvm}))
     bare = re.sub(r"\b(silver|gold|bronze)\.(?=\w+_\1)", "", sql)
-    theirs = [list(row) for row in real_spark.sql(bare).collect()]
+    expected = [list(row) for row in real_spark.sql(bare).collect()]
     answer = ask(client, sql)
     assert answer.status_code == 200, answer.text
-    ours = answer.json()["rows"]
+    actual = answer.json()["rows"]
     if "ORDER BY" not in sql.split("OVER")[-1].split(")")[-1]:
-        ours, theirs = sorted(ours, key=repr_of), sorted(theirs, key=repr_of)
-    assert len(ours) == len(theirs)
-    for our_row, their_row in zip(ours, theirs, strict=True):
+        actual, expected = sorted(actual, key=repr_of), sorted(expected, key=repr_of)
+    assert len(actual) == len(expected)
+    for our_row, their_row in zip(actual, expected, strict=True):
         assert all(same(a, b) for a, b in zip(our_row, their_row, strict=True)), (our_row, their_row)
 
 
@@ -744,10 +744,10 @@ def test_dead_query_process_is_replaced_transparently():
     for process in list(pool.all):
         process.popen.kill()
         process.popen.wait()
-    wanted = {"sql": "SELECT 1 AS one", "dialect": "spark", "version": None, "limit": 9, "bytes": 999, "tables": {},
+    request = {"sql": "SELECT 1 AS one", "dialect": "spark", "version": None, "limit": 9, "bytes": 999, "tables": {},
               "catalog": None}  # fmt: skip
     for _ in range(3):
-        assert pool.ask(wanted, 30).rows.to_pylist() == [{"one": 1}]
+        assert pool.ask(request, 30).rows.to_pylist() == [{"one": 1}]
     assert len(pool.all) == 2
     pool.close()
 

@@ -206,9 +206,9 @@ def measure(definition: dict, rows: list[dict]) -> tuple[rules.Rule, dict, float
              "timestamp": pa.timestamp("us")}  # fmt: skip
     rule = checks.compile_check(checks.parse(definition), "t", "silver", TYPES, ["t"])
     connection = reader.connect()
-    made = [row | {"at": row["at"] and row["at"].replace(tzinfo=None)} for row in rows]
+    values = [row | {"at": row["at"] and row["at"].replace(tzinfo=None)} for row in rows]
     schema = pa.schema([(name, kinds[kind]) for name, kind in TYPES.items()])
-    reader.register(connection, "t", dataset.dataset(pa.Table.from_pylist(made, schema)))
+    reader.register(connection, "t", dataset.dataset(pa.Table.from_pylist(values, schema)))
     prepared = "".join(f", {sql} AS {name}" for name, sql in rule.prepared.items())
     asked = ", ".join(f"{sql} AS {name}" for name, sql in rule.parts.items())
     cursor = connection.execute(f"SELECT {asked} FROM (SELECT *{prepared} FROM t)")

@@ -85,8 +85,8 @@ def test_table_is_added_by_one_declaration_and_one_function(lakehouse, deliver, 
         events  bigint required -- events
         """,
     ))  # fmt: skip
-    wanted = ("app_events_bronze", "app_events_silver", table.name)
-    lake = lakehouse(tables=",".join(wanted))
+    names = ("app_events_bronze", "app_events_silver", table.name)
+    lake = lakehouse(tables=",".join(names))
     for number, count in ((1, 1), (2, 2)):
         deliver(f"app_events/{number}.json", [event(number, properties={"country": "DE"})])
         pipeline.run(lake, progress=lambda line: None).check()

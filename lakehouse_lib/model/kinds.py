@@ -107,7 +107,7 @@ def unique(context: Context, column: str = "", columns: list[str] | None = None)
     """No value, or combination of values, occurs in two rows; nulls do not count."""
     names = _columns(column, columns or ())
     complete = " AND ".join(f"{_spark_name(name)} IS NOT NULL" for name in names)
-    # Equal values have equal hashes, so no repetition is missed; `trust.quality` rules out hash collisions.
+    # Equal values have equal hashes, so no repetition is missed; `trust.checking` rules out hash collisions.
     hashes = f"count(DISTINCT hash({', '.join(map(st.quoted, names))}))"
     parts = {"rows": context.counted(complete), "distinct": hashes + context.filter(complete)}
     return Rule(f"repeat the {' + '.join(names)} of another row", parts,

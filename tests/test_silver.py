@@ -213,7 +213,8 @@ def test_users_keep_every_version_in_the_order_of_the_source(lakehouse, deliver)
 def test_a_version_begins_at_its_moment_and_after_the_one_before(spark):
     """Two changes of one microsecond, and one whose clock stepped back."""
     changes = [("ann", "INSERT", n, moment) for n, moment in enumerate([5, 5, 3, 100], 1)]
-    frame = spark.createDataFrame(changes, "user_id string, operation_type string, _n bigint, _moment bigint").selectExpr(
+    columns = "user_id string, operation_type string, _n bigint, _moment bigint"
+    frame = spark.createDataFrame(changes, columns).selectExpr(
         "*", "timestamp_micros(_moment) AS _changed_at", "'f' AS _source_file", "1L AS _source_line",
         *(f"CAST(NULL AS string) AS {name}" for name in (*silver.ATTRIBUTES, "attributes")),
     )  # fmt: skip

@@ -62,3 +62,9 @@ def suggestion(name: str, known: Collection[str]) -> str:
     """Return the part of a message that suggests the closest of the known names, or else lists all of them."""
     closest = difflib.get_close_matches(name, known, 1, 0.5)
     return f"did you mean {closest[0]}?" if closest else f"there are {', '.join(known)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, shortened, or the name of its class if it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

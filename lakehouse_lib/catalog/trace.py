@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.errors import ConfigError, TableError, first_line
 from lakehouse_lib.intake import formats, landing
 from lakehouse_lib.intake.folders import EPOCH
 from lakehouse_lib.intake.landing import LandingFile
@@ -91,7 +91,7 @@ def trace(settings: Settings, name: str, key: list[str], limit: int = EXAMPLES) 
             f'SELECT * FROM "{name}" WHERE {predicate} LIMIT {limit}', params=list(key_values.values())
         ).to_arrow_table()
     except duckdb.ConversionException as error:
-        raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{name}: {first_line(error)}") from None
     if not rows.num_rows:
         condition = ", ".join(f"{column}={value}" for column, value in key_values.items())
         raise TableError(f"{name} has no row with {condition}.")

@@ -8,6 +8,8 @@ from typing import Any
 from lakehouse_lib.commands.shared import chosen_tables, load_settings, owned_engine
 from lakehouse_lib.errors import ConfigError, NotMadeError, QualityError
 
+_NOT_DONE = "Nothing was done; add --yes to do it."
+
 
 def show_health(_: argparse.Namespace) -> int:
     from lakehouse_lib.care import health
@@ -38,8 +40,7 @@ def check_quality(options: argparse.Namespace) -> int:
     latest = quality.latest(settings)
     if options.action == "check":
         for table in existing:
-            latest[table.name] = {result.check_name: result for result in quality.run_checks(settings, table)}
-            quality.write_results(settings, list(latest[table.name].values()))
+            latest[table.name] = quality.check(settings, table)
     results = [result for table in existing for result in latest.get(table.name, {}).values()]
     for result in results:
         print(f"{result.severity.upper() if result.failed else result.verdict:<11} {result.message}")
@@ -85,7 +86,7 @@ def restore_version(options: argparse.Namespace) -> int:
     for consequence in restore.consequences(settings, table, options.version):
         print(consequence)
     if not options.yes:
-        print("Nothing was done; add --yes to do it.")
+        print(_NOT_DONE)
         return 0
     new_version = restore.restore(settings, table, options.version)
     print(
@@ -138,7 +139,7 @@ def vacuum_tables(options: argparse.Namespace) -> int:
                 lost = maintenance.unreadable(settings, table, options.hours)
                 print(f"    versions that could no longer be read: {', '.join(map(str, lost)) or 'none'}")
     if not options.yes:
-        print("Nothing was done; add --yes to do it.")
+        print(_NOT_DONE)
     return 0
 
 
@@ -158,7 +159,7 @@ def apply_retention(options: argparse.Namespace) -> int:
             if not due:
                 print(f"{table.name}: nothing is past its retention")
     if not options.yes:
-        print("Nothing was done; add --yes to do it.")
+        print(_NOT_DONE)
     return 0
 
 

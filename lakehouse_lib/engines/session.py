@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import toolchain
 from lakehouse_lib.engines.server import live_owners, process_mark
-from lakehouse_lib.errors import EngineError
+from lakehouse_lib.errors import EngineError, first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -146,7 +146,7 @@ def connect(settings: Settings) -> SparkSession:
             with contextlib.suppress(Exception):
                 spark.stop()
         raise EngineError(
-            f"The Spark server {remote.split(';')[0]} does not answer ({_first_line(error)}). "
+            f"The Spark server {remote.split(';')[0]} does not answer ({first_line(error)}). "
             f"Check SPARK_MASTER and that the server runs; engine log: {engine_log(settings)}"
         ) from error
     session = cast("SparkSession", spark)
@@ -354,8 +354,3 @@ def _java_options(settings: Settings, state: Path) -> str:
     return " ".join(
         ["-XX:+UseParallelGC", *_OPTIMISE_LATER, _ROOM_FOR_CODE, f"-Dlog4j2.configurationFile={properties}"]
     )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

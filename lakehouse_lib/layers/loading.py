@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
-from lakehouse_lib.errors import LandingError
+from lakehouse_lib.errors import LandingError, first_line
 from lakehouse_lib.intake import envelopes, landing
 from lakehouse_lib.intake.landing import LandingFile, feed_of
 from lakehouse_lib.intake.records import PROBLEMS
@@ -255,7 +255,7 @@ def _files_that_fail(
             rows = bronze_rows(settings, table, selected, run_id).select(*table.names)
             rows.write.format("noop").mode("overwrite").save()
         except Exception as error:
-            return str(error).strip().splitlines()[0][:300] or repr(error)
+            return first_line(error)
         return ""
 
     def failing(paths: list[str]) -> list[str]:

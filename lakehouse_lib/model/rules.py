@@ -10,7 +10,7 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
-from lakehouse_lib.errors import ConfigError, suggestion
+from lakehouse_lib.errors import ConfigError, first_line, suggestion
 from lakehouse_lib.sql import dialects
 
 
@@ -87,7 +87,7 @@ def to_duckdb(sql: str, types: Mapping[str, str]) -> str:
         _refuse_unknown_columns(sql, set(types))
         return dialects.expression(sql, types)
     except (sqlglot.errors.SqlglotError, ConfigError) as error:
-        raise ConfigError(f"{sql!r}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{sql!r}: {first_line(error)}") from None
 
 
 def _refuse_unknown_columns(sql: str, known: set[str]) -> None:

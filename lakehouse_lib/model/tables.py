@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, UnknownTableError, suggestion
+from lakehouse_lib.errors import ConfigError, UnknownTableError, first_line, suggestion
 from lakehouse_lib.model import checks, declarations
 from lakehouse_lib.model.checks import Check
 from lakehouse_lib.model.rules import Rule
@@ -114,7 +114,7 @@ def _try_out(table: Table, check: Check, known: dict[str, Table]) -> None:
                 connection.execute(f'SELECT {part} FROM (SELECT {columns} FROM "{table.name}")')
     except duckdb.Error as error:
         del _compiled[key]
-        raise ConfigError(f"quality.{table.name}, check {check.name!r}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"quality.{table.name}, check {check.name!r}: {first_line(error)}") from None
 
 
 def waits_for(table: Table) -> set[str]:

@@ -26,7 +26,7 @@ import sqlglot
 from deltalake import DeltaTable
 from sqlglot import exp
 
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, first_line
 from lakehouse_lib.sql import dialects
 from lakehouse_lib.storage import delta, reader
 
@@ -102,7 +102,7 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, 
     try:
         trees = sqlglot.parse(sql, dialect=DIALECTS[dialect])
     except (sqlglot.errors.SqlglotError, RecursionError) as error:
-        raise Denied("syntax", f"The query cannot be parsed: {_first_line(error)}") from None
+        raise Denied("syntax", f"The query cannot be parsed: {first_line(error)}") from None
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
         raise Denied("no_query", "Only a single SELECT is accepted here.")
     tree = trees[0]
@@ -141,7 +141,7 @@ def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple
     except (ConfigError, RecursionError, sqlglot.errors.SqlglotError) as error:
         raise Denied(
             "does_not_carry_over",
-            f"The query cannot be translated from {dialect}: {_first_line(error)}; rephrase it, or use the dialect "
+            f"The query cannot be translated from {dialect}: {first_line(error)}; rephrase it, or use the dialect "
             "duckdb.",
         ) from None
 
@@ -179,11 +179,6 @@ def _as_of(name: str, as_of: exp.Version, dialect: str) -> Read:
     if not all(isinstance(node, _MOMENT) for node in value.walk()):
         raise Denied("not_allowed", f"{clause!r} is not a timestamp: a constant is required.")
     return Read(name, moment=written(exp.select(exp.cast(value, "timestamp")), dialect, {})[0])
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200]
 
 
 # In the worker process -------------------------------------------------------
@@ -293,7 +288,7 @@ def _answer_requests() -> None:
         except Denied as error:
             head = {"code": error.code, "message": str(error)}
         except _QUERY_ERRORS as error:
-            head = {"code": "query_failed", "message": _first_line(error)}
+            head = {"code": "query_failed", "message": first_line(error)}
         except (pa.ArrowException, OSError) as error:  # from DuckDB, while rows are fetched
             match = re.match(r"(Invalid Input|Conversion|Out of Range) Error: .*", str(error))
             text = match[0][:200] if match else "The query cannot be run."

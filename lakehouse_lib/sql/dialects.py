@@ -15,7 +15,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.databricks import Databricks
 
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, first_line
 from lakehouse_lib.sql import expressions, macros, udfs
 from lakehouse_lib.sql import types as st
 from lakehouse_lib.sql.expressions import Column, Scope, Source
@@ -98,6 +98,6 @@ def expression(sql: str, types: Mapping[str, str]) -> str:
     try:
         return expressions.expression(sqlglot.parse_one(sql, dialect=Spark), scope).sql
     except sqlglot.errors.SqlglotError as error:
-        raise ConfigError(str(error).splitlines()[0][:200]) from None
+        raise ConfigError(first_line(error)) from None
     except RecursionError:
         raise ConfigError("it is nested too deeply") from None

@@ -23,6 +23,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from lakehouse_lib.config import Settings
+from lakehouse_lib.errors import first_line
 from lakehouse_lib.model import checks, tables
 from lakehouse_lib.model.checks import Check
 from lakehouse_lib.model.kinds import METADATA
@@ -174,7 +175,7 @@ class Checking:
             cursor = self.connection.execute(query(self.table, relation, selected, rules, where))
         except duckdb.Error as error:
             if len(selected) == 1:
-                return {selected[0].name: {"problem": str(error).splitlines()[0]}}
+                return {selected[0].name: {"problem": first_line(error)}}
             separate = [self._measure(relation, [check], where) for check in selected]
             return {name: parts for single in separate for name, parts in single.items()}
         names = [column[0] for column in cursor.description]

@@ -64,6 +64,15 @@ def run_checks(
     return Checking(settings, table, run_id, opened, last or {}).results()
 
 
+def check(
+    settings: Settings, table: Table, run_id: str = "", last: Mapping[str, Result] | None = None
+) -> dict[str, Result]:
+    """Run every check of a table and store the results; return them by name. See `run_checks`."""
+    results = run_checks(settings, table, run_id, last)
+    write_results(settings, results)
+    return {result.check_name: result for result in results}
+
+
 def write_results(settings: Settings, results: list[Result]) -> None:
     """Add results to ``ops/quality_results``."""
     commits.write_ops(settings, "quality_results", [vars(result) for result in results])
@@ -74,9 +83,7 @@ def check_all(settings: Settings, run_id: str = "") -> Latest:
     known, unused = latest(settings), landing.not_in_use(settings)
     for table in tables.declared(settings).values():
         if table.name not in unused and due(settings, table, known.get(table.name, {})):
-            results = run_checks(settings, table, run_id, known.get(table.name))
-            write_results(settings, results)
-            known[table.name] = {result.check_name: result for result in results}
+            known[table.name] = check(settings, table, run_id, known.get(table.name))
     return known
 
 

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,7 +28,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lakehouse_lib.catalog import catalog, lineage
 from lakehouse_lib.config import Settings
@@ -127,10 +129,16 @@ class _State:
         """The health report, renewed when it is older than `FRESH` seconds."""
         from lakehouse_lib.care import health  # imports pyspark, which the service does not need to start
 
-        with self._report_lock:
-            if self._report is None or time.monotonic() - self._report[0] > FRESH:
-                self._report = time.monotonic(), health.report(self.settings)
-            return self._report[1]
+        known = self._report
+        # While one request renews the report, the others get the last one.
+        if (known is None or time.monotonic() - known[0] > FRESH) and self._report_lock.acquire(blocking=known is None):
+            try:
+                if self._report is known:
+                    self._report = time.monotonic(), health.report(self.settings)
+            finally:
+                self._report_lock.release()
+        assert self._report is not None, "the first report is waited for"
+        return self._report[1]
 
 
 def _is_loopback(host: str) -> bool:
@@ -160,24 +168,43 @@ def _middleware(app: FastAPI, state: _State, settings: Settings, token: str, loo
             return response
         return None
 
-    @app.middleware("http")
-    async def handle(request: Request, call_next: Callable[..., Any]) -> Response:
-        request.state.id, began = uuid.uuid4().hex, time.perf_counter()
-        try:
-            response = refusal(request) or await call_next(request)
-        except Exception as error:
-            log.error("request %s failed", request.state.id, exc_info=error)
-            message = "The request failed; see the service's log under its id."
-            response = answers.refusal(request, 500, "internal", message)
-        route = getattr(request.scope.get("route"), "path", "other")
-        state.requests.labels(route, response.status_code).inc()
-        state.seconds.labels(route).observe(time.perf_counter() - began)
-        response.headers["X-Request-ID"] = request.state.id
-        return response
-
+    app.add_middleware(_Outermost, state=state, refusal=refusal)
     if settings.api_cors_origins:  # outermost: browsers send preflight requests without a token
         app.add_middleware(CORSMiddleware, allow_origins=settings.api_cors_origins, allow_methods=["GET", "POST"],
                            allow_headers=["Authorization", "Content-Type"])  # fmt: skip
+
+
+class _Outermost:
+    """Gives each request an id, lets it through or rejects it, counts it, and answers for errors."""
+
+    def __init__(self, app: ASGIApp, state: _State, refusal: Callable[[Request], Response | None]):
+        self.app, self.state, self.refusal = app, state, refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request, began, status = Request(scope), time.perf_counter(), 0
+        request.state.id = uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request.state.id
+            await send(message)
+
+        try:
+            await (self.refusal(request) or self.app)(scope, receive, send_with_id)
+        except Exception as error:
+            log.error("request %s failed", request.state.id, exc_info=error)
+            if status:
+                raise  # too late for another response
+            message = "The request failed; see the service's log under its id."
+            await answers.refusal(request, 500, "internal", message)(scope, receive, send_with_id)
+        route = getattr(scope.get("route"), "path", "other")
+        self.state.requests.labels(route, status).inc()
+        self.state.seconds.labels(route).observe(time.perf_counter() - began)
 
 
 def _requested_host(request: Request) -> str:
@@ -223,7 +250,7 @@ def _errors(app: FastAPI) -> None:
 
 
 def _routes(app: FastAPI, state: _State, settings: Settings) -> None:
-    def hold_slot() -> Iterator[None]:
+    async def hold_slot() -> AsyncIterator[None]:  # without waiting, so it needs no thread
         with state.slot():
             yield
 

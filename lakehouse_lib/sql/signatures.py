@@ -513,13 +513,12 @@ def shown(name: str, args: list[str]) -> str:
     return f"{name.upper() if name == 'log' and len(args) == 2 else name}({', '.join(args)})"
 
 
-_MACROS = re.findall(r"CREATE MACRO (\w+)", macros.MACROS)
-
-
 def rendered(template: str, args: list[str], spread: list[str]) -> str:
     """A template with its arguments filled in; a long argument that is used more than once is evaluated only once."""
     names: dict[str, str] = {}
-    uses_macro = any(f"{name}(" in template for name in _MACROS)  # every macro uses its arguments more than once
+    uses_macro = any(
+        f"{name}(" in template for name in macros.STATEMENTS
+    )  # every macro uses its arguments more than once
     for place, arg in enumerate(args):
         if len(arg) > (60 if uses_macro else 120) and (uses_macro or template.count(f"{{{place}}}") > 1):
             names[name := f"w{zlib.crc32(arg.encode())}"] = arg

@@ -120,7 +120,7 @@ def as_made(table: Table, opened: DeltaTable | None) -> Table:
         if column.name not in table.names:
             kind = str(column.type.type)
             added[column.name] = _SPARK_TYPES.get(kind, kind), (column.metadata or {}).get("comment", "")
-    return with_columns(table, added)
+    return with_columns(table, added) if added else table
 
 
 _SPARK_TYPES = {"long": "bigint", "integer": "int"}
@@ -163,8 +163,8 @@ def dataset(opened: DeltaTable) -> ds.Dataset:
     exiting.
     """
     files, root = filesystem(opened.table_uri)
-    make = functools.partial(opened.to_pyarrow_dataset, filesystem=pafs.SubTreeFileSystem(root, files))
-    return remembered.dataset(opened, make)
+    within = pafs.SubTreeFileSystem(root, files)
+    return remembered.made_of(opened, "dataset", lambda table: table.to_pyarrow_dataset(filesystem=within))
 
 
 def content(path: str, schema: pa.Schema) -> ds.Dataset:

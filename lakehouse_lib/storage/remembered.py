@@ -11,21 +11,24 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
 LIMIT = 200
 """Tables to remember; a lakehouse has some thirty, with those under ``ops/``."""
 
 
-@dataclass
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
 class _Known:
     table: DeltaTable
     version: int
     log: tuple[int, ...]
     commit: tuple[int, ...]
-    dataset: ds.Dataset | None = None
+    made: dict[str, Any]
 
 
 _known: OrderedDict[str, _Known] = OrderedDict()
@@ -45,7 +48,7 @@ def table(path: str) -> DeltaTable:
         log = _identity(f"{path}/_delta_log")  # before opening: if the table is made anew in between, this differs
         opened = DeltaTable(path)
         version = opened.version()
-        known = _Known(opened, version, log, _identity(_commit(path, version)))
+        known = _Known(opened, version, log, _identity(_commit(path, version)), {})
     with _lock:
         _known[path] = known
         _known.move_to_end(path)
@@ -54,15 +57,16 @@ def table(path: str) -> DeltaTable:
     return known.table
 
 
-def dataset(opened: DeltaTable, make: Callable[[], ds.Dataset]) -> ds.Dataset:
-    """Return what ``make`` returns for a table; it is called only once for a remembered one."""
+def made_of(opened: DeltaTable, name: str, make: Callable[[DeltaTable], T]) -> T:
+    """Return what ``make`` makes of a table; a remembered table remembers it by its name. It is shared as well."""
     with _lock:
         known = next((known for known in _known.values() if known.table is opened), None)
     if known is None:
-        return make()
-    if known.dataset is None:
-        known.dataset = make()
-    return known.dataset
+        return make(opened)
+    if name not in known.made:
+        known.made[name] = make(opened)
+    value: T = known.made[name]
+    return value
 
 
 def _is_current(path: str, known: _Known) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import logging
 import os
@@ -418,7 +419,13 @@ def _absolute(path: str) -> str:
     if "://" in path:
         return path.rstrip("/")
     path = os.path.expanduser(path)
-    return os.path.realpath(path if os.path.isabs(path) else project_root() / path)
+    return _resolved(path if os.path.isabs(path) else str(project_root() / path))
+
+
+@functools.lru_cache(maxsize=1000)
+def _resolved(path: str) -> str:
+    """Resolve symbolic links, once: a process keeps to the folder that it began with."""
+    return os.path.realpath(path)
 
 
 def _join(base: str, *parts: str) -> str:

@@ -10,6 +10,7 @@ import math
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pytest
 import sqlglot
 from conftest import SHARED, event
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from fastapi.testclient import TestClient
 from openlineage.client import event_v2
 from openlineage.client.generated import base
@@ -38,7 +39,7 @@ from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.flow import pipeline
 from lakehouse_lib.model import tables
 from lakehouse_lib.serve import answers, api, routes, sandbox
-from lakehouse_lib.serve.pool import Pool
+from lakehouse_lib.serve.pool import Pool, tables_for
 from lakehouse_lib.storage import delta, reader
 
 
@@ -727,6 +728,45 @@ def test_each_response_is_of_a_single_version_while_a_run_writes(lakehouse, deli
     path = delta.table_path(lake, tables.get(lake, "app_events_silver"))
     for version, count in set(seen):
         assert DeltaTable(path, version=version).to_pyarrow_table().num_rows == count
+
+
+def test_requests_see_a_table_that_was_made_anew_with_the_same_version(lakehouse):
+    lake, table = lakehouse(), tables.get(lakehouse(), "user_segments_gold")
+    path, app = delta.table_path(lake, table), api.build(lakehouse())
+    client = TestClient(app, "http://127.0.0.1")
+    for users in (["ann"], ["bob", "cid"], ["dan"]):
+        shutil.rmtree(path, ignore_errors=True)
+        rows = [{column: user if column == "user_id" else None for column in table.names} for user in users]
+        schema = pa.schema([field.with_nullable(True) for field in table.arrow_schema()])
+        write_deltalake(path, pa.Table.from_pylist(rows, schema))
+        for _ in range(4):  # by both query processes
+            answer = ask(client, f"SELECT user_id FROM {table.name} ORDER BY 1").json()
+            assert (answer["rows"], answer["versions"]) == ([[user] for user in users], {table.name: 0})
+        assert client.get(f"/tables/{table.name}").json()["rows"] == len(users)
+        preview = client.get(f"/tables/{table.name}/preview?columns=user_id").json()
+        assert sorted(user for (user,) in preview["rows"]) == users
+    app.state.close()
+
+
+def test_queries_over_the_same_tables_reuse_their_engine_and_one_that_fails_gives_it_up(lake):
+    published = {"users_silver": ("silver", delta.table_path(lake, tables.get(lake, "users_silver")))}
+
+    def answered(sql: str) -> list[dict]:
+        request = {"sql": sql, "dialect": "spark", "version": None, "limit": 10, "bytes": 2**20, "catalog": None}
+        return sandbox.answer(request | {"tables": tables_for(sql, published)}).rows.to_pylist()
+
+    sandbox._engines.clear()
+    assert answered("SELECT upper('a') AS a, split_part('b-c', '-', 2) AS b FROM users_silver LIMIT 1")
+    (engine,) = sandbox._engines.values()
+    assert answered("SELECT upper('d') AS a, skewness(total_events) AS s FROM users_silver")[0]["a"] == "D"
+    assert [*sandbox._engines.values()] == [engine]
+    with pytest.raises(Exception, match="Division by zero"):
+        answered("SELECT 1 / (total_events - total_events) AS a FROM users_silver")
+    assert not sandbox._engines
+    for number in range(sandbox.ENGINES + 2):
+        answered(f"SELECT 1 AS a FROM users_silver VERSION AS OF 0, users_silver AS t{number} LIMIT 1")
+        answered(f"SELECT {number} AS a")
+    assert len(sandbox._engines) <= sandbox.ENGINES
 
 
 def test_query_process_has_no_secrets(monkeypatch):

@@ -13,7 +13,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response, Security
@@ -21,7 +20,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, LakehouseError, NotMadeError, UnknownTableError
@@ -99,24 +100,43 @@ def _middleware(app: FastAPI, state: State, settings: Settings, token: str, loop
             return response
         return None
 
-    @app.middleware("http")
-    async def handle(request: Request, call_next: Callable[..., Any]) -> Response:
-        request.state.id, began = uuid.uuid4().hex, time.perf_counter()
-        try:
-            response = refusal(request) or await call_next(request)
-        except Exception as error:
-            log.error("request %s failed", request.state.id, exc_info=error)
-            message = "The request failed; see the service's log under its id."
-            response = answers.refusal(request, 500, "internal", message)
-        route = getattr(request.scope.get("route"), "path", "other")
-        state.requests.labels(route, response.status_code).inc()
-        state.seconds.labels(route).observe(time.perf_counter() - began)
-        response.headers["X-Request-ID"] = request.state.id
-        return response
-
+    app.add_middleware(_Outermost, state=state, refusal=refusal)
     if settings.api_cors_origins:  # outermost: browsers send preflight requests without a token
         app.add_middleware(CORSMiddleware, allow_origins=settings.api_cors_origins, allow_methods=["GET", "POST"],
                            allow_headers=["Authorization", "Content-Type"])  # fmt: skip
+
+
+class _Outermost:
+    """Gives each request an id, lets it through or rejects it, counts it, and answers for errors."""
+
+    def __init__(self, app: ASGIApp, state: State, refusal: Callable[[Request], Response | None]):
+        self.app, self.state, self.refusal = app, state, refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request, began, status = Request(scope), time.perf_counter(), 0
+        request.state.id = uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request.state.id
+            await send(message)
+
+        try:
+            await (self.refusal(request) or self.app)(scope, receive, send_with_id)
+        except Exception as error:
+            log.error("request %s failed", request.state.id, exc_info=error)
+            if status:
+                raise  # too late for another response
+            message = "The request failed; see the service's log under its id."
+            await answers.refusal(request, 500, "internal", message)(scope, receive, send_with_id)
+        route = getattr(scope.get("route"), "path", "other")
+        self.state.requests.labels(route, status).inc()
+        self.state.seconds.labels(route).observe(time.perf_counter() - began)
 
 
 def _requested_host(request: Request) -> str:

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -77,16 +77,22 @@ class State:
         """The health report, renewed when it is older than `FRESH` seconds."""
         from lakehouse_lib.care import health  # imports pyspark, which the service does not need to start
 
-        with self._report_lock:
-            if self._report is None or time.monotonic() - self._report[0] > FRESH:
-                self._report = time.monotonic(), health.report(self.settings)
-            return self._report[1]
+        known = self._report
+        # While one request renews the report, the others get the last one.
+        if (known is None or time.monotonic() - known[0] > FRESH) and self._report_lock.acquire(blocking=known is None):
+            try:
+                if self._report is known:
+                    self._report = time.monotonic(), health.report(self.settings)
+            finally:
+                self._report_lock.release()
+        assert self._report is not None, "the first report is waited for"
+        return self._report[1]
 
 
 def add(app: FastAPI, state: State, settings: Settings) -> None:
     """Add all routes to the application."""
 
-    def hold_slot() -> Iterator[None]:
+    async def hold_slot() -> AsyncIterator[None]:  # it does not wait, so it needs no thread
         with state.slot():
             yield
 

@@ -8,6 +8,7 @@ tables in the query. `pool` starts the processes, and kills those that exceed th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -15,6 +16,8 @@ import re
 import resource
 import struct
 import sys
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 LONGEST = 20_000
 """Maximum length of a query in characters."""
+ENGINES = 4
+"""Engines that a process keeps for the tables of recent queries: creating one takes longer than a small query."""
 MEMORY = 1024
 """MB that a query may use; its process may take twice as much on top of what it starts with."""
 
@@ -196,38 +201,40 @@ def answer(request: dict[str, Any]) -> Answer:
             "version is for a query over a single table without AS OF; this one "
             f"reads {', '.join(read.name for read in reads.values()) or 'none'}.",
         )
-    connection, files, versions = _engine(), [], {}
+    versions, opened = {}, {}
     for alias, read in reads.items():
-        delta_table = _open_version(read, published[read.name], request["version"])
-        files += reader.register(connection, alias, delta.dataset(delta_table))
+        delta_table = opened[alias] = _open_version(read, published[read.name], request["version"])
         versions[f"{read.name}@{delta_table.version()}" if read.as_of else read.name] = delta_table.version()
-    if request["catalog"] is not None:
-        reader.register_catalog(connection, request["catalog"])
-    view_names = [*reads, *(reader.CATALOG if request["catalog"] is not None else [])]
-    sql, column_names = written(
-        tree, request["dialect"], {name: dialects.schema(connection, name) for name in view_names}
-    )
-    _lock(connection, files)
-    limit, fetched, row_count, size = request["limit"], [], 0, 0
+    with _engine_over(opened, request["catalog"]) as engine:
+        sql, column_names = written(tree, request["dialect"], engine.columns)
+        dialects.prepare_for(engine.connection, sql, engine.known)
+        rows, truncated = _fetched(engine.connection, sql, request["limit"], request["bytes"])
+    return Answer(rows if column_names is None else rows.rename_columns(column_names), truncated, versions)
+
+
+def _fetched(connection: duckdb.DuckDBPyConnection, sql: str, limit: int, largest: int) -> tuple[pa.Table, bool]:
+    """The rows of a query, at most ``limit`` and ``largest`` bytes of them, and whether there are more."""
+    fetched, row_count, size = [], 0, 0
     batches = connection.sql(f"SELECT * FROM ({sql}) LIMIT {limit + 1}").to_arrow_reader(1024)
     for batch in batches:
         fetched.append(batch)
         row_count, size = row_count + batch.num_rows, size + batch.nbytes
-        if row_count > limit or size > request["bytes"]:
+        if row_count > limit or size > largest:
             break
     result = pa.Table.from_batches(fetched, batches.schema)
-    while size > request["bytes"] and result.num_rows:  # a single batch may be too large by itself
+    while size > largest and result.num_rows:  # a single batch may be too large by itself
         result = result.slice(0, result.num_rows // 2)
         size, limit = result.nbytes, min(limit, result.num_rows)
-    result = result.slice(0, limit)
-    return Answer(result if column_names is None else result.rename_columns(column_names), row_count > limit, versions)
+    return result.slice(0, limit), row_count > limit
 
 
 def _open_version(read: Read, published: dict[str, Any], requested_version: int | None) -> DeltaTable:
     """Return the table at the version that the query names, else the request, else the one the request has pinned."""
     if published["version"] is None:
         raise Denied("not_made", f"{read.name} has not been made yet: it has no rows.")
-    delta_table = DeltaTable(published["path"], version=published["version"])
+    delta_table = delta.open_table(published["path"])
+    if delta_table is None or delta_table.version() != published["version"]:
+        delta_table = DeltaTable(published["path"], version=published["version"])
     version = requested_version if read.version is None else read.version
     if version is not None:
         try:
@@ -236,6 +243,7 @@ def _open_version(read: Read, published: dict[str, Any], requested_version: int 
             raise Denied("no_such_version", str(error)) from None
     if read.moment:
         engine = _engine()
+        dialects.prepare_for(engine, read.moment, set())
         _lock(engine, [])
         ((moment,),) = engine.execute(read.moment).fetchall()
         first_commit = datetime.fromtimestamp(min(commit["timestamp"] for commit in delta_table.history()) / 1000, UTC)
@@ -244,8 +252,46 @@ def _open_version(read: Read, published: dict[str, Any], requested_version: int 
                 "no_such_version",
                 f"{read.name} has no version as of {moment}; its first version is from {first_commit}.",
             )
+        delta_table = DeltaTable(published["path"])
         delta_table.load_as_version(moment.replace(tzinfo=UTC))
     return delta_table
+
+
+@dataclass
+class _Engine:
+    """A DuckDB with the tables of a query and nothing else in reach."""
+
+    connection: duckdb.DuckDBPyConnection
+    columns: dict[str, Columns]
+    known: set[str]
+    """Functions and macros that it has."""
+
+
+_engines: OrderedDict[tuple[Any, ...], _Engine] = OrderedDict()
+
+
+@contextlib.contextmanager
+def _engine_over(opened: dict[str, DeltaTable], catalog: list[dict[str, Any]] | None) -> Iterator[_Engine]:
+    """An engine for these tables: that of an earlier query over the same versions of the same tables, or a new one.
+
+    A query is a single SELECT, which leaves nothing behind. After an error its engine is not used again.
+    """
+    key = tuple((alias, table.metadata().id, table.version()) for alias, table in opened.items())
+    engine = _engines.pop(key, None) if catalog is None else None
+    if engine is None:
+        connection, files = _engine(), []
+        for alias, table in opened.items():
+            files += reader.register(connection, alias, delta.dataset(table))
+        if catalog is not None:
+            reader.register_catalog(connection, catalog)
+        names = [*opened, *(reader.CATALOG if catalog is not None else [])]
+        engine = _Engine(connection, {name: dialects.schema(connection, name) for name in names}, set())
+        _lock(connection, files)
+    yield engine
+    if catalog is None:
+        _engines[key] = engine
+        if len(_engines) > ENGINES:
+            _engines.popitem(last=False)
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
@@ -254,7 +300,7 @@ def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
 
 
 def _engine() -> duckdb.DuckDBPyConnection:
-    connection = reader.connect()
+    connection = reader.plain()
     connection.execute(f"""
         SET memory_limit = '{MEMORY}MB'; SET threads = 2; SET temp_directory = '';
         SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;
@@ -271,8 +317,8 @@ _QUERY_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.Convers
 
 def _answer_requests() -> None:
     """Answer requests until standard input is closed."""
-    _engine()  # loaded first, so that its threads and code do not count against the query
-    max_address_space = psutil.Process().memory_info().vms + 2 * MEMORY * 2**20
+    dialects.prepare(_engine())  # loaded first, so that its threads and code do not count against the query
+    max_address_space = psutil.Process().memory_info().vms + (2 * MEMORY + 200 * ENGINES) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (max_address_space, max_address_space))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")

@@ -49,9 +49,33 @@ class Spark(Databricks):
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Register the functions and macros that the queries use with a connection."""
-    udfs.register(connection)
-    connection.execute(f"SET TimeZone = 'UTC'; {macros.MACROS}")
+    """Register all functions and macros of translated queries with a connection; this takes some 20 ms."""
+    connection.execute("SET TimeZone = 'UTC'")
+    _register(connection, {*udfs.FUNCTIONS, *macros.STATEMENTS})
+
+
+def prepare_for(connection: duckdb.DuckDBPyConnection, sql: str, known: set[str]) -> None:
+    """Register the functions and macros that one query needs, except the known ones, to which they are added."""
+    names = _needed(sql) - known
+    _register(connection, names)
+    known |= names
+
+
+def _register(connection: duckdb.DuckDBPyConnection, names: set[str]) -> None:
+    udfs.register(connection, names)
+    for name, statement in macros.STATEMENTS.items():
+        if name in names:
+            connection.execute(statement)
+
+
+def _needed(sql: str) -> set[str]:
+    """The functions and macros that a query calls, and those that these call."""
+    names, waiting = set[str](), [sql]
+    while waiting:
+        called = {*re.findall(r"\bspark_\w+", waiting.pop())} - names
+        names |= called
+        waiting += [macros.STATEMENTS[name] for name in called if name in macros.STATEMENTS]
+    return names
 
 
 def schema(connection: duckdb.DuckDBPyConnection, table: str) -> Columns:

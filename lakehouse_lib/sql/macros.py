@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-MACROS = r"""
+import re
+
+_ALL = r"""
 CREATE MACRO spark_start(s, p) AS CASE WHEN p > 0 THEN p::BIGINT - 1 WHEN p < 0 THEN length(s) + p::BIGINT ELSE 0 END;
 CREATE MACRO spark_natural(n) AS CASE WHEN n > 100000000 THEN error('A string or array of length ' || n || ' is too long') WHEN n < 0 THEN 0 ELSE n END;
 CREATE MACRO spark_substring(s, p, n) AS CASE WHEN s IS NULL OR p IS NULL OR n IS NULL THEN NULL ELSE substring(s, greatest(spark_start(s, p), 0) + 1,
@@ -64,4 +66,8 @@ CREATE MACRO spark_kurtosis(y) AS list_transform([spark_present(y)], lambda x: l
     lambda m: CASE WHEN spark_moment(x, m, 2) = 0 THEN NULL
     ELSE len(x) * spark_moment(x, m, 4) / pow(spark_moment(x, m, 2), 2) - 3 END)[1])[1];
 """
-"""Statements to run once per connection."""
+
+STATEMENTS = {
+    name: f"CREATE MACRO {name}{rest}" for name, rest in re.findall(r"CREATE MACRO (\w+)(.*?);\n", _ALL, re.S)
+}
+"""By name: the statement that creates a macro, after those that it needs."""

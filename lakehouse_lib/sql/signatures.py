@@ -154,14 +154,12 @@ def result(signature: Signature, letters: dict[str, Type]) -> Type:
     return cast("Type", _resolve(_pattern(signature.result), st.VOID, letters))
 
 
-_MACROS = re.findall(r"CREATE MACRO (\w+)", macros.MACROS)
-
-
 def rendered(template: str, args: list[str], spread: list[str]) -> str:
     """Return a template with its arguments filled in; a long argument that is used more than once is evaluated only
     once."""
     names: dict[str, str] = {}
-    uses_macro = any(f"{name}(" in template for name in _MACROS)  # every macro uses its arguments more than once
+    # Every macro uses its arguments more than once.
+    uses_macro = any(f"{name}(" in template for name in macros.STATEMENTS)
     for place, arg in enumerate(args):
         if len(arg) > (60 if uses_macro else 120) and (uses_macro or template.count(f"{{{place}}}") > 1):
             names[name := f"w{zlib.crc32(arg.encode())}"] = arg

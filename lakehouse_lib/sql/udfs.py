@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import date, timedelta
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from typing import Any
@@ -35,9 +35,10 @@ def _udf(name: str, takes: str, gives: str) -> Callable[[Callable[..., Any]], Ca
     return decorate
 
 
-def register(connection: duckdb.DuckDBPyConnection) -> None:
-    """Register all functions with a connection."""
-    for name, (function, takes, gives) in FUNCTIONS.items():
+def register(connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
+    """Register the functions with these names with a connection."""
+    for name in FUNCTIONS.keys() & names:
+        function, takes, gives = FUNCTIONS[name]
         connection.create_function(name, function, takes, gives, null_handling="special")  # type: ignore[call-overload]
 
 

@@ -221,7 +221,7 @@ def upsert_ops(
                 write_deltalake(path, rows, mode="overwrite", schema_mode="overwrite")
             return
         same = " AND ".join(f"t.{column} = s.{column}" for column in key)
-        merge = target.merge(rows, same, source_alias="s", target_alias="t", merge_schema=early)
+        merge = DeltaTable(path).merge(rows, same, source_alias="s", target_alias="t", merge_schema=early)
         if where != "false":
             merge = merge.when_matched_update(updates, predicate=where)
         merge.when_not_matched_insert_all().execute()

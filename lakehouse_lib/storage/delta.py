@@ -26,6 +26,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, NotMadeError, TableError
 from lakehouse_lib.model.tables import Table, spark_type, with_columns
+from lakehouse_lib.storage import remembered
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -81,7 +82,7 @@ def look() -> Iterator[None]:
 
 
 def open_table(path: str) -> DeltaTable | None:
-    """Open the Delta table in a folder; None if there is none."""
+    """Open the Delta table in a folder, to read it; None if there is none."""
     return once(path, lambda: _open(path))
 
 
@@ -98,7 +99,7 @@ def once(key: str, make: Callable[[], T]) -> T:
 
 def _open(path: str) -> DeltaTable | None:
     try:
-        return DeltaTable(path)
+        return remembered.table(path)
     except TableNotFoundError:
         return None
     except DeltaError as error:
@@ -117,7 +118,7 @@ def as_made(table: Table, opened: DeltaTable | None) -> Table:
         if column.name not in table.names:
             kind = str(column.type.type)
             added[column.name] = _SPARK_TYPES.get(kind, kind), (column.metadata or {}).get("comment", "")
-    return with_columns(table, added)
+    return with_columns(table, added) if added else table
 
 
 _SPARK_TYPES = {"long": "bigint", "integer": "int"}
@@ -160,7 +161,8 @@ def dataset(opened: DeltaTable) -> ds.Dataset:
     exiting.
     """
     files, root = filesystem(opened.table_uri)
-    return opened.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, files))
+    within = pafs.SubTreeFileSystem(root, files)
+    return remembered.made_of(opened, "dataset", lambda table: table.to_pyarrow_dataset(filesystem=within))
 
 
 def content(path: str, schema: pa.Schema) -> ds.Dataset:
@@ -233,8 +235,8 @@ def ensure(settings: Settings, table: Table) -> None:
     present = {item.name for item in existing.schema().fields}
     if missing := [item for item in schema.fields if item.name not in present]:
         # Existing rows have no value for it, even if new rows require one.
-        existing.alter.add_columns([Field(item.name, item.type, nullable=True, metadata=item.metadata)
-                                    for item in missing])  # fmt: skip
+        DeltaTable(path).alter.add_columns([Field(item.name, item.type, nullable=True, metadata=item.metadata)
+                                            for item in missing])  # fmt: skip
 
 
 def fits(settings: Settings, table: Table) -> bool:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
+from deltalake import DeltaTable
 
 from lakehouse_lib.config import Settings, command
 from lakehouse_lib.errors import QualityError
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import checks, tables
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import commits, delta, reader
+from lakehouse_lib.storage import commits, delta, reader, remembered
 from lakehouse_lib.trust.checking import Checking, Result
 
 Latest = dict[str, dict[str, Result]]
@@ -22,9 +23,14 @@ Latest = dict[str, dict[str, Result]]
 def latest(settings: Settings) -> Latest:
     """Return the results of each table's last checks, by table and check name."""
     delta_table = delta.open_table(_path(settings)) if settings.enable_delta else None
-    results_by_table: Latest = {}
     if delta_table is None:
-        return results_by_table
+        return {}
+    known = remembered.made_of(delta_table, "latest results", _latest)
+    return {name: dict(results) for name, results in known.items()}
+
+
+def _latest(delta_table: DeltaTable) -> Latest:
+    results_by_table: Latest = {}
     results = delta.dataset(delta_table)  # noqa: F841 - named in the query
     names = ", ".join(Result.__dataclass_fields__)
     with reader.cursor() as connection:
@@ -87,16 +93,23 @@ def check_all(settings: Settings, run_id: str = "") -> Latest:
     return known
 
 
+def verdicts(known: Latest) -> dict[str, str]:
+    """Return the verdict of each table: that of its worst check."""
+    worst = {}
+    for name, results in known.items():
+        present = {result.verdict for result in results.values()}
+        worst[name] = next((word for word in ("error", "warn", "quarantine", "ok") if word in present), "no rows")
+    return worst
+
+
 def scorecard(known: Latest) -> pd.DataFrame:
     """Return a row for each table: ``layer``, ``table``, ``rows``, ``checks``, ``passed`` and ``verdict``."""
-    rows = []
+    rows, worst = [], verdicts(known)
     for name, results in known.items():
-        verdicts = {result.verdict for result in results.values()}
-        worst = next((word for word in ("error", "warn", "quarantine", "ok") if word in verdicts), "no rows")
         rows.append({
             "layer": next(iter(results.values())).layer, "table": name,
             "rows": max(result.rows for result in results.values()), "checks": len(results),
-            "passed": sum(result.passed is True for result in results.values()), "verdict": worst,
+            "passed": sum(result.passed is True for result in results.values()), "verdict": worst[name],
         })  # fmt: skip
     frame = pd.DataFrame(rows, columns=["layer", "table", "rows", "checks", "passed", "verdict"])
     return frame.sort_values(["layer", "table"], key=lambda c: c.map(tables.LAYERS.index) if c.name == "layer" else c)

@@ -38,7 +38,8 @@ from lakehouse_lib.engines import session
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.flow import pipeline
 from lakehouse_lib.model import tables
-from lakehouse_lib.serve import answers, api, sandbox
+from lakehouse_lib.serve import answers, api, routes, sandbox
+from lakehouse_lib.serve.pool import Pool, tables_for
 from lakehouse_lib.storage import delta, reader
 
 
@@ -400,9 +401,9 @@ REFUSED = [
     ("SELECT event_hour % 0 FROM app_events_silver", "Division by zero"),
     ("SELECT CAST('1.5' AS INT)", "1.5"),
     ("SELECT 1 = '1.0'", "1.0"),
-    ("SELECT 1 UNION ALL SELECT 'a'", "This is no bigint: a"),
+    ("SELECT 1 UNION ALL SELECT 'a'", "This is not a bigint: a"),
     ("SELECT sum(event_hour > 1) FROM app_events_silver", "count_if"),
-    ("SELECT CASE WHEN NULL THEN 1 END", "no condition"),
+    ("SELECT CASE WHEN NULL THEN 1 END", "not a condition"),
     ("SELECT sum(x) FROM VALUES (9223372036854775807L), (1L) AS t(x)", "9223372036854775808"),
     ("SELECT 2147483647 + 1", "verflow"),
     ("SELECT 7.9D DIV 2", "div"),
@@ -414,7 +415,7 @@ REFUSED = [
     ("SELECT page_sequence[100] FROM clickstream_silver", "The index 100 is outside"),
     ("SELECT element_at(page_sequence, 0) FROM clickstream_silver", "The index 0 is outside"),
     ("SELECT date_format(event_date, 'G') FROM app_events_silver", "holds G"),
-    ("SELECT regexp_extract(event_type, 'tap') FROM app_events_silver", "no such group"),
+    ("SELECT regexp_extract(event_type, 'tap') FROM app_events_silver", "has no group 1"),
     ("SELECT max(event_date) - min(event_date) FROM app_events_silver", "datediff"),
     ("SELECT INTERVAL 1 DAY", "interval"),
     ("SELECT explode(page_sequence), count(*) FROM clickstream_silver GROUP BY 1", "explode"),
@@ -440,14 +441,14 @@ def test_untranslatable_sql_is_rejected_by_name(client, lake, sql, word):
 def test_query_returns_the_same_as_spark(client, lake, jvm, real_spark, sql):
     catalog.views(real_spark, lake.model_copy(update={"spark_master": jvm}))
     bare = re.sub(r"\b(silver|gold|bronze)\.(?=\w+_\1)", "", sql)
-    theirs = [list(row) for row in real_spark.sql(bare).collect()]
+    expected = [list(row) for row in real_spark.sql(bare).collect()]
     answer = ask(client, sql)
     assert answer.status_code == 200, answer.text
-    ours = answer.json()["rows"]
+    actual = answer.json()["rows"]
     if "ORDER BY" not in sql.split("OVER")[-1].split(")")[-1]:
-        ours, theirs = sorted(ours, key=repr_of), sorted(theirs, key=repr_of)
-    assert len(ours) == len(theirs)
-    for our_row, their_row in zip(ours, theirs, strict=True):
+        actual, expected = sorted(actual, key=repr_of), sorted(expected, key=repr_of)
+    assert len(actual) == len(expected)
+    for our_row, their_row in zip(actual, expected, strict=True):
         assert all(same(a, b) for a, b in zip(our_row, their_row, strict=True)), (our_row, their_row)
 
 
@@ -586,7 +587,7 @@ def test_query_over_its_limits_is_stopped_and_its_process_replaced(client, lake)
         clean(answer, lake)
         assert answer.json()["code"] in ("too_large", "timeout", "query_failed"), answer.text
     wide = ask(client, "SELECT repeat(event_id, 2000) FROM app_events_silver")
-    assert wide.status_code == 200 and wide.json()["truncated"] and len(wide.content) < 2 * api.LARGEST_ANSWER
+    assert wide.status_code == 200 and wide.json()["truncated"] and len(wide.content) < 2 * routes.LARGEST_ANSWER
     assert ask(client, "SELECT count(*) FROM users_silver").status_code == 200
 
 
@@ -752,7 +753,7 @@ def test_queries_over_the_same_tables_reuse_their_engine_and_one_that_fails_give
 
     def answered(sql: str) -> list[dict]:
         request = {"sql": sql, "dialect": "spark", "version": None, "limit": 10, "bytes": 2**20, "catalog": None}
-        return sandbox.answer(request | {"tables": sandbox.tables_for(sql, published)}).rows.to_pylist()
+        return sandbox.answer(request | {"tables": tables_for(sql, published)}).rows.to_pylist()
 
     sandbox._engines.clear()
     assert answered("SELECT upper('a') AS a, split_part('b-c', '-', 2) AS b FROM users_silver LIMIT 1")
@@ -770,7 +771,7 @@ def test_queries_over_the_same_tables_reuse_their_engine_and_one_that_fails_give
 
 def test_query_process_has_no_secrets(monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_API_TOKEN", "s3cret")
-    pool = sandbox.Pool(1)
+    pool = Pool(1)
     (process,) = pool.all
     environment = Path(f"/proc/{process.popen.pid}/environ").read_bytes()
     assert b"s3cret" not in environment and b"LAKEHOUSE" not in environment
@@ -779,14 +780,14 @@ def test_query_process_has_no_secrets(monkeypatch):
 
 
 def test_dead_query_process_is_replaced_transparently():
-    pool = sandbox.Pool(2)
+    pool = Pool(2)
     for process in list(pool.all):
         process.popen.kill()
         process.popen.wait()
-    wanted = {"sql": "SELECT 1 AS one", "dialect": "spark", "version": None, "limit": 9, "bytes": 999, "tables": {},
+    request = {"sql": "SELECT 1 AS one", "dialect": "spark", "version": None, "limit": 9, "bytes": 999, "tables": {},
               "catalog": None}  # fmt: skip
     for _ in range(3):
-        assert pool.ask(wanted, 30).rows.to_pylist() == [{"one": 1}]
+        assert pool.ask(request, 30).rows.to_pylist() == [{"one": 1}]
     assert len(pool.all) == 2
     pool.close()
 
@@ -820,7 +821,7 @@ def test_port_in_use_is_reported(lake):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(ConfigError, match="Say another --port"):
+        with pytest.raises(ConfigError, match="Choose another --port"):
             api.serve(lake, "127.0.0.1", other.getsockname()[1])
 
 

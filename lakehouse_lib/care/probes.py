@@ -29,7 +29,7 @@ from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta, remembered
 from lakehouse_lib.trust import anomalies
-from lakehouse_lib.trust.quality import Result
+from lakehouse_lib.trust.checking import Result
 
 SKEW = timedelta(minutes=5)
 """A time further ahead than this means that a clock is wrong."""

@@ -3,7 +3,7 @@
 A query is parsed into a tree, and only SQL generated from that tree is run, so that what was checked is
 what runs. The tree must be a single query over published tables and known functions. The process runs
 DuckDB without network, extensions or settings, and of the file system it reads only the files of the
-tables in the query; it is killed and replaced when it exceeds its time or memory.
+tables in the query. `pool` starts the processes, and kills those that exceed their time or memory.
 """
 
 from __future__ import annotations
@@ -11,17 +11,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
-import queue
 import re
 import resource
-import selectors
 import struct
-import subprocess
 import sys
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,14 +29,13 @@ import sqlglot
 from deltalake import DeltaTable
 from sqlglot import exp
 
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, first_line
 from lakehouse_lib.sql import dialects
 from lakehouse_lib.storage import delta, reader
 
 if TYPE_CHECKING:
     from lakehouse_lib.sql.queries import Columns
 
-log = logging.getLogger(__name__)
 
 LONGEST = 20_000
 """Maximum length of a query in characters."""
@@ -101,7 +94,7 @@ class Answer:
 
 
 def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, dict[str, Read]]:
-    """The tree of a query and the tables it reads, by a name that is unique in the tree; ``layers`` are the
+    """Return the tree of a query and the tables it reads, by a name that is unique in the tree; ``layers`` are the
     published tables with their layers.
 
     Raises
@@ -114,7 +107,7 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, 
     try:
         trees = sqlglot.parse(sql, dialect=DIALECTS[dialect])
     except (sqlglot.errors.SqlglotError, RecursionError) as error:
-        raise Denied("syntax", f"The query cannot be parsed: {_first_line(error)}") from None
+        raise Denied("syntax", f"The query cannot be parsed: {first_line(error)}") from None
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
         raise Denied("no_query", "Only a single SELECT is accepted here.")
     tree = trees[0]
@@ -140,7 +133,7 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, 
 
 
 def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple[str, list[str] | None]:
-    """A checked query as DuckDB SQL, and its column names where they differ from DuckDB's; ``columns`` are the
+    """Return a checked query as DuckDB SQL, and its column names where they differ from DuckDB's; ``columns`` are the
     columns of the tables.
 
     Raises
@@ -153,7 +146,8 @@ def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple
     except (ConfigError, RecursionError, sqlglot.errors.SqlglotError) as error:
         raise Denied(
             "does_not_carry_over",
-            f"This does not carry over from {dialect}: {_first_line(error)}; rephrase it, or use the dialect duckdb.",
+            f"The query cannot be translated from {dialect}: {first_line(error)}; rephrase it, or use the dialect "
+            "duckdb.",
         ) from None
 
 
@@ -190,11 +184,6 @@ def _as_of(name: str, as_of: exp.Version, dialect: str) -> Read:
     if not all(isinstance(node, _MOMENT) for node in value.walk()):
         raise Denied("not_allowed", f"{clause!r} is not a timestamp: a constant is required.")
     return Read(name, moment=written(exp.select(exp.cast(value, "timestamp")), dialect, {})[0])
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200]
 
 
 # In the worker process -------------------------------------------------------
@@ -240,7 +229,7 @@ def _fetched(connection: duckdb.DuckDBPyConnection, sql: str, limit: int, larges
 
 
 def _open_version(read: Read, published: dict[str, Any], requested_version: int | None) -> DeltaTable:
-    """The table at the version that the query names, else the request, else the one the request has pinned."""
+    """Return the table at the version that the query names, else the request, else the one the request has pinned."""
     if published["version"] is None:
         raise Denied("not_made", f"{read.name} has not been made yet: it has no rows.")
     delta_table = delta.open_table(published["path"])
@@ -345,7 +334,7 @@ def _answer_requests() -> None:
         except Denied as error:
             head = {"code": error.code, "message": str(error)}
         except _QUERY_ERRORS as error:
-            head = {"code": "query_failed", "message": _first_line(error)}
+            head = {"code": "query_failed", "message": first_line(error)}
         except (pa.ArrowException, OSError) as error:  # from DuckDB, while rows are fetched
             match = re.match(r"(Invalid Input|Conversion|Out of Range) Error: .*", str(error))
             text = match[0][:200] if match else "The query cannot be run."
@@ -355,11 +344,12 @@ def _answer_requests() -> None:
         except Exception as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             head = {"code": "query_failed", "message": "The query cannot be run."}
-        _send(target, json.dumps(head).encode())
-        _send(target, body)
+        send(target, json.dumps(head).encode())
+        send(target, body)
 
 
-def _send(stream: IO[bytes], data: bytes) -> None:
+def send(stream: IO[bytes], data: bytes) -> None:
+    """Write a message, preceded by its length."""
     stream.write(struct.pack(">I", len(data)) + data)
     stream.flush()
 
@@ -367,117 +357,6 @@ def _send(stream: IO[bytes], data: bytes) -> None:
 def _receive(stream: BinaryIO) -> bytes | None:
     head = stream.read(4)
     return stream.read(struct.unpack(">I", head)[0]) if len(head) == 4 else None
-
-
-# In the service --------------------------------------------------------------
-
-
-class Pool:
-    """Processes that run one query each at a time, and are replaced when they have to be killed."""
-
-    def __init__(self, size: int):
-        self.idle: queue.Queue[_Process] = queue.Queue()
-        self.all: set[_Process] = set()
-        self._closed = False
-        for _ in range(size):
-            self._start()
-
-    def _start(self) -> None:
-        process = _Process()
-        self.all.add(process)
-        self.idle.put(process)
-
-    def _replace(self, process: _Process) -> None:
-        process.kill()
-        self.all.discard(process)
-        if not self._closed:
-            self._start()
-
-    def ask(self, request: dict[str, Any], seconds: float) -> Answer:
-        """Run a query in one of the processes.
-
-        Raises
-        ------
-        Denied
-            The query was rejected, failed, or was stopped.
-        """
-        deadline = time.monotonic() + seconds
-        try:
-            while (process := self.idle.get(timeout=max(0.0, deadline - time.monotonic()))).popen.poll() is not None:
-                self._replace(process)  # it died while idle
-        except queue.Empty:
-            raise Denied("busy", "All query processes are busy; try again.") from None
-        try:
-            head, body = process.ask(json.dumps(request).encode(), deadline)
-        except (TimeoutError, EOFError, OSError) as error:
-            self._replace(process)
-            if isinstance(error, TimeoutError):
-                raise Denied("timeout", f"The query was stopped after {seconds:.1f} seconds.") from None
-            raise Denied("too_large", "The query needed more resources than allowed and was stopped.") from None
-        self.idle.put(process)
-        if "code" in head:
-            raise Denied(head["code"], head["message"])
-        return Answer(pa.ipc.open_stream(body).read_all(), head["truncated"], head["versions"])
-
-    def close(self) -> None:
-        """End all processes."""
-        self._closed = True
-        for process in list(self.all):
-            process.kill()
-
-
-class _Process:
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "lakehouse_lib.serve.sandbox"]
-        # The process inherits none of the service's secrets.
-        environment = {
-            name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ
-        }
-        self.popen = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, stderr=subprocess.DEVNULL
-        )
-        assert self.popen.stdin is not None and self.popen.stdout is not None
-        self.stdin, self.stdout = self.popen.stdin, self.popen.stdout
-        self.lock = threading.Lock()
-
-    def ask(self, request: bytes, deadline: float) -> tuple[dict[str, Any], bytes]:
-        with self.lock:
-            _send(self.stdin, request)
-            return json.loads(self._read(deadline)), self._read(deadline)
-
-    def _read(self, deadline: float) -> bytes:
-        return self._read_exactly(struct.unpack(">I", self._read_exactly(4, deadline))[0], deadline)
-
-    def _read_exactly(self, size: int, deadline: float) -> bytes:
-        parts, pipe = [], self.stdout.fileno()
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            while size:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
-                part = os.read(pipe, min(size, 1 << 20))
-                if not part:
-                    raise EOFError
-                parts.append(part)
-                size -= len(part)
-        return b"".join(parts)
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-        for pipe in (self.stdin, self.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
-def tables_for(sql: str, published: dict[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """The tables of a request, from the published ones (name: layer, path). Those that the SQL mentions are pinned
-    to their current version, so that the query reads a consistent state of each."""
-    text, request_tables = sql.lower(), {}
-    for name, (layer, path) in published.items():
-        delta_table = delta.open_table(path) if name in text else None
-        request_tables[name] = {"layer": layer, "path": path, "version": delta_table.version() if delta_table else None}
-    return request_tables
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def parse_url(url: str, part: str, key: str) -> str | None:
 
 @_udf("spark_decimal", "VARCHAR, VARCHAR, VARCHAR, INTEGER", "VARCHAR")
 def exact(sign: str, left: str, right: str, scale: int) -> str:
-    """An operation on decimals; the result is rounded half up."""
+    """Return an operation on decimals; the result is rounded half up."""
     a, b = Decimal(left), Decimal(right)
     if sign in ("/", "%", "div") and not b:
         raise ZeroDivisionError("Division by zero")

@@ -91,11 +91,11 @@ def load(port: int, clients: int, lasting: float, mix: list[tuple]) -> tuple[lis
             if status != 200:
                 wrong.append(status)
 
-    everyone = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for one in everyone:
-        one.start()
-    for one in everyone:
-        one.join()
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return times, wrong
 
 
@@ -141,10 +141,10 @@ def serve(rows: int, lasting: float, requests: int) -> None:
         big_table(config.load({"lakehouse_base_path": folder}), rows)
         with service(folder) as (port, process, began):
             print(f"{rows:,} rows  start         {began:6.2f} s to the first answer")
-            one = http.client.HTTPConnection("127.0.0.1", port)
+            connection = http.client.HTTPConnection("127.0.0.1", port)
             for name, request in (("preview", PREVIEW), ("sorted", SORTED), ("aggregate", AGGREGATE),
                                   ("one user", ONE_USER), ("catalog", CATALOG)):  # fmt: skip
-                times = [ask(one, *request)[1] * 1000 for _ in range(50)]
+                times = [ask(connection, *request)[1] * 1000 for _ in range(50)]
                 print(f"{rows:,} rows  {name:<13} p50 {statistics.median(times):6.1f} ms  max {max(times):6.1f} ms")
             for clients in (1, 8, 1, 8):
                 times, wrong = load(port, clients, lasting, [PREVIEW, AGGREGATE])
@@ -157,14 +157,14 @@ def serve(rows: int, lasting: float, requests: int) -> None:
                 )
             everything = [PREVIEW, AGGREGATE, ONE_USER, CATALOG, ("POST", "/query", "SELECT 1 FROM nothing")]
             everything += [("GET", path) for path in (PATH + "/history", "/metrics", "/health")]
-            done, picks, one = 0, random.Random(1), http.client.HTTPConnection("127.0.0.1", port)
+            done, picks, connection = 0, random.Random(1), http.client.HTTPConnection("127.0.0.1", port)
             while done <= requests:
                 if done % (requests // 10) == 0:
-                    sizes = [one.memory_info().rss / 2**20 for one in (process, *process.children())]
+                    sizes = [part.memory_info().rss / 2**20 for part in (process, *process.children())]
                     print(
                         f"after {done:>6,} requests  service {sizes[0]:4.0f} MB  queries "
                         + " ".join(f"{size:4.0f} MB" for size in sizes[1:]),
                         flush=True,
                     )
-                ask(one, *picks.choice(everything))
+                ask(connection, *picks.choice(everything))
                 done += 1

@@ -559,7 +559,7 @@ def same_record(table: Table, row: dict, text: str, head: list[str] | None) -> N
 def test_trace_command_reports_what_is_missing(lake, capsys, monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_BASE_PATH", lake.path())
     (known,) = reader.query(
-        lake, "SELECT user_id FROM users_silver WHERE is_known AND total_events > 3 LIMIT 1"
+        lake, "SELECT user_id FROM users_silver WHERE is_known AND NOT is_deleted AND total_events > 3 LIMIT 1"
     ).user_id
     assert cli.main(["trace", "user_segments_gold", known]) == 0
     output = capsys.readouterr().out

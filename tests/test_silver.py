@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import random
 from datetime import UTC, date, datetime
 
 import pytest
@@ -252,3 +253,20 @@ def test_users_are_known_from_their_activity(lakehouse, deliver):
     )
     assert (str(ann["first_seen_date"]), str(ann["last_seen_date"])) == ("2026-01-01", "2026-01-05")
     assert bob["is_active"]
+
+
+@pytest.mark.parametrize("copies", [1, 2, 5])
+def test_many_rows_are_ranked_as_few_are(spark, copies):
+    """Also if every key is repeated, or none."""
+    picks = random.Random(copies)
+    rows = [
+        (f"k{key}", picks.choice([1, 2, None]), picks.choice([True, False]), picks.choice(["a", "b", None]))
+        for key in range(200) for _ in range(picks.randint(1, copies))
+    ]  # fmt: skip
+    df = spark.createDataFrame(rows, "id string, at int, _old boolean, content string")
+    few, many = (
+        refresh.first_of(df, ["id"], ["at"], prefer="_old", many=many).toPandas().sort_values(["id", "_rank"])
+        for many in (False, True)
+    )
+    assert few.astype(str).values.tolist() == many[few.columns].astype(str).values.tolist()
+    assert len(few) == len(rows)

@@ -40,9 +40,9 @@ class Upsert:
     rows: DataFrame
     order: list[str]
 
-    def ranked(self, rows: DataFrame, key: list[str]) -> DataFrame:
+    def ranked(self, rows: DataFrame, key: list[str], many: bool) -> DataFrame:
         """Return records with their rank among those of their key; if all else is equal, a row of the table wins."""
-        return first_of(rows, key, self.order, prefer="_old")
+        return first_of(rows, key, self.order, prefer="_old", many=many)
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,19 @@ class Difference:
 Outcome = Append | Upsert | Days | Difference
 
 
-def first_of(df: DataFrame, keys: list[str], order: list[str], prefer: str | None) -> DataFrame:
+def first_of(df: DataFrame, keys: list[str], order: list[str], prefer: str | None, many: bool = False) -> DataFrame:
     """Rank rows of one key: by ``order``, then by content hash; ``prefer`` wins a tie of both.
 
     Adds ``_rank int`` (1 is the winner) and, with ``prefer``, ``_replaces boolean`` (one of the
-    key's rows is a preferred one).
+    key's rows is a preferred one). For ``many`` rows, those whose key occurs once are found first and not sorted.
     """
+    if many:
+        marked = df.withColumn("_mark", F.xxhash64(*keys))
+        repeated = marked.groupBy("_mark").agg(F.count(F.lit(1)).alias("_n")).where("_n > 1").select("_mark")
+        single = marked.join(repeated, "_mark", "left_anti").drop("_mark")
+        single = single.withColumns({"_rank": F.lit(1), "_replaces": F.col(prefer) if prefer else F.lit(False)})
+        several = marked.join(repeated, "_mark", "left_semi").drop("_mark")
+        return single.unionByName(first_of(several, keys, order, prefer))
     content = [name for name in df.columns if name not in ("_old", "_part", "_copies")]
     ties = [content_hash(df, content)] + ([F.col(prefer).desc()] if prefer else [])
     same = Window.partitionBy(*keys)
@@ -258,13 +265,14 @@ def _ranked(inputs: Inputs, outcome: Upsert) -> DataFrame:
     """Rank new records among those with the same key, and mark winners that replace a row of the table."""
     key, names = list(inputs.table.key), outcome.rows.columns
     new = outcome.rows.withColumns({"_old": F.lit(False), "_part": F.lit(None).cast("string")})
-    if not inputs.full:
-        new = settle(new)
-        current, part = inputs.current(), inputs.table.partition_by or key[0]
-        same = current.select(*dict.fromkeys([*key, part])).join(new.select(*key).distinct(), key, "left_semi")
-        old = held(current, same, key, inputs.table.partition_by).select(*names)
-        new = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")}).unionByName(new)
-    ranked = outcome.ranked(new, key)
+    if inputs.full:
+        return settle(outcome.ranked(new, key, many=True))
+    new = settle(new)
+    current, part = inputs.current(), inputs.table.partition_by or key[0]
+    same = current.select(*dict.fromkeys([*key, part])).join(new.select(*key).distinct(), key, "left_semi")
+    old = held(current, same, key, inputs.table.partition_by).select(*names)
+    old = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")})
+    ranked = outcome.ranked(old.unionByName(new), key, many=False)
     ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
     return settle(ranked.where("NOT _old"))
 

@@ -102,7 +102,7 @@ def clickstream(inputs: Inputs) -> Difference:
         new = settle(new)
         old = settle(touched_sessions(inputs.current(), new, gap))
         clicks = session_clicks(old).withColumn("_old", F.lit(True)).unionByName(new)
-    winners = first_of(clicks, ["click_id"], ["click_timestamp"], prefer="_old")
+    winners = first_of(clicks, ["click_id"], ["click_timestamp"], prefer="_old", many=inputs.full)
     winners = settle(winners)
     tally = winners.groupBy().agg(
         F.count_if(~F.col("_old")).alias("records_read"),

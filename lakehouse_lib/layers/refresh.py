@@ -304,6 +304,9 @@ def _difference_of(inputs: Inputs, rows: DataFrame, old: DataFrame, counts: dict
 def _compared(rows: DataFrame, old: DataFrame, table: Table) -> DataFrame:
     """Join new and old rows by key, with the action (``_action``) and the old row's partition (``_old_part``)."""
     key, part = list(table.key), table.partition_by
+    # Engines differ in the types of results, and a hash depends on the type.
+    plain = {name: kind for name, kind in table.types.items() if name in rows.columns and "<" not in kind}
+    rows = rows.withColumns({name: F.col(f"`{name}`").cast(kind) for name, kind in plain.items()})
     content = [name for name in rows.columns if name not in ("_run_id", "_processed_at")]
     before = old.select(
         *(F.col(k).alias(f"_k_{k}") for k in key),

@@ -44,6 +44,7 @@ def everything(settings: Settings, run_id: str, with_sample: bool) -> None:
             for sentence in () if has_work else plan.settle(settings):
                 print(sentence)
         if has_work:
+            session.check_reachable(settings)
             failures = _all_notebooks(settings, run_id, empty)
             latest = settings.local_dir("runs") / "latest"
             print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")

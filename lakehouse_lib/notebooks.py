@@ -14,8 +14,8 @@ from lakehouse_lib.model import tables
 
 ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations", "40_data_quality")
 
-MAINTENANCE, REPORT = "70_maintenance", "60_health_report"
-"""Executed at the end of a run: maintenance if it is worthwhile, and always the report."""
+MAINTENANCE, REPORT, BUSINESS = "70_maintenance", "60_health_report", "65_business_report"
+"""Executed at the end of a run: maintenance if it is worthwhile, and always both reports."""
 
 EXPLORE = ("50_catalog_explorer", "55_time_travel")
 """Notebooks for interactive use; a run does not execute them."""
@@ -117,7 +117,7 @@ def execute(
 
 
 def _copy(notebook: Path) -> None:
-    """Write an HTML copy; the report's copy hides the code."""
+    """Write an HTML copy; those of the reports hide the code."""
     from lakehouse_lib import execution
 
-    execution.to_html(notebook, code=notebook.stem != REPORT)
+    execution.to_html(notebook, code=notebook.stem not in (REPORT, BUSINESS))

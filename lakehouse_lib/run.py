@@ -15,6 +15,7 @@ from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, Quali
 from lakehouse_lib.flow import plan, selection
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import landing
+from lakehouse_lib.serve import index
 from lakehouse_lib.storage import delta
 from lakehouse_lib.trust import quality
 
@@ -146,7 +147,10 @@ def _one(
 
 
 def report(settings: Settings, run_id: str, latest: bool = True) -> None:
-    """Render the health report."""
-    print(notebooks.REPORT, flush=True)
-    page = notebooks.execute(settings, notebooks.REPORT, run_id, latest=latest).with_suffix(".html")
-    print(f"Health report: {page}")
+    """Render the reports, and list all runs."""
+    pages = []
+    for name in (notebooks.REPORT, notebooks.BUSINESS):
+        print(name, flush=True)
+        pages.append(notebooks.execute(settings, name, run_id, latest=latest).with_suffix(".html"))
+    health_page, business_page = pages
+    print(f"Health report: {health_page}\nBusiness report: {business_page}\nAll runs: {index.write(settings)}")

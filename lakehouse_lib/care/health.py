@@ -32,7 +32,6 @@ VERDICTS = ("Healthy", "Unknown", "Warning", "Degraded")
 """From best to worst; the worst finding decides."""
 NOT_IN_USE = "Not in use"
 """State of a table whose feed has never had a file."""
-COLORS = dict(zip(VERDICTS, ("#2e7d4f", "#5f6b7a", "#b26a00", "#b3261e"), strict=True))
 
 
 @dataclass
@@ -83,7 +82,8 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
     unused, last_steps = landing.not_in_use(settings), probes.last_steps(settings)
     used = [declared[name] for name in readable if name not in unused]
     findings += probes.last_run(last_steps)
-    checked, accounted, book = quality.latest(settings), ledger.last_accounted(settings), book_of(settings)
+    checked = delta.once("last checks", lambda: quality.latest(settings))
+    accounted, book = ledger.last_accounted(settings), book_of(settings)
     for table in used:
         delta_table = readable[table.name]
         findings += probes.half_written(table, delta_table, accounted)

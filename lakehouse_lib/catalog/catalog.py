@@ -37,6 +37,7 @@ __all__ = [
     "lines",
     "matching",
     "overview",
+    "owners",
     "publish",
     "register_table",
     "search",
@@ -178,6 +179,12 @@ def overview(catalog_entries: list[Entry]) -> pd.DataFrame:
     )
 
 
+def owners(settings: Settings) -> dict[str, str]:
+    """The owner of each table, as declared or as people have changed it."""
+    edits = _edits(settings)
+    return {name: _edited(table, edits.get(name, []))[0] for name, table in tables.declared(settings).items()}
+
+
 def views(spark: SparkSession, settings: Settings) -> list[str]:
     """Create a temporary view of each existing table in a Spark session; returns their names."""
     existing = [table for table in tables.declared(settings).values() if delta.exists(settings, table)]
@@ -191,14 +198,11 @@ def _entry(
 ) -> Entry:
     path = delta.table_path(settings, table)
     delta_table = delta.opened(settings, table)
-    owner, tags = table.owner, list(table.tags)
-    for change in edits:
-        owner = change["owner"] or owner
-        tags = [tag for tag in dict.fromkeys([*tags, *change["add_tags"]]) if tag not in change["remove_tags"]]
+    owner, tags = _edited(table, edits)
     tags += ["sample"] if sample.is_sample(settings) else []
     facts: dict[str, Any] = {"version": -1, "rows": 0, "files": 0, "bytes": 0, "updated_at": None, "state": "not made"}
     if delta_table is not None:
-        files = pa.table(delta_table.get_add_actions())
+        files = delta.files(delta_table)
         last_commit = delta.committed_at(delta_table)
         late = (datetime.now(UTC) - last_commit).total_seconds() > table.freshness_hours * 3600
         facts = {
@@ -222,6 +226,15 @@ def _entry(
         cluster_by=list(table.cluster_by), freshness_hours=table.freshness_hours, retention_days=table.retention_days,
         path=path, verdict=verdict, sample_query=_sample_query(table), **facts,
     )  # fmt: skip
+
+
+def _edited(table: Table, edits: list[dict[str, Any]]) -> tuple[str, list[str]]:
+    """The owner and the tags of a table after what people have changed."""
+    owner, tags = table.owner, list(table.tags)
+    for change in edits:
+        owner = change["owner"] or owner
+        tags = [tag for tag in dict.fromkeys([*tags, *change["add_tags"]]) if tag not in change["remove_tags"]]
+    return owner, tags
 
 
 def _sample_query(table: Table) -> str:

@@ -101,6 +101,26 @@ def latest(settings: Settings) -> Latest:
     return results_by_table
 
 
+def past(settings: Settings, times: int = 20) -> dict[str, dict[str, list[tuple[datetime, bool | None]]]]:
+    """How each check went at its table's last checks, oldest first, by table and check name: when, and whether it
+    passed."""
+    opened = delta.open_table(_path(settings)) if settings.enable_delta else None
+    found: dict[str, dict[str, list[tuple[datetime, bool | None]]]] = {}
+    if opened is None:
+        return found
+    results = delta.dataset(opened)  # noqa: F841 - named in the query
+    with reader.cursor() as connection:
+        rows = connection.sql(f"""
+            SELECT table_name, check_name, checked_at, passed FROM results
+            QUALIFY dense_rank() OVER (PARTITION BY table_name ORDER BY checked_at DESC) <= {int(times)}
+            ORDER BY checked_at
+        """).to_arrow_table()
+    for row in rows.to_pylist():
+        of_check = found.setdefault(row["table_name"], {}).setdefault(row["check_name"], [])
+        of_check.append((row["checked_at"], row["passed"]))
+    return found
+
+
 def due(settings: Settings, table: Table, last: Mapping[str, Result]) -> bool:
     """Whether the table or its checks have changed since the last check."""
     delta_table = delta.opened(settings, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ def settings(namespace: dict[str, Any]) -> Settings:
     found = config.load({name: value for name, value in plain.items() if name in _known})
     config.log_to_file(found)
     tables.declared(found)  # rejects invalid checks and replicas
+    if "IPython" in sys.modules:
+        from lakehouse_lib.serve import browse  # not at the top: a run with nothing new shows nothing
+
+        browse.use_everywhere()
     return found
 
 

@@ -7,6 +7,7 @@ from datetime import datetime, time
 from typing import Any
 
 import pandas as pd
+from IPython.core.getipython import get_ipython
 from IPython.display import HTML
 
 from lakehouse_lib.serve.style import BADGES
@@ -14,7 +15,10 @@ from lakehouse_lib.serve.style import BADGES
 VERDICTS = ("verdict", "severity", "freshness", "state", "checks", "last run")
 """Columns whose values are shown as badges."""
 
-_CELL = "padding:4px 14px 4px 0;border-bottom:1px solid #8884;vertical-align:top;max-width:none;"
+MOST = 200
+"""Rows of a frame that are shown where a cell ends with it."""
+
+_CELL = "padding:4px 12px 4px 0;border-bottom:1px solid #8884;vertical-align:top;max-width:none;"
 _HEAD = f"{_CELL}font-weight:400;font-size:12px;opacity:.78;"
 _FIRST = "position:sticky;left:0;background:var(--jp-layout-color0,Canvas);"
 """The first column stays in sight where a narrow screen scrolls the others."""
@@ -43,8 +47,22 @@ def _alignment(column: pd.Series) -> str:
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return "text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums;"
     longest = max((len(str(value)) for value in column), default=0)
-    wrapped = "white-space:normal;overflow-wrap:anywhere;min-width:16em;" if longest > 30 else "white-space:nowrap;"
+    wrapped = "white-space:normal;overflow-wrap:anywhere;min-width:14em;" if longest > 30 else "white-space:nowrap;"
     return f"text-align:left;{wrapped}"
+
+
+def use_everywhere() -> None:
+    """Show every frame of this kernel in this style, also where a cell ends with the frame itself."""
+    kernel = get_ipython()
+    if kernel is not None and kernel.display_formatter is not None:
+        kernel.display_formatter.formatters["text/html"].for_type(pd.DataFrame, _shown)
+
+
+def _shown(frame: pd.DataFrame) -> str:
+    """A frame as HTML, with its index if that has a name."""
+    named = frame.reset_index() if any(frame.index.names) else frame
+    cut = f"<p>The first {MOST:,} of {len(named):,} rows.</p>" if len(named) > MOST else ""
+    return f"{table(named.head(MOST), 'No rows.').data}{cut}"
 
 
 def code(text: str) -> HTML:

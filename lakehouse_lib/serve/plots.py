@@ -22,7 +22,8 @@ def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) 
     times = pd.to_datetime(frame[x])
     if times.nunique() < 2:
         values = ", ".join(f"{name.replace('_', ' ')} {frame[name].iloc[-1]:,.0f}" for name in y)
-        return HTML(f"<p>{html.escape(f'{title}: {values} {unit} ({times.iloc[-1]:%Y-%m-%d %H:%M} only).')}</p>")
+        only = f"{times.iloc[-1]:%Y-%m-%d %H:%M}".removesuffix(" 00:00")
+        return HTML(f"<p>{html.escape(f'{title}: {values} {unit} (so far only {only}).')}</p>")
     stamps = [stamp(at) for at in times]
     layers = [
         Layer("line", list(zip(stamps, frame[name].astype(float), strict=True)), color,

@@ -419,7 +419,7 @@ def test_worst_finding_comes_first_and_changes_are_reported(lake, deliver, monke
     failed_quality(lake, deliver, monkeypatch)
     report = health.report(lake)
     assert report.verdict == "Degraded" and report.findings[0].verdict == "Degraded"
-    changes = figures.changes(report).set_index("what")
+    changes = figures.changes(report).set_index("what")[["before", "now"]]
     assert tuple(changes.loc["verdict"]) == ("Healthy", "Degraded")
     assert changes.loc["app_events_silver: failed check", "now"] == "new"
     assert tuple(changes.loc["rows of app_events_bronze"]) == ("20", "21")

@@ -243,6 +243,12 @@ def test_newest_day_or_hour_has_a_label_and_no_axis_is_crowded(days):
     assert end - timedelta(days=1) < datetime.fromtimestamp(ticks[-1][0], UTC) <= end
 
 
+def test_figure_of_missing_values_says_that_there_is_nothing():
+    frame = pd.DataFrame({"day": pd.date_range("2026-03-01", periods=3), "mean": [None, None, None]})
+    assert "no rows to draw" in plots.over_time(frame, "day", ["mean"], "Time to answer", "ms").data
+    assert "no rows to draw" in plots.histogram(pd.Series([None], dtype=float), "Length", "minutes", "sessions").data
+
+
 def test_missing_value_is_a_gap_in_the_line():
     line = charts.Layer("line", [(0, 1.0), (1, float("nan")), (2, 2.0), (3, 1.0)])
     drawn = charts.chart("t", "u", [line], [])

@@ -33,10 +33,16 @@ class Layer:
     width: float = 0.8
     """Of a bar, in units of x."""
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it has a point that is not missing."""
+        return any(not math.isnan(y) for _, y in self.points)
+
 
 def chart(title: str, unit: str, layers: Sequence[Layer], ticks: Sequence[tuple[float, str]], height: int = 170) -> str:
-    """A chart with labelled axes; y begins at 0. ``ticks`` are positions on the x axis and their labels."""
-    layers = [layer for layer in layers if any(not math.isnan(y) for _, y in layer.points)]
+    """A chart with labelled axes; y begins at 0. ``ticks`` are positions on the x axis and their labels. At least one
+    layer must have a point."""
+    layers = [layer for layer in layers if layer.drawn]
     xs = [x for layer in layers for x, _ in layer.points]
     pad = max([layer.width / 2 for layer in layers if layer.kind == "bars"], default=0)
     left, right = min(xs) - pad, max(xs) + pad
@@ -88,13 +94,11 @@ def spark_line(points: Sequence[Point], start: float, end: float, label: str = "
 def strip(colors: Sequence[str], titles: Sequence[str], label: str) -> str:
     """Squares in a row, each with a tooltip: how something went before."""
     squares = "".join(
-        f'<rect x="{9 * i}" width="7" height="12" rx="1.5" fill="{color}"><title>{html.escape(title)}</title></rect>'
-        for i, (color, title) in enumerate(zip(colors, titles, strict=True))
+        f'<span title="{html.escape(title)}" style="display:inline-block;width:7px;height:12px;margin-right:2px;'
+        f'border-radius:2px;background:{color}"></span>'
+        for color, title in zip(colors, titles, strict=True)
     )
-    return (
-        f'<svg role="img" aria-label="{html.escape(label)}" width="{9 * len(colors)}" height="12" '
-        f'style="vertical-align:-1px">{squares}</svg>'
-    )
+    return f'<span role="img" aria-label="{html.escape(label)}" style="white-space:nowrap">{squares}</span>'
 
 
 def nice(values: Sequence[float]) -> list[float]:
@@ -195,8 +199,8 @@ def _below(ticks: Sequence[tuple[float, str]], box: _Box) -> str:
 
 
 def _small(label: str, width: float, drawn: str) -> str:
+    name = html.escape(label)
     return (
-        f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width:g} 28" preserveAspectRatio="none" '
-        f'width="120" height="28"><title>{html.escape(label)}</title>'
-        f"{drawn}</svg>"
+        f'<span title="{name}"><svg role="img" aria-label="{name}" viewBox="0 0 {width:g} 28" '
+        f'preserveAspectRatio="none" width="120" height="28">{drawn}</svg></span>'
     )

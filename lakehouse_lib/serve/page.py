@@ -122,8 +122,7 @@ def _share(facts: TableFacts) -> float | None:
 
 
 def _ago(span: timedelta) -> str:
-    text = style.age(span)
-    return text if text in ("", "now") else f"{text} ago"
+    return f"{style.age(span)} ago"
 
 
 def _fresh(facts: TableFacts) -> dict[str, Any]:
@@ -207,6 +206,7 @@ def _check_line(check: CheckFacts) -> dict[str, Any]:
 def _sizes(facts: TableFacts) -> list[tuple[str, str]]:
     keeps = f"{facts.table.retention_days} days" if facts.table.retention_days else "for ever"
     return [
+        ("owner", facts.owner),
         ("newest version", f"{style.size(facts.bytes)} in {facts.files:,} files"),
         ("older versions, for time travel", style.size(facts.old_bytes)),
         ("commits since the last checkpoint", f"{facts.log_length:,}"),

@@ -30,6 +30,8 @@ def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) 
               name.replace("_", " ") if len(y) > 1 else "")
         for name, color in zip(y, SERIES, strict=False)
     ]  # fmt: skip
+    if not any(layer.drawn for layer in layers):
+        return _nothing(title)
     return HTML(chart(title, unit, layers, time_ticks(times.min(), times.max())))
 
 
@@ -84,6 +86,7 @@ def bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str) -> 
 
 def histogram(values: pd.Series, title: str, x: str, y: str, upper: float | None = None) -> HTML:
     """Distribution of numbers; values above ``upper`` are collected in the last bar."""
+    values = values.dropna()
     if values.empty:
         return _nothing(title)
     counts, edges = np.histogram(values.clip(upper=upper).to_numpy(float), bins=40)

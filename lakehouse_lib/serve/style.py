@@ -38,12 +38,10 @@ def age(span: timedelta | None) -> str:
     """A length of time in its largest unit; empty for None."""
     if span is None:
         return ""
-    minutes = span.total_seconds() / 60
-    if minutes < 1:
-        return "now"
+    minutes = max(0.0, span.total_seconds() / 60)
     if minutes < 90:
         return f"{minutes:.0f} min"
-    return f"{minutes / 60:.3g} h" if minutes <= 48 * 60 else f"{minutes / 1440:,.3g} days"
+    return f"{minutes / 60:.3g} h" if minutes <= 48 * 60 else f"{minutes / 1440:,.1f} days".replace(".0 ", " ")
 
 
 def seconds(count: float) -> str:

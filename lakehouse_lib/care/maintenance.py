@@ -143,9 +143,9 @@ def aged(settings: Settings, today: date | None = None) -> list[Work]:
 
 
 def overview(work: list[Work]) -> pd.DataFrame:
-    """Work as a table: ``table, what, why, files, MB, command``."""
-    rows = [(w.table, w.kind, w.why, w.files, w.bytes / 1e6, f"`{w.command}`") for w in work]
-    return pd.DataFrame(rows, columns=["table", "what", "why", "files", "MB", "command"])
+    """Work as a table: ``table, what, command, why, files, MB``."""
+    rows = [(w.table, w.kind, f"`{w.command}`", w.why, w.files, w.bytes / 1e6) for w in work]
+    return pd.DataFrame(rows, columns=["table", "what", "command", "why", "files", "MB"])
 
 
 def freeable(settings: Settings) -> pd.DataFrame:

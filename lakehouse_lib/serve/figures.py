@@ -48,7 +48,8 @@ def ledger(settings: Settings) -> pd.DataFrame:
     frame = pd.DataFrame([{"table": name, **sums[name]} for name in declared], columns=["table", *ops.COUNTS])
     balanced = frame.records_read == frame[list(ops.COUNTS[1:])].sum(axis=1)
     verdict = balanced.map({True: "ok", False: "error"}).mask(frame.records_read == 0, "no rows")
-    return frame.assign(verdict=verdict).rename(columns={"records_read": "read"})
+    frame.insert(1, "verdict", verdict)
+    return frame.rename(columns={"records_read": "read"})
 
 
 def drift(settings: Settings) -> pd.DataFrame:

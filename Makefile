@@ -45,6 +45,7 @@ bench: setup  ## what loads, checks, the explorer and the API cost, side by side
 	$(BIN)/python tests/bench --browse --rows 5000000
 	$(BIN)/python tests/bench --layout --rows 5000000
 	$(BIN)/python tests/bench --api --rows 5000000
+	$(BIN)/python tests/bench --mix --rows 200000
 
 report: setup  ## the health report as one HTML page
 	$(BIN)/lakehouse report

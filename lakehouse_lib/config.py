@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, suggestion
 
 FILE_VARIABLE = "LAKEHOUSE_PARAMETERS"
 """Environment variable that names the parameters file; default: parameters/default.yml."""
@@ -143,7 +144,7 @@ class Settings(BaseSettings):
     feeds: dict[Feed, FeedSettings] = Field(default_factory=dict)
     cdc: CdcSettings = Field(default_factory=CdcSettings)
     quality: dict[str, list[dict[str, Any]]] = Field(
-        default_factory=dict, description="table: further checks; see checks.py"
+        default_factory=dict, description="table: further checks; see model/kinds.py"
     )
     quality_samples: bool = Field(True, description="keep a few keys of failing rows with the results")
     profile_table: str = Field("app_events_silver", description="table that the quality notebook looks at closely")
@@ -418,7 +419,13 @@ def _absolute(path: str) -> str:
     if "://" in path:
         return path.rstrip("/")
     path = os.path.expanduser(path)
-    return os.path.realpath(path if os.path.isabs(path) else project_root() / path)
+    return _resolved(path if os.path.isabs(path) else str(project_root() / path))
+
+
+@functools.lru_cache(maxsize=1000)
+def _resolved(path: str) -> str:
+    """Resolve symbolic links, once: a process keeps to the folder that it began with."""
+    return os.path.realpath(path)
 
 
 def _join(base: str, *parts: str) -> str:
@@ -474,9 +481,7 @@ def _explain(error: ValidationError) -> str:
         if problem["loc"][-1:] == ("[key]",):
             known = re.findall("'(.+?)'", problem["ctx"]["expected"]) if "ctx" in problem else []
         if problem["type"] == "extra_forbidden" or problem["loc"][-1:] == ("[key]",):
-            near = difflib.get_close_matches(str(path[-1]).lower(), known, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(known)}"
-            lines.append(f"{where}: unknown setting; {hint}")
+            lines.append(f"{where}: unknown setting; {suggestion(str(path[-1]).lower(), known)}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{where} = {problem['input']!r}: {message}" if where else message)

@@ -1,5 +1,8 @@
 """Errors for users: one class per kind of failure; the message says what to do next."""
 
+import difflib
+from collections.abc import Collection
+
 
 class LakehouseError(Exception):
     """An error that needs a user's attention; shown without a stack trace, also in notebooks."""
@@ -53,3 +56,15 @@ class TableError(LakehouseError):
 
 class NotMadeError(TableError):
     """A table is declared, but no run has created it yet."""
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Return the part of a message that suggests the closest of the known names, or else lists all of them."""
+    closest = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"did you mean {closest[0]}?" if closest else f"there are {', '.join(known)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, shortened, or the name of its class if it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -5,4 +5,4 @@ import gc
 import os
 
 gc.freeze()  # kernels share what has been imported: a collection in one of them would copy it
-atexit.register(os._exit, 0)  # at once: whoever reads what a run prints would wait for it
+atexit.register(os._exit, 0)  # immediately: a process that reads the output of a run would wait for it

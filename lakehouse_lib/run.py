@@ -15,7 +15,6 @@ from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, Quali
 from lakehouse_lib.flow import plan, selection
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import landing
-from lakehouse_lib.serve import index
 from lakehouse_lib.storage import delta
 from lakehouse_lib.trust import quality
 
@@ -148,6 +147,8 @@ def _one(
 
 def report(settings: Settings, run_id: str, latest: bool = True) -> None:
     """Render the reports, and list all runs."""
+    from lakehouse_lib.serve import index  # not at the top: a run with nothing new writes no page
+
     pages = []
     for name in (notebooks.REPORT, notebooks.BUSINESS):
         print(name, flush=True)

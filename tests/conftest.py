@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of the tests."""
+    """Hide the developer's own settings from the tests."""
     aliases = ("SPARK_MASTER", "LANDING_PATH", "BRONZE_PATH", "SILVER_PATH", "GOLD_PATH", "LOG_LEVEL",
                "AUTO_OPTIMIZE", "AUTO_ARCHIVE")  # fmt: skip
     for name in list(os.environ):

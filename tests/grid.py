@@ -17,7 +17,7 @@ import pyarrow as pa
 import sqlglot
 
 from lakehouse_lib.errors import ConfigError
-from lakehouse_lib.sql import dialects, signatures
+from lakehouse_lib.sql import dialects, functions
 
 VALUES = {
     "tinyint": ["0", "1", "-1", "127", "-128"],
@@ -117,7 +117,7 @@ LONG = (
 
 def calls(rounds: int, seed: int = 1) -> Iterator[tuple[str, str, list[list[str]]]]:
     """(name, expression over columns a0, a1, …, rows) for each line of the tables, for each type of its letters."""
-    for table in (signatures.SCALARS, signatures.AGGREGATES):
+    for table in (functions.SCALARS, functions.AGGREGATES):
         for name, listed in table.items():
             if name in UNSTABLE:
                 continue
@@ -130,7 +130,7 @@ def calls(rounds: int, seed: int = 1) -> Iterator[tuple[str, str, list[list[str]
                     known = dict(zip(letters, chosen, strict=True))
                     for turn in range(rounds):
                         picks = random.Random(f"{name}{number}{chosen}{turn}{seed}")
-                        yield call(name, params, known, picks, table is signatures.AGGREGATES)
+                        yield call(name, params, known, picks, table is functions.AGGREGATES)
 
 
 def call(

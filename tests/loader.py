@@ -12,7 +12,7 @@ from lakehouse_lib import config
 from lakehouse_lib.engines import session
 from lakehouse_lib.flow import pipeline
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers import loading, staging
+from lakehouse_lib.layers import loads, staging
 from lakehouse_lib.storage import commits
 
 if __name__ == "__main__":
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
         setattr(module, name, later)
 
-    for module, name in ((loading, "next_load"), (landing, "list_files"), (landing, "settle"), (staging, "read"),
+    for module, name in ((loads, "next_load"), (landing, "list_files"), (landing, "settle"), (staging, "read"),
                          (commits, "append"), (commits, "mark"), (commits, "upsert_ops")):  # fmt: skip
         pausing(module, name)
     print("ready", flush=True)

@@ -10,6 +10,7 @@ import math
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pytest
 import sqlglot
 from conftest import SHARED, event
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from fastapi.testclient import TestClient
 from openlineage.client import event_v2
 from openlineage.client.generated import base
@@ -37,7 +38,8 @@ from lakehouse_lib.engines import session
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.flow import pipeline
 from lakehouse_lib.model import tables
-from lakehouse_lib.serve import answers, api, sandbox
+from lakehouse_lib.serve import answers, api, routes, sandbox
+from lakehouse_lib.serve.pool import Pool, tables_for
 from lakehouse_lib.storage import delta, reader
 
 
@@ -399,9 +401,9 @@ REFUSED = [
     ("SELECT event_hour % 0 FROM app_events_silver", "Division by zero"),
     ("SELECT CAST('1.5' AS INT)", "1.5"),
     ("SELECT 1 = '1.0'", "1.0"),
-    ("SELECT 1 UNION ALL SELECT 'a'", "This is no bigint: a"),
+    ("SELECT 1 UNION ALL SELECT 'a'", "This is not a bigint: a"),
     ("SELECT sum(event_hour > 1) FROM app_events_silver", "count_if"),
-    ("SELECT CASE WHEN NULL THEN 1 END", "no condition"),
+    ("SELECT CASE WHEN NULL THEN 1 END", "not a condition"),
     ("SELECT sum(x) FROM VALUES (9223372036854775807L), (1L) AS t(x)", "9223372036854775808"),
     ("SELECT 2147483647 + 1", "verflow"),
     ("SELECT 7.9D DIV 2", "div"),
@@ -413,7 +415,7 @@ REFUSED = [
     ("SELECT page_sequence[100] FROM clickstream_silver", "The index 100 is outside"),
     ("SELECT element_at(page_sequence, 0) FROM clickstream_silver", "The index 0 is outside"),
     ("SELECT date_format(event_date, 'G') FROM app_events_silver", "holds G"),
-    ("SELECT regexp_extract(event_type, 'tap') FROM app_events_silver", "no such group"),
+    ("SELECT regexp_extract(event_type, 'tap') FROM app_events_silver", "has no group 1"),
     ("SELECT max(event_date) - min(event_date) FROM app_events_silver", "datediff"),
     ("SELECT INTERVAL 1 DAY", "interval"),
     ("SELECT explode(page_sequence), count(*) FROM clickstream_silver GROUP BY 1", "explode"),
@@ -439,14 +441,14 @@ def test_untranslatable_sql_is_rejected_by_name(client, lake, sql, word):
 def test_query_returns_the_same_as_spark(client, lake, jvm, real_spark, sql):
     catalog.views(real_spark, lake.model_copy(update={"spark_master": jvm}))
     bare = re.sub(r"\b(silver|gold|bronze)\.(?=\w+_\1)", "", sql)
-    theirs = [list(row) for row in real_spark.sql(bare).collect()]
+    expected = [list(row) for row in real_spark.sql(bare).collect()]
     answer = ask(client, sql)
     assert answer.status_code == 200, answer.text
-    ours = answer.json()["rows"]
+    actual = answer.json()["rows"]
     if "ORDER BY" not in sql.split("OVER")[-1].split(")")[-1]:
-        ours, theirs = sorted(ours, key=repr_of), sorted(theirs, key=repr_of)
-    assert len(ours) == len(theirs)
-    for our_row, their_row in zip(ours, theirs, strict=True):
+        actual, expected = sorted(actual, key=repr_of), sorted(expected, key=repr_of)
+    assert len(actual) == len(expected)
+    for our_row, their_row in zip(actual, expected, strict=True):
         assert all(same(a, b) for a, b in zip(our_row, their_row, strict=True)), (our_row, their_row)
 
 
@@ -585,7 +587,7 @@ def test_query_over_its_limits_is_stopped_and_its_process_replaced(client, lake)
         clean(answer, lake)
         assert answer.json()["code"] in ("too_large", "timeout", "query_failed"), answer.text
     wide = ask(client, "SELECT repeat(event_id, 2000) FROM app_events_silver")
-    assert wide.status_code == 200 and wide.json()["truncated"] and len(wide.content) < 2 * api.LARGEST_ANSWER
+    assert wide.status_code == 200 and wide.json()["truncated"] and len(wide.content) < 2 * routes.LARGEST_ANSWER
     assert ask(client, "SELECT count(*) FROM users_silver").status_code == 200
 
 
@@ -728,9 +730,48 @@ def test_each_response_is_of_a_single_version_while_a_run_writes(lakehouse, deli
         assert DeltaTable(path, version=version).to_pyarrow_table().num_rows == count
 
 
+def test_requests_see_a_table_that_was_made_anew_with_the_same_version(lakehouse):
+    lake, table = lakehouse(), tables.get(lakehouse(), "user_segments_gold")
+    path, app = delta.table_path(lake, table), api.build(lakehouse())
+    client = TestClient(app, "http://127.0.0.1")
+    for users in (["ann"], ["bob", "cid"], ["dan"]):
+        shutil.rmtree(path, ignore_errors=True)
+        rows = [{column: user if column == "user_id" else None for column in table.names} for user in users]
+        schema = pa.schema([field.with_nullable(True) for field in table.arrow_schema()])
+        write_deltalake(path, pa.Table.from_pylist(rows, schema))
+        for _ in range(4):  # by both query processes
+            answer = ask(client, f"SELECT user_id FROM {table.name} ORDER BY 1").json()
+            assert (answer["rows"], answer["versions"]) == ([[user] for user in users], {table.name: 0})
+        assert client.get(f"/tables/{table.name}").json()["rows"] == len(users)
+        preview = client.get(f"/tables/{table.name}/preview?columns=user_id").json()
+        assert sorted(user for (user,) in preview["rows"]) == users
+    app.state.close()
+
+
+def test_queries_over_the_same_tables_reuse_their_engine_and_one_that_fails_gives_it_up(lake):
+    published = {"users_silver": ("silver", delta.table_path(lake, tables.get(lake, "users_silver")))}
+
+    def answered(sql: str) -> list[dict]:
+        request = {"sql": sql, "dialect": "spark", "version": None, "limit": 10, "bytes": 2**20, "catalog": None}
+        return sandbox.answer(request | {"tables": tables_for(sql, published)}).rows.to_pylist()
+
+    sandbox._engines.clear()
+    assert answered("SELECT upper('a') AS a, split_part('b-c', '-', 2) AS b FROM users_silver LIMIT 1")
+    (engine,) = sandbox._engines.values()
+    assert answered("SELECT upper('d') AS a, skewness(total_events) AS s FROM users_silver")[0]["a"] == "D"
+    assert [*sandbox._engines.values()] == [engine]
+    with pytest.raises(Exception, match="Division by zero"):
+        answered("SELECT 1 / (total_events - total_events) AS a FROM users_silver")
+    assert not sandbox._engines
+    for number in range(sandbox.ENGINES + 2):
+        answered(f"SELECT 1 AS a FROM users_silver VERSION AS OF 0, users_silver AS t{number} LIMIT 1")
+        answered(f"SELECT {number} AS a")
+    assert len(sandbox._engines) <= sandbox.ENGINES
+
+
 def test_query_process_has_no_secrets(monkeypatch):
     monkeypatch.setenv("LAKEHOUSE_API_TOKEN", "s3cret")
-    pool = sandbox.Pool(1)
+    pool = Pool(1)
     (process,) = pool.all
     environment = Path(f"/proc/{process.popen.pid}/environ").read_bytes()
     assert b"s3cret" not in environment and b"LAKEHOUSE" not in environment
@@ -739,14 +780,14 @@ def test_query_process_has_no_secrets(monkeypatch):
 
 
 def test_dead_query_process_is_replaced_transparently():
-    pool = sandbox.Pool(2)
+    pool = Pool(2)
     for process in list(pool.all):
         process.popen.kill()
         process.popen.wait()
-    wanted = {"sql": "SELECT 1 AS one", "dialect": "spark", "version": None, "limit": 9, "bytes": 999, "tables": {},
+    request = {"sql": "SELECT 1 AS one", "dialect": "spark", "version": None, "limit": 9, "bytes": 999, "tables": {},
               "catalog": None}  # fmt: skip
     for _ in range(3):
-        assert pool.ask(wanted, 30).rows.to_pylist() == [{"one": 1}]
+        assert pool.ask(request, 30).rows.to_pylist() == [{"one": 1}]
     assert len(pool.all) == 2
     pool.close()
 
@@ -780,7 +821,7 @@ def test_port_in_use_is_reported(lake):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(ConfigError, match="Say another --port"):
+        with pytest.raises(ConfigError, match="Choose another --port"):
             api.serve(lake, "127.0.0.1", other.getsockname()[1])
 
 

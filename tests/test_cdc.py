@@ -176,10 +176,10 @@ def test_columns_without_a_schema_get_the_narrowest_type_of_their_values(lakehou
     deliver("cdc_changes/a.json", [row("insert", n, None) | {"after_values": line} for n, line in enumerate(lines)])
     lake = replica_of(lakehouse, "*.t")
     load(lake, LAYERS)
-    columns = {one["name"]: one["type"] for one in json.loads(catalog.describe(lake, "copy_silver").columns)}
-    wanted = {"n": "bigint", "wide": "decimal(38,0)", "money": "decimal(38,2)", "long": "string", "tiny": "double",
+    columns = {column["name"]: column["type"] for column in json.loads(catalog.describe(lake, "copy_silver").columns)}
+    expected = {"n": "bigint", "wide": "decimal(38,0)", "money": "decimal(38,2)", "long": "string", "tiny": "double",
               "exact": "string", "flag": "boolean", "text": "string", "mixed": "string"}  # fmt: skip
-    assert {name: columns[name] for name in wanted} == wanted and "none" not in columns
+    assert {name: columns[name] for name in expected} == expected and "none" not in columns
     first, second = sorted(rows(lake, "copy_silver"), key=lambda r: r["id"])
     assert [first[name] for name in ("n", "wide", "money", "flag")] == [2**63 - 1, -(2**63) - 1, Decimal("12.5"), True]
     assert [second[name] for name in ("n", "wide", "money", "flag")] == [None, 1, -700, None]
@@ -187,9 +187,9 @@ def test_columns_without_a_schema_get_the_narrowest_type_of_their_values(lakehou
 
 
 def test_column_names_are_readable_and_unique():
-    given = ["order id", "order_id", "order.id", "is_deleted", "_key", "", "größe", "source_key"]
-    names = replicas.column_names(given)
-    assert replicas.column_names(given[::-1]) == names
+    sources = ["order id", "order_id", "order.id", "is_deleted", "_key", "", "größe", "source_key"]
+    names = replicas.column_names(sources)
+    assert replicas.column_names(sources[::-1]) == names
     assert names == {
         "order_id": "order_id", "order id": "order_id_2", "order.id": "order_id_3", "is_deleted": "source_is_deleted",
         "_key": "source_key_2", "source_key": "source_key", "": "unnamed", "größe": "größe"}  # fmt: skip
@@ -235,9 +235,9 @@ def test_a_row_keeps_what_updates_leave_out_when_its_key_changes_twice(lakehouse
         deliver(f"cdc_changes/{part[-1]['timestamp']}.json", part)
         counts = load(lake, LAYERS)["copy_silver"]
         assert (counts["records_read"], counts["accepted"]) == (len(part), len(part))
-    found = rows(lake, "copy_silver")
-    assert {r["id"]: (r["a"], r["b"]) for r in found if not r["is_deleted"]} == {3: ("new", "z"), 9: ("other", "row")}
-    assert {r["id"] for r in found if r["is_deleted"]} == {1, 2}
+    actual = rows(lake, "copy_silver")
+    assert {r["id"]: (r["a"], r["b"]) for r in actual if not r["is_deleted"]} == {3: ("new", "z"), 9: ("other", "row")}
+    assert {r["id"] for r in actual if r["is_deleted"]} == {1, 2}
 
 
 def test_unrecognised_feed_fails_and_shows_two_records(lakehouse, deliver):
@@ -274,8 +274,8 @@ def test_a_change_whose_key_or_row_is_no_json_is_set_aside(lakehouse, deliver):
     )
     lake = lakehouse()
     load(lake, LAYERS[:2])
-    found = rows(lake, "cdc_changes_bronze_quarantine", ["reasons"])
-    assert sorted(one["reasons"] for one in found) == [
+    rejected = rows(lake, "cdc_changes_bronze_quarantine", ["reasons"])
+    assert sorted(record["reasons"] for record in rejected) == [
         ["invalid_after_values"], ["invalid_before_values"], ["invalid_primary_key"]]  # fmt: skip
 
 

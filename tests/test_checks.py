@@ -15,9 +15,9 @@ from lakehouse_lib import config, sample
 from lakehouse_lib.config import SampleSettings, Settings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.flow import pipeline
-from lakehouse_lib.model import checks, tables
+from lakehouse_lib.model import checks, kinds, rules, tables
 from lakehouse_lib.storage import delta, reader
-from lakehouse_lib.trust import profiles, quality
+from lakehouse_lib.trust import checking, profiles, quality
 
 CLEAN = SampleSettings(
     days=5, users=15, share_duplicates=0, share_late=0, share_malformed=0, share_wrong_type=0, share_missing=0,
@@ -98,17 +98,17 @@ def clean(engine, tmp_path_factory) -> Settings:
     return settings
 
 
-def failing(settings: Settings, name: str, run_id: str = "") -> dict[str, quality.Result]:
+def failing(settings: Settings, name: str, run_id: str = "") -> dict[str, checking.Result]:
     results = quality.run_checks(settings, tables.get(settings, name), run_id)
     return {result.check_name: result for result in results if result.failed}
 
 
 def test_clean_data_passes_all_checks(clean):
-    kinds = set()
+    used = set()
     for table in tables.declared(clean).values():
         assert failing(clean, table.name) == {}
-        kinds |= {check.kind for check in table.all_checks}
-    assert kinds == set(checks.KINDS)
+        used |= {check.kind for check in table.all_checks}
+    assert used == set(kinds.KINDS)
 
 
 def first(count: int, **values):
@@ -168,10 +168,10 @@ def reverse_order(rows):
         ({"check": "range", "column": "event_hour", "max": "noon"}, "noon"),
         ({"check": "foreign_key", "column": "user_id", "table": "user_silver"}, "did you mean users_silver?"),
         ({"check": "foreign_key", "column": "user_id", "table": "users_silver"}, "is made from app_events_silver"),
-        ({"check": "unique"}, "it needs column, or columns"),
+        ({"check": "unique"}, "column or columns is required"),
         ({"check": "allowed_values", "column": "app_type"}, "allowed_values needs values"),
         ({"check": "row_count", "min": 1, "tolerance": 0.5}, "tolerance is for checks of each row"),
-        ({"check": "row_count", "name": "is it, then?"}, "letters, digits and _ only"),
+        ({"check": "row_count", "name": "is it, then?"}, "letters, digits and _"),
     ],
 )
 def test_invalid_definition_is_rejected_with_the_nearest_name(wrong, words):
@@ -187,7 +187,7 @@ def test_invalid_definition_is_rejected_with_the_nearest_name(wrong, words):
      ("round(1.005D, 2) = 1.01", True), ("CAST(2.7D AS INT) = 2", True), ("substring('abc', 0, 2) = 'ab'", True)],
 )  # fmt: skip
 def test_condition_means_the_same_as_in_spark(real_spark, condition, holds):
-    (ours,) = reader.connect().execute(f"SELECT {checks.to_duckdb(condition, {})}").fetchone()
+    (ours,) = reader.connect().execute(f"SELECT {rules.to_duckdb(condition, {})}").fetchone()
     assert ours == real_spark.sql(f"SELECT {condition} AS holds").first().holds == holds
 
 
@@ -200,15 +200,15 @@ FEW = [
 ]
 
 
-def measure(definition: dict, rows: list[dict]) -> tuple[checks.Rule, dict, float | None]:
+def measure(definition: dict, rows: list[dict]) -> tuple[rules.Rule, dict, float | None]:
     """A check's rule, and what it finds in some rows: the parts and the measured number."""
     kinds = {"int": pa.int32(), "double": pa.float64(), "string": pa.string(), "date": pa.date32(),
              "timestamp": pa.timestamp("us")}  # fmt: skip
     rule = checks.compile_check(checks.parse(definition), "t", "silver", TYPES, ["t"])
     connection = reader.connect()
-    made = [row | {"at": row["at"] and row["at"].replace(tzinfo=None)} for row in rows]
+    values = [row | {"at": row["at"] and row["at"].replace(tzinfo=None)} for row in rows]
     schema = pa.schema([(name, kinds[kind]) for name, kind in TYPES.items()])
-    reader.register(connection, "t", dataset.dataset(pa.Table.from_pylist(made, schema)))
+    reader.register(connection, "t", dataset.dataset(pa.Table.from_pylist(values, schema)))
     prepared = "".join(f", {sql} AS {name}" for name, sql in rule.prepared.items())
     asked = ", ".join(f"{sql} AS {name}" for name, sql in rule.parts.items())
     cursor = connection.execute(f"SELECT {asked} FROM (SELECT *{prepared} FROM t)")
@@ -289,7 +289,7 @@ def test_all_checks_of_a_table_run_in_one_scan(clean):
         for name in {table.name, *(need for rule in rules.values() for need in rule.needs)}:
             delta_table = DeltaTable(delta.table_path(clean, tables.get(clean, name)))
             reader.register(connection, name, delta_table.to_pyarrow_dataset())
-        text = quality.query(table, table.name, list(table.all_checks), rules)
+        text = checking.query(table, table.name, list(table.all_checks), rules)
         plan = connection.execute(f"EXPLAIN {text}").fetchall()[0][1]
         assert plan.count("ARROW_SCAN") == 1 + sum(len(rule.needs) for rule in rules.values()), table.name
 

@@ -415,7 +415,7 @@ NAME = st.text("abcdé_$. ", min_size=1, max_size=4)
 @st.composite
 def good_lines(draw) -> tuple[bytes, dict[str, str | None]]:
     """A JSON object as a line, and its fields as text."""
-    wanted, parts, seen = {}, [], set()
+    expected, parts, seen = {}, [], set()
     for name in draw(st.lists(NAME, min_size=0, max_size=5)):
         if name.lower() in seen:
             continue
@@ -433,8 +433,8 @@ def good_lines(draw) -> tuple[bytes, dict[str, str | None]]:
         else:
             value = f'{{"n":[{draw(NUMBER)}]}}'
             parts.append(f"{json.dumps(name)}:{value}")
-        wanted[name] = value
-    return ("{" + ", ".join(parts) + "}").encode(), wanted
+        expected[name] = value
+    return ("{" + ", ".join(parts) + "}").encode(), expected
 
 
 BAD_LINES = st.one_of(
@@ -492,12 +492,13 @@ def test_csv_cells_survive_a_round_trip(cells, delimiter, end, quoted, encoding)
     writer.writerows([names, *cells])
     actual = read(text.getvalue().encode(encoding), "csv")
     # A byte order mark in front of a row is one that `cat` left, unless it stands in quotes.
-    wanted = [row for row in cells if row != names]
+    expected = [row for row in cells if row != names]
     if not quoted:
-        wanted = [
-            [row[0].removeprefix("\ufeff"), *row[1:]] if not needs_quotes(row[0], delimiter) else row for row in wanted
+        expected = [
+            [row[0].removeprefix("\ufeff"), *row[1:]] if not needs_quotes(row[0], delimiter) else row
+            for row in expected
         ]
-    assert [list((row["record"] or {}).values()) for row in actual] == [row for row in wanted if row != names]
+    assert [list((row["record"] or {}).values()) for row in actual] == [row for row in expected if row != names]
     head = next(iter(text.getvalue().splitlines()))
     assert records_of(formats.parse_kept([row["raw"] for row in actual], head)) == [
         (row["record"], row["problem"]) for row in actual

@@ -137,15 +137,15 @@ def test_scores_of_a_segment_are_as_documented(spark):
     made = [("ann", ago[7], 12.5)] * 9 + [("ann", ago[89], 12.5), ("ann", ago[90], 1000.0)]
     made += [("eve", newest, 50.0)] * 90 + [("old", ago[60], -5.0)]
     events = spark.createDataFrame(made, "user_id string, event_date date, event_value double")
-    found = {
+    actual = {
         r["user_id"]: [r[name] for name in (
             "frequency", "monetary_value", "lifetime_value", "engagement_score", "risk_of_churn")]
         for r in gold.segments(users, events, SegmentSettings()).collect()
     }  # fmt: skip
-    assert found["ann"] == [10, 125.0, 1125.0, 40 / 2 + 40 / 4 + 20 / 4, 0.2333]
-    assert found["eve"] == [90, 4500.0, 4500.0, 100.0, 0.0]
-    assert found["old"] == [1, -5.0, -5.0, round(40 * 0.5 ** (60 / 7) + 40 / 40, 2), 1.0]
-    assert found["never"] == [0, 0.0, 0.0, 0.0, 1.0]
+    assert actual["ann"] == [10, 125.0, 1125.0, 40 / 2 + 40 / 4 + 20 / 4, 0.2333]
+    assert actual["eve"] == [90, 4500.0, 4500.0, 100.0, 0.0]
+    assert actual["old"] == [1, -5.0, -5.0, round(40 * 0.5 ** (60 / 7) + 40 / 40, 2), 1.0]
+    assert actual["never"] == [0, 0.0, 0.0, 0.0, 1.0]
 
 
 def test_a_day_of_sessions_without_events_has_no_value(spark):

@@ -162,7 +162,7 @@ def test_the_ledger_adds_up(lake):
         assert row.r == row.a + row.d + row.q and row.a + row.q == reader.count(lake, row.target)
 
 
-def test_13_names_of_columns(lake):
+def test_odd_names_of_source_columns_become_columns(lake):
     odd = {row["id"]: row for row in rows(lake, "odd_silver")}
     assert {n: row["is_deleted"] for n, row in odd.items()} == {1: False, 2: False}
     assert {
@@ -192,7 +192,7 @@ def test_13_names_of_columns(lake):
     ]
 
 
-def test_15_numbers(lake):
+def test_numbers_keep_their_digits(lake):
     good = bronze(lake, "app_events", "15-numbers")
     assert set(good) == ids("n", [1, 8, 11, 14, 20, 21, 22, 25]) | {
         "9007199254740992",
@@ -211,7 +211,7 @@ def test_15_numbers(lake):
     assert [row["_key"] for row in replica.values() if row["is_deleted"]] == ['{"id":"9007199254740993"}']
 
 
-def test_16_csv(lake):
+def test_csv_of_spreadsheets_is_read_cell_by_cell(lake):
     good = bronze(lake, "clickstream", "16-csv-excel")
     assert set(good) == ids("c", [1, 2, 3, 4, 5, 6, 7, 10, 11, 14, 17])
     assert [good[n]["page_name"] for n in ("c02", "c03", "c05", "c06", "c17")] == [
@@ -236,7 +236,7 @@ def test_16_csv(lake):
     assert any("c15" in record and "c16" in record for record in bad)
 
 
-def test_17_json_shapes(lake):
+def test_json_of_any_shape_is_loaded_or_rejected(lake):
     good = bronze(lake, "app_events", "17-json-shapes")
     assert set(good) == ids("j", [1, 2, 3, 4, 5, 6, 13, 14, 15, 18, 27, 28, 31, 33, 34])
     bad = rejected(lake, "app_events", "17-json-shapes")
@@ -250,7 +250,7 @@ def test_17_json_shapes(lake):
     assert json.loads(good["j18"]["event_properties"])["page_name"] == "a\u2028b\x85c"
 
 
-def test_18_unicode(lake):
+def test_text_in_any_encoding_is_read(lake):
     good = bronze(lake, "clickstream", "18-unicode-encodings")
     assert [good[n]["page_name"] for n in ("k01", "k02", "k04", "k40", "k41")] == [
         "😀 café",
@@ -266,7 +266,7 @@ def test_18_unicode(lake):
     assert reasons == ["invalid_unicode", "invalid_utf8", "invalid_utf8", "invalid_utf8", "malformed_record"]
 
 
-def test_21_parquet(lake):
+def test_parquet_types_become_the_same_values(lake):
     good = bronze(lake, "clickstream", "21-parquet-types")
     assert set(good) == {"p01", "p02", "p03", "p04", "5", "p06", "p09", "p11", "p13", "p16", "p17", "p18", "p20"}
     assert {str(good[n]["click_timestamp"]) for n in ("p01", "p02", "p03")} == {"2026-11-20 10:00:00.123456"}
@@ -298,7 +298,7 @@ def test_21_parquet(lake):
     ]
 
 
-def test_22_file_names(lake):
+def test_files_of_any_name_are_loaded(lake):
     good = bronze(lake, "clickstream", "22-file-names")
     assert set(good) == ids("f", [*range(32), 50, 51])
     valid = [row for name, row in good.items() if name < "f32"]
@@ -322,7 +322,7 @@ def test_22_file_names(lake):
         assert f'"click_id": "{name}"' in record.text
 
 
-def test_23_compressed(lake):
+def test_compressed_files_are_read(lake):
     good = bronze(lake, "app_events", "23-compressed")
     assert set(good) == ids("g", [1, 2, 3, 4, 5, 6, 7, 9, 11, 12, 13, 14, 59])
     (line,) = rejected(lake, "app_events", "23-compressed")

@@ -32,7 +32,7 @@ from lakehouse_lib.catalog import catalog
 from lakehouse_lib.errors import LakehouseError, LandingError
 from lakehouse_lib.flow import ledger, pipeline, selection
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers import loading
+from lakehouse_lib.layers import loading, loads
 from lakehouse_lib.model import tables
 from lakehouse_lib.storage import archive, delta, reader
 
@@ -160,7 +160,7 @@ def test_fields_of_new_files_are_known_without_spark(lakehouse, deliver):
     deliver("app_events/a.json.gz", [event(1), {"odd": 1}])
     deliver("app_events/b.csv", [as_csv([event(2)], list(event(2)))])
     lake = lakehouse(**BRONZE)
-    actual = loading.next_load(lake, tables.get(lake, "app_events_bronze"), "run")
+    actual = loads.next_load(lake, tables.get(lake, "app_events_bronze"), "run")
     assert {file.path: (file.records, set(file.names)) for file in actual.files} == {
         "a.json.gz": (2, {*event(1), "odd"}),
         "b.csv": (1, set(event(2))),
@@ -410,7 +410,7 @@ def test_load_is_planned_again_if_another_run_committed_first(lakehouse, deliver
     """Two machines: one lists f1; f2 lands; the other loads both; the first commits."""
     deliver("app_events/f1.json", [event(1)])
     lake = lakehouse(**BRONZE)
-    honest, overtaken = loading.next_load, []
+    honest, overtaken = loads.next_load, []
 
     def late(settings, *arguments):
         planned = honest(settings, *arguments)
@@ -421,11 +421,11 @@ def test_load_is_planned_again_if_another_run_committed_first(lakehouse, deliver
             deliver("app_events/f3.json", [event(4)])
         return planned
 
-    monkeypatch.setattr(loading, "next_load", late)
+    monkeypatch.setattr(loads, "next_load", late)
     load(lake).check()
     assert [row["event_id"] for row in rows(lake, "app_events_bronze")] == ["e1", "e2", "e3", "e4"]
-    loads = [delta.says(commit).get("load") for commit in commits(lake, tables.get(lake, "app_events_bronze"))]
-    assert len(loads) == 3 and overtaken[0] not in loads
+    committed = [delta.says(commit).get("load") for commit in commits(lake, tables.get(lake, "app_events_bronze"))]
+    assert len(committed) == 3 and overtaken[0] not in committed
     ledger = reader.query(lake, "SELECT sum(records_read)::INT r FROM ops_ledger WHERE target = 'app_events_bronze'")
     assert ledger.r[0] == 4
 
@@ -480,7 +480,7 @@ def test_removed_table_is_loaded_again(lakehouse, deliver):
 
 
 def test_many_files_are_loaded_in_parts_and_copies_count_once(lakehouse, deliver, monkeypatch):
-    monkeypatch.setattr(loading, "AT_ONCE", 2)
+    monkeypatch.setattr(loads, "AT_ONCE", 2)
     for n in range(5):
         deliver(f"app_events/{n}.json", [event(n), event(n + 10)])
     deliver("app_events/copy.json", [event(4), event(14)])

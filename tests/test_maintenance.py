@@ -208,9 +208,9 @@ def test_the_ledger_names_what_no_run_did(lakehouse, deliver):
     run(lake)
     assert archive.restore(lake, table)
     run(lake)
-    found = [json.loads(r["reasons"]) for r in delta.read_ops(lake, "ledger") if r["target"] == table.name]
-    told = [one for one in found if one]
-    assert sorted(told, key=repr) == [{"archived": -4}, {"changed_from_outside": -1}, {"restored_from_archive": 4}]
+    all_reasons = [json.loads(r["reasons"]) for r in delta.read_ops(lake, "ledger") if r["target"] == table.name]
+    reasons = [entry for entry in all_reasons if entry]
+    assert sorted(reasons, key=repr) == [{"archived": -4}, {"changed_from_outside": -1}, {"restored_from_archive": 4}]
 
 
 def test_late_data_for_archived_days_gives_the_same_tables(lakehouse, deliver, caplog):

@@ -53,8 +53,8 @@ NO_TEST_USERS = {"name": "no_test_users", "check": "expression", "condition": "u
 
 def test_error_check_holds_back_dependent_tables(lakehouse, deliver):
     """Held tables keep their last good state; once the check passes, they catch up exactly."""
-    wanted = "app_events_bronze,app_events_silver,event_metrics_gold"
-    lake = lakehouse(tables=wanted, quality={"app_events_silver": [NO_TEST_USERS]})
+    names = "app_events_bronze,app_events_silver,event_metrics_gold"
+    lake = lakehouse(tables=names, quality={"app_events_silver": [NO_TEST_USERS]})
     deliver("app_events/1.json", [event(1)])
     run(lake)
     good = rows(lake, "event_metrics_gold")
@@ -285,11 +285,11 @@ def test_replay_of_one_reason_and_part_of_a_message(lakehouse, deliver):
 
 def test_replayed_record_that_fails_again_keeps_its_new_reason(lakehouse, deliver):
     deliver("app_events/1.json", [event(1, "soon"), event(2)])
-    wanted = {"tables": "app_events_bronze,app_events_bronze_quarantine,app_events_silver"}
-    lake = lakehouse(**wanted)
+    parameters = {"tables": "app_events_bronze,app_events_bronze_quarantine,app_events_silver"}
+    lake = lakehouse(**parameters)
     run(lake)
     mapped = lakehouse(
-        feeds={"app_events": {"select": {"event_timestamp": "nullif(event_timestamp, 'soon')"}}}, **wanted
+        feeds={"app_events": {"select": {"event_timestamp": "nullif(event_timestamp, 'soon')"}}}, **parameters
     )
     assert quarantine.replay(mapped, "app_events", progress=lambda line: None) == {"passed": 0, "rejected": 1}
     (row,) = rows(lake, "app_events_bronze_quarantine")
@@ -325,15 +325,18 @@ def test_empty_quarantine_is_reported(run_command):
         if exists:
             for table in tables.declared(config.load()).values():
                 delta.ensure(config.load(), table)
-        assert run_command("quarantine") == (0, "Nothing waits: no rejected record is in quarantine.\n")
+        assert run_command("quarantine") == (0, "The quarantine has no records.\n")
         assert run_command("quarantine", "show", "app_events") == (
             0,
-            "Nothing waits: no rejected record of app_events is in quarantine.\n",
+            "The quarantine has no records of app_events.\n",
         )
     rejected_record(config.load())
     assert "app_events_bronze              1  malformed: it is no JSON" in run_command("quarantine")[1]
-    assert "Nothing waits" in run_command("quarantine", "show", "clickstream_bronze")[1]
-    assert "carries missing_key" in run_command("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
+    assert "The quarantine has no records" in run_command("quarantine", "show", "clickstream_bronze")[1]
+    assert (
+        "with the reason missing_key"
+        in run_command("quarantine", "show", "app_events_bronze", "--reason", "missing_key")[1]
+    )
     assert run_command("quarantine", "show", "users_silver")[0] == 2
 
 

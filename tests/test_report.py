@@ -258,6 +258,16 @@ def test_missing_value_is_a_gap_in_the_line():
 # Pages ------------------------------------------------------------------------------
 
 
+def test_broken_table_has_its_line_and_hides_no_other(lake):
+    log = Path(delta.table_path(lake, tables.get(lake, "app_events_bronze"))) / "_delta_log"
+    (log / f"{1:020d}.json").write_text("{no json")
+    found = facts.gather(lake, NOW)
+    broken = of(found, "app_events_bronze")
+    assert (broken.state, broken.rows, broken.days) == ("Degraded", None, []) and broken.passed == 0
+    assert of(found, "app_events_silver").rows and figures.drift(lake, found.report).empty
+    assert "cannot be opened" in page.front(found).data and 'id="lh-app_events_bronze"' in page.tables(lake, found).data
+
+
 def test_everything_from_data_is_escaped(lake):
     catalog.edit(lake, "users_silver", owner=EVIL)
     ran(lake, EVIL, timedelta(minutes=5), "users_silver", "x", 0, state="failed", message=EVIL)
@@ -415,6 +425,11 @@ def test_tables_of_the_report_are_filtered_sorted_and_opened(pages, opened, widt
         shown.get_by_role("button", name="table").click()
         shown.get_by_role("button", name="table").click()
         assert shown.locator(".lh-row").first.get_attribute("data-name") == "users_silver"
+    else:
+        shown.get_by_label("Sort tables").select_option("oldest data")
+        assert shown.locator(".lh-row").first.get_attribute("data-name") == "app_events_bronze"
+        shown.get_by_label("Sort tables").select_option("worst first")
+        assert shown.locator(".lh-row").first.get_attribute("data-state") == "4"
     shown.get_by_label("Filter tables").fill("silver degraded")
     assert rows.count() == 1 and f"1 of {every} tables" in shown.inner_text(".lh-bar")
     assert not shown.get_by_text("Last commits").first.is_visible()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import random
 from datetime import UTC, date, datetime
 
 import pytest
@@ -122,9 +123,9 @@ def test_earliest_of_events_with_the_same_id_wins(lakehouse, deliver):
 
 
 def test_of_records_with_one_id_and_time_the_content_decides_in_any_order(spark):
-    made = [("a", 1, n, False) for n in range(8)]
+    records = [("a", 1, n, False) for n in range(8)]
     winners = set()
-    for order in (made, made[::-1], made[3:] + made[:3]):
+    for order in (records, records[::-1], records[3:] + records[:3]):
         frame = spark.createDataFrame(order, "id string, at int, n int, _old boolean")
         ranked = refresh.first_of(frame.repartition(3), ["id"], ["at"], prefer="_old").collect()
         assert sorted(row["_rank"] for row in ranked) == [*range(1, 9)]
@@ -167,10 +168,10 @@ def cleaned(spark, **fields):
 
 def test_what_an_event_says_of_its_device_and_its_value(spark):
     device = {"device_type": "phone", "type": "other", "os": "iOS", "model": "A1", "app_version": "2.0"}
-    told = cleaned(spark, device=device, properties={"country": "DE", "value": 1.5, "duration_ms": "30"})
-    assert (told["device_type"], told["device_os"], told["device_model"]) == ("phone", "iOS", "A1")
-    assert (told["app_version"], told["country"]) == ("2.0", "DE")
-    assert (told["event_value"], told["duration_ms"]) == (1.5, 30)
+    event = cleaned(spark, device=device, properties={"country": "DE", "value": 1.5, "duration_ms": "30"})
+    assert (event["device_type"], event["device_os"], event["device_model"]) == ("phone", "iOS", "A1")
+    assert (event["app_version"], event["country"]) == ("2.0", "DE")
+    assert (event["event_value"], event["duration_ms"]) == (1.5, 30)
     assert cleaned(spark, device={"type": "tablet"})["device_type"] == "tablet"
 
 
@@ -212,15 +213,16 @@ def test_users_keep_every_version_in_the_order_of_the_source(lakehouse, deliver)
 
 def test_a_version_begins_at_its_moment_and_after_the_one_before(spark):
     """Two changes of one microsecond, and one whose clock stepped back."""
-    made = [("ann", "INSERT", n, moment) for n, moment in enumerate([5, 5, 3, 100], 1)]
-    frame = spark.createDataFrame(made, "user_id string, operation_type string, _n bigint, _moment bigint").selectExpr(
+    changes = [("ann", "INSERT", n, moment) for n, moment in enumerate([5, 5, 3, 100], 1)]
+    columns = "user_id string, operation_type string, _n bigint, _moment bigint"
+    frame = spark.createDataFrame(changes, columns).selectExpr(
         "*", "timestamp_micros(_moment) AS _changed_at", "'f' AS _source_file", "1L AS _source_line",
         *(f"CAST(NULL AS string) AS {name}" for name in (*silver.ATTRIBUTES, "attributes")),
     )  # fmt: skip
-    found = sorted(silver.scd2(frame).collect(), key=lambda row: row["valid_from"])
-    assert [row["valid_from"].microsecond for row in found] == [5, 6, 7, 100]
-    assert [row["valid_to"] and row["valid_to"].microsecond for row in found] == [6, 7, 100, None]
-    assert [row["is_current"] for row in found] == [False, False, False, True]
+    versions = sorted(silver.scd2(frame).collect(), key=lambda row: row["valid_from"])
+    assert [row["valid_from"].microsecond for row in versions] == [5, 6, 7, 100]
+    assert [row["valid_to"] and row["valid_to"].microsecond for row in versions] == [6, 7, 100, None]
+    assert [row["is_current"] for row in versions] == [False, False, False, True]
 
 
 def test_truncation_deletes_every_earlier_user(lakehouse, deliver):
@@ -251,3 +253,20 @@ def test_users_are_known_from_their_activity(lakehouse, deliver):
     )
     assert (str(ann["first_seen_date"]), str(ann["last_seen_date"])) == ("2026-01-01", "2026-01-05")
     assert bob["is_active"]
+
+
+@pytest.mark.parametrize("copies", [1, 2, 5])
+def test_many_rows_are_ranked_as_few_are(spark, copies):
+    """Also if every key is repeated, or none."""
+    picks = random.Random(copies)
+    rows = [
+        (f"k{key}", picks.choice([1, 2, None]), picks.choice([True, False]), picks.choice(["a", "b", None]))
+        for key in range(200) for _ in range(picks.randint(1, copies))
+    ]  # fmt: skip
+    df = spark.createDataFrame(rows, "id string, at int, _old boolean, content string")
+    few, many = (
+        refresh.first_of(df, ["id"], ["at"], prefer="_old", many=many).toPandas().sort_values(["id", "_rank"])
+        for many in (False, True)
+    )
+    assert few.astype(str).values.tolist() == many[few.columns].astype(str).values.tolist()
+    assert len(few) == len(rows)

@@ -14,7 +14,7 @@ import pytest
 import sqlglot
 
 from lakehouse_lib.errors import ConfigError
-from lakehouse_lib.sql import dialects, signatures
+from lakehouse_lib.sql import dialects, functions
 
 ROUNDS = int(os.environ.get("LAKEHOUSE_TEST_ROUNDS", "0"))
 """How often each signature is tried with other values; 0: a share of them once, as the suite is long."""
@@ -64,19 +64,19 @@ def spark_with_tables(real_spark):
 @pytest.mark.parametrize("sql", QUERIES)
 def test_analyst_queries_return_the_same_as_spark(connection_with_tables, spark_with_tables, sql):
     """Values, order and the names of the columns."""
-    theirs = spark_with_tables.sql(sql).toArrow()
-    ours = table_of(
+    expected = spark_with_tables.sql(sql).toArrow()
+    actual = table_of(
         connection_with_tables, sql, {name: dialects.schema(connection_with_tables, name) for name in TABLES}
     )
-    assert ours.column_names == theirs.column_names
-    assert len(ours) == len(theirs)
-    for row, their_row in zip(grid.rows_of(ours), grid.rows_of(theirs), strict=True):
+    assert actual.column_names == expected.column_names
+    assert len(actual) == len(expected)
+    for row, their_row in zip(grid.rows_of(actual), grid.rows_of(expected), strict=True):
         assert grid.same(row, their_row), (row, their_row)
 
 
 def cases() -> list[tuple[str, list[list[str]], bool]]:
     """(expression, rows, whether it is an aggregate)."""
-    cases_listed = [(text, rows, name in signatures.AGGREGATES) for name, text, rows in grid.calls(max(1, ROUNDS))]
+    cases_listed = [(text, rows, name in functions.AGGREGATES) for name, text, rows in grid.calls(max(1, ROUNDS))]
     cases_listed += [(text, rows, False) for _, text, rows in grid.operators(max(1, ROUNDS), grid.OPERATORS)]
     cases_listed += [(text, rows, True) for _, text, rows in grid.operators(max(1, ROUNDS), grid.AGGREGATES)]
     return cases_listed if ROUNDS else cases_listed[::6]
@@ -85,16 +85,18 @@ def cases() -> list[tuple[str, list[list[str]], bool]]:
 def test_every_signature_returns_the_same_as_spark(connection_with_tables, real_spark):
     wrong, count = [], 0
     for text, rows, aggregate in cases():
-        ours = grid.by_us(connection_with_tables, text, rows, aggregate)
-        answered = [place for place, answer in enumerate(ours) if not isinstance(answer, Exception)]
-        count += len(ours)
+        actual = grid.by_us(connection_with_tables, text, rows, aggregate)
+        answered = [place for place, answer in enumerate(actual) if not isinstance(answer, Exception)]
+        count += len(actual)
         if not answered:
             continue
-        theirs = grid.by_spark(real_spark, text, rows if aggregate else [rows[place] for place in answered], aggregate)
+        spark_rows = grid.by_spark(
+            real_spark, text, rows if aggregate else [rows[place] for place in answered], aggregate
+        )
         wrong += [
-            (text, rows if aggregate else rows[place], ours[place], expected)
-            for place, expected in zip(answered, theirs, strict=True)
-            if grid.wrong(ours[place], expected)
+            (text, rows if aggregate else rows[place], actual[place], expected)
+            for place, expected in zip(answered, spark_rows, strict=True)
+            if grid.wrong(actual[place], expected)
         ]
     print(f"{count} rows, {len(wrong)} wrong")
     assert not wrong, wrong[:20]

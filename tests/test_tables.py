@@ -85,8 +85,8 @@ def test_table_is_added_by_one_declaration_and_one_function(lakehouse, deliver, 
         events  bigint required -- events
         """,
     ))  # fmt: skip
-    wanted = ("app_events_bronze", "app_events_silver", table.name)
-    lake = lakehouse(tables=",".join(wanted))
+    names = ("app_events_bronze", "app_events_silver", table.name)
+    lake = lakehouse(tables=",".join(names))
     for number, count in ((1, 1), (2, 2)):
         deliver(f"app_events/{number}.json", [event(number, properties={"country": "DE"})])
         pipeline.run(lake, progress=lambda line: None).check()
@@ -98,9 +98,9 @@ def test_table_is_added_by_one_declaration_and_one_function(lakehouse, deliver, 
     ("changes", "words"),
     [
         ({"layer": "platinum"}, "layer 'platinum' is not one of"),
-        ({"key": ("town",)}, "town is none of its columns"),
+        ({"key": ("town",)}, "town is not one of its columns"),
         ({"sources": ("app_event_silver",)}, "did you mean app_events_silver?"),
-        ({"name": "users_silver"}, "a table users_silver already"),
+        ({"name": "users_silver"}, "already a table users_silver"),
         ({"declared": "country text -- no such type"}, "Unknown column type 'text'"),
     ],
 )

@@ -105,11 +105,11 @@ def told(spark, changes: list[dict[str, Any]]) -> list[Any]:
 
 def test_a_row_of_a_snapshot_that_is_read_late_delays_no_change(spark):
     """The changes after it keep their times, and so their place among those of another log."""
-    one = {"key": 1, "partial": False, "snapshot": False, "b": None, "operation": "UPDATE"}
-    changes = [one | {"log": "a", "position": 1, "time": 9, "snapshot": True, "a": 1},
-               one | {"log": "a", "position": 2, "time": 3, "a": 2},
-               one | {"log": "b", "position": 7, "time": 5, "a": 3}]  # fmt: skip
-    made = told(spark, changes)
-    assert [row["_row"]["a"] for row in made] == ["n1", "n2", "n3"]
+    change = {"key": 1, "partial": False, "snapshot": False, "b": None, "operation": "UPDATE"}
+    changes = [change | {"log": "a", "position": 1, "time": 9, "snapshot": True, "a": 1},
+               change | {"log": "a", "position": 2, "time": 3, "a": 2},
+               change | {"log": "b", "position": 7, "time": 5, "a": 3}]  # fmt: skip
+    actual = told(spark, changes)
+    assert [row["_row"]["a"] for row in actual] == ["n1", "n2", "n3"]
     start = round(START.timestamp() * 1_000_000)
-    assert [row["_moment"] - start for row in made] == [2_999_000, 3_000_000, 5_000_000]
+    assert [row["_moment"] - start for row in actual] == [2_999_000, 3_000_000, 5_000_000]

@@ -25,7 +25,7 @@ from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
 from lakehouse_lib.trust import anomalies, quality
-from lakehouse_lib.trust.quality import Result
+from lakehouse_lib.trust.checking import Result
 
 DAYS = 30
 """Days that trends cover."""
@@ -242,7 +242,7 @@ def _since(
 
 
 def _tables(settings: Settings, report: Report, due: list[Work], now: datetime) -> list[TableFacts]:
-    checked = delta.once("last checks", lambda: quality.latest(settings))
+    checked = quality.latest(settings)
     past, steps, owners = quality.past(settings), probes.last_steps(settings), catalog.owners(settings)
     declared = tables.declared(settings)
     found = []

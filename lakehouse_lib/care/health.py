@@ -82,8 +82,7 @@ def report(settings: Settings, now: datetime | None = None) -> Report:
     unused, last_steps = landing.not_in_use(settings), probes.last_steps(settings)
     used = [declared[name] for name in readable if name not in unused]
     findings += probes.last_run(last_steps)
-    checked = delta.once("last checks", lambda: quality.latest(settings))
-    accounted, book = ledger.last_accounted(settings), book_of(settings)
+    checked, accounted, book = quality.latest(settings), ledger.last_accounted(settings), book_of(settings)
     for table in used:
         delta_table = readable[table.name]
         findings += probes.half_written(table, delta_table, accounted)

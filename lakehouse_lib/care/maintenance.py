@@ -357,4 +357,5 @@ def _exists(settings: Settings, table: Table) -> bool:
 
 
 def _opened(settings: Settings, table: Table) -> DeltaTable:
-    return delta.made(settings, table, "there is nothing to keep in shape")
+    """Open a table separately from its readers, because maintenance changes it."""
+    return DeltaTable(delta.made(settings, table, "there is nothing to keep in shape").table_uri)

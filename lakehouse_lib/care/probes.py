@@ -26,9 +26,9 @@ from lakehouse_lib.layers import inputs
 from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import delta
+from lakehouse_lib.storage import delta, remembered
 from lakehouse_lib.trust import anomalies
-from lakehouse_lib.trust.quality import Result
+from lakehouse_lib.trust.checking import Result
 
 SKEW = timedelta(minutes=5)
 """A time further ahead than this means that a clock is wrong."""
@@ -183,17 +183,30 @@ def newest(settings: Settings, table: Table, delta_table: DeltaTable) -> tuple[d
     """The time of a table's newest event, and the time of the last load that brought rows."""
     happened = None
     if table.event_time:
-        wanted = (f"max.{table.event_time}", day := f"partition.{table.partition_by}")
-        known = delta.files(delta_table)
-        files = known.select([name for name in wanted if name in known.column_names]).to_pylist()
-        times = [file.get(f"max.{table.event_time}") for file in files if file.get(day) is not None]
-        happened = max((at.replace(tzinfo=UTC) if at.tzinfo is None else at for at in times if at), default=None)
-    loads = [
-        row["recorded_at"]
-        for row in delta.read_ops(settings, "ledger", target=table.name)
-        if row["records_read"] > row["duplicate"]
-    ]
-    return happened, max(loads, default=None)
+        happened = remembered.made_of(
+            delta_table, f"newest {table.event_time}", lambda opened: _newest_event(table, opened)
+        )
+    recorded = delta.open_table(f"{settings.layer_path('ops')}/ledger")
+    loads = {} if recorded is None else remembered.made_of(recorded, "last loads", _last_loads)
+    return happened, loads.get(table.name)
+
+
+def _newest_event(table: Table, delta_table: DeltaTable) -> datetime | None:
+    known = delta.files(delta_table)
+    wanted = (f"max.{table.event_time}", day := f"partition.{table.partition_by}")
+    files = known.select([name for name in wanted if name in known.column_names]).to_pylist()
+    times = [file.get(f"max.{table.event_time}") for file in files if file.get(day) is not None]
+    return max((at.replace(tzinfo=UTC) if at.tzinfo is None else at for at in times if at), default=None)
+
+
+def _last_loads(recorded: DeltaTable) -> dict[str, datetime]:
+    """The time of the last load of each table that brought rows."""
+    loads: dict[str, datetime] = {}
+    columns = ["target", "recorded_at", "records_read", "duplicate"]
+    for row in delta.dataset(recorded).to_table(columns).to_pylist():
+        if row["records_read"] > row["duplicate"]:
+            loads[row["target"]] = max(row["recorded_at"], loads.get(row["target"], row["recorded_at"]))
+    return loads
 
 
 def freshness(settings: Settings, table: Table, delta_table: DeltaTable, now: datetime) -> list[Finding]:

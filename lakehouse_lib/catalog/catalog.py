@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from lakehouse_lib import sample
 from lakehouse_lib.config import Settings
@@ -22,7 +22,7 @@ from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.model.tables import register as register_table
-from lakehouse_lib.storage import commits, delta
+from lakehouse_lib.storage import commits, delta, remembered
 from lakehouse_lib.trust import quality
 
 if TYPE_CHECKING:
@@ -96,12 +96,10 @@ class Entry:
 def entries(settings: Settings) -> dict[str, Entry]:
     """The current entries of all tables by name, sources before targets."""
     declared = tables.declared(settings)
-    verdicts: dict[str, str] = dict(
-        quality.scorecard(quality.latest(settings))[["table", "verdict"]].itertuples(index=False)
-    )
-    edits = _edits(settings)
+    verdicts, edits = quality.verdicts(quality.latest(settings)), _edits(settings)
+    more_tags = ["sample"] if sample.is_sample(settings) else []
     return {
-        name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []))
+        name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []), more_tags)
         for name, table in declared.items()
     }
 
@@ -194,25 +192,18 @@ def views(spark: SparkSession, settings: Settings) -> list[str]:
 
 
 def _entry(
-    settings: Settings, table: Table, declared: dict[str, Table], verdict: str, edits: list[dict[str, Any]]
-) -> Entry:
+    settings: Settings, table: Table, declared: dict[str, Table], verdict: str, edits: list[dict[str, Any]],
+    more_tags: list[str],
+) -> Entry:  # fmt: skip
     path = delta.table_path(settings, table)
     delta_table = delta.opened(settings, table)
     owner, tags = _edited(table, edits)
-    tags += ["sample"] if sample.is_sample(settings) else []
+    tags += more_tags
     facts: dict[str, Any] = {"version": -1, "rows": 0, "files": 0, "bytes": 0, "updated_at": None, "state": "not made"}
     if delta_table is not None:
-        files = delta.files(delta_table)
-        last_commit = delta.committed_at(delta_table)
-        late = (datetime.now(UTC) - last_commit).total_seconds() > table.freshness_hours * 3600
-        facts = {
-            "version": delta_table.version(),
-            "files": files.num_rows,
-            "updated_at": last_commit,
-            "rows": sum(count or 0 for count in files["num_records"].to_pylist()),
-            "bytes": sum(files["size_bytes"].to_pylist()),
-            "state": "late" if late else "fresh",
-        }
+        facts = remembered.made_of(delta_table, "catalog", _facts)
+        late = (datetime.now(UTC) - facts["updated_at"]).total_seconds() > table.freshness_hours * 3600
+        facts = facts | {"state": "late" if late else "fresh"}
     columns = [
         {"name": column.name, "type": column.type, "required": column.required, "comment": column.comment}
         for column in delta.as_made(table, delta_table).columns
@@ -235,6 +226,18 @@ def _edited(table: Table, edits: list[dict[str, Any]]) -> tuple[str, list[str]]:
         owner = change["owner"] or owner
         tags = [tag for tag in dict.fromkeys([*tags, *change["add_tags"]]) if tag not in change["remove_tags"]]
     return owner, tags
+
+
+def _facts(delta_table: DeltaTable) -> dict[str, Any]:
+    """What the log says of a table."""
+    files = delta.files(delta_table)
+    return {
+        "version": delta_table.version(),
+        "files": files.num_rows,
+        "updated_at": delta.committed_at(delta_table),
+        "rows": sum(count or 0 for count in files["num_records"].to_pylist()),
+        "bytes": sum(files["size_bytes"].to_pylist()),
+    }
 
 
 def _sample_query(table: Table) -> str:

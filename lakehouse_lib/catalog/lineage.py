@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from deltalake import DeltaTable
+
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.model import tables
-from lakehouse_lib.storage import delta
+from lakehouse_lib.storage import delta, remembered
 
 COLORS = {"landing": "#6b7280", "bronze": "#a0622d", "quarantine": "#6a4c93", "silver": "#5f6b7a", "gold": "#a67c00"}
 
@@ -37,8 +39,13 @@ def columns(settings: Settings) -> dict[str, Made]:
 
     Paths into structs count as columns too: ``clickstream_silver._clicks.click_id``.
     """
+    recorded = delta.open_table(f"{settings.layer_path('ops')}/lineage")
+    return {} if recorded is None else remembered.made_of(recorded, "columns", _columns)
+
+
+def _columns(recorded: DeltaTable) -> dict[str, Made]:
     newest: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in sorted(delta.read_ops(settings, "lineage"), key=lambda row: row["recorded_at"]):
+    for row in sorted(delta.dataset(recorded).to_table().to_pylist(), key=lambda row: row["recorded_at"]):
         if row.get("columns"):
             newest[row["target"], row["source"]] = row
     lineage: dict[str, Made] = {}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,9 +19,12 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, TableError
-from lakehouse_lib.intake import landing
-from lakehouse_lib.model import checks, tables
+from lakehouse_lib.errors import ConfigError, TableError, first_line
+from lakehouse_lib.intake import formats, landing
+from lakehouse_lib.intake.folders import EPOCH
+from lakehouse_lib.intake.landing import LandingFile
+from lakehouse_lib.intake.streams import Unreadable
+from lakehouse_lib.model import rules, tables
 from lakehouse_lib.model.messages import line_of
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta, reader
@@ -49,7 +53,7 @@ class Step:
     message: str = ""
 
     def text(self, depth: int = 0) -> str:
-        """The whole trace as indented text."""
+        """Return the whole trace as indented text."""
         pad = "    " * depth
         sample_note = f", {self.rows.num_rows} of them shown" if self.total > self.rows.num_rows else ""
         lines = [f"{pad}{self.table.name}: {self.total:,} {'row' if self.total == 1 else 'rows'}{sample_note}"]
@@ -87,7 +91,7 @@ def trace(settings: Settings, name: str, key: list[str], limit: int = EXAMPLES) 
             f'SELECT * FROM "{name}" WHERE {predicate} LIMIT {limit}', params=list(key_values.values())
         ).to_arrow_table()
     except duckdb.ConversionException as error:
-        raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{name}: {first_line(error)}") from None
     if not rows.num_rows:
         condition = ", ".join(f"{column}={value}" for column, value in key_values.items())
         raise TableError(f"{name} has no row with {condition}.")
@@ -95,7 +99,7 @@ def trace(settings: Settings, name: str, key: list[str], limit: int = EXAMPLES) 
 
 
 def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dict[str, pa.Table | None]:
-    """The rows of each source that rows of a table are made from; None where no rule is declared.
+    """Return the rows of each source that rows of a table are made from; None where no rule is declared.
 
     Adds to the source's columns ``_of bigint`` (position of the row in ``rows``) and ``_total bigint`` (number of
     source rows that it is made from, of which at most ``limit`` are returned).
@@ -127,13 +131,13 @@ def sources(settings: Settings, table: Table, rows: pa.Table, limit: int) -> dic
 
 
 def _in_duckdb(expression: str, types: Mapping[str, str]) -> str:
-    """An expression of a rule in DuckDB's SQL; ``explode(…)`` gives a row for each element."""
+    """Return an expression of a rule in DuckDB's SQL; ``explode(…)`` gives a row for each element."""
     exploded = re.fullmatch(r"explode\((.*)\)", expression, re.DOTALL)
-    return f"unnest({checks.to_duckdb(exploded[1], types)})" if exploded else checks.to_duckdb(expression, types)
+    return f"unnest({rules.to_duckdb(exploded[1], types)})" if exploded else rules.to_duckdb(expression, types)
 
 
 def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Record]]:
-    """The landing records of each row of a bronze table: several where copies of a record cannot be told apart,
+    """Return the landing records of each row of a bronze table: several where copies of a record cannot be told apart,
     none if the file is gone."""
     feed = landing.feed_of(bronze)
     zone = ZoneInfo(settings.feed(feed).timezone)
@@ -145,7 +149,7 @@ def records(settings: Settings, bronze: Table, rows: pa.Table) -> list[list[Reco
     matches: list[list[Record]] = [[] for _ in row_values]
     for path, positions in by_file.items():
         best = dict.fromkeys(positions, 0.0)
-        messages = landing.messages(settings, feed, files[path]) if path in files else ()
+        messages = _messages(settings, feed, files[path]) if path in files else ()
         for number, (text, values) in enumerate(messages, 1):
             for position in positions:
                 score = _match_score(bronze, row_values[position], number, text, values, zone)
@@ -191,7 +195,7 @@ def _open(connection: duckdb.DuckDBPyConnection, settings: Settings, table: Tabl
 def _match_score(
     bronze: Table, row: dict[str, Any], number: int, text: str, values: dict[str, Any] | None, zone: ZoneInfo
 ) -> float:
-    """How well a record of the row's file matches the row; 0 if it is a different record."""
+    """Return how well a record of the row's file matches the row; 0 if it is a different record."""
     if row.get("_source_line") is not None:
         return float(number == line_of(row["_source_line"]))
     if row["_raw"] is not None:
@@ -201,15 +205,48 @@ def _match_score(
         return 0.0
     texts = {str(value) for value in values.values()}
     strings = [row[c.name] for c in bronze.columns if c.type == "string" and not c.name.startswith("_") and row[c.name]]
-    instants = {landing.instant(value, zone) for value in values.values()}
+    instants = {_instant(value, zone) for value in values.values()}
     event_time = row[bronze.event_time].replace(tzinfo=UTC)
     return 1.0 + sum(value in texts for value in strings) + 10 * (event_time in instants)
 
 
 def _as_fields(text: str) -> dict[str, Any] | None:
-    """The fields of a record that is stored as JSON, as Parquet rows are."""
+    """Return the fields of a record that is stored as JSON, as Parquet rows are."""
     try:
         fields: dict[str, Any] = json.loads(text)
         return fields
     except ValueError:
         return None
+
+
+def _messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """Yield the records of one file in order: the text, and the fields if it has any."""
+    try:
+        with landing.opened(settings, feed, file) as handle:
+            for batch in formats.read(
+                handle, file.kind, formats.Reading(), file.path, landing.shape_of(settings, feed)
+            ):
+                for row in batch.to_pylist():
+                    fields = None if row["record"] is None else dict(row["record"])
+                    yield row["raw"] if row["raw"] is not None else json.dumps(fields, ensure_ascii=False), fields
+    except Unreadable:
+        return
+
+
+def _instant(value: Any, zone: tzinfo) -> datetime | None:
+    """Return a field as a time, by the rules of the landing contract: ISO-8601 (in ``zone`` if it has no offset), or
+    epoch seconds, milliseconds or microseconds; None if it is not a time."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=zone)
+    try:
+        number = Decimal(str(value))
+        size = abs(number)
+        scale = 10**6 if size < 10**11 else 10**3 if size < 10**14 else 1
+        return EPOCH + timedelta(microseconds=int(number * scale))
+    except (InvalidOperation, ValueError, OverflowError):
+        pass
+    try:
+        time = datetime.fromisoformat(str(value).strip().replace(",", "."))
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)

@@ -8,6 +8,8 @@ from typing import Any
 from lakehouse_lib.commands.shared import chosen_tables, load_settings, owned_engine
 from lakehouse_lib.errors import ConfigError, NotMadeError, QualityError
 
+_NOT_DONE = "Nothing was done; add --yes to do it."
+
 
 def show_health(_: argparse.Namespace) -> int:
     from lakehouse_lib.care import health
@@ -38,13 +40,12 @@ def check_quality(options: argparse.Namespace) -> int:
     latest = quality.latest(settings)
     if options.action == "check":
         for table in existing:
-            latest[table.name] = {result.check_name: result for result in quality.run_checks(settings, table)}
-            quality.write_results(settings, list(latest[table.name].values()))
+            latest[table.name] = quality.check(settings, table)
     results = [result for table in existing for result in latest.get(table.name, {}).values()]
     for result in results:
         print(f"{result.severity.upper() if result.failed else result.verdict:<11} {result.message}")
     if failing := quality.stopping(results):
-        raise QualityError(f"{len(failing)} of {len(results)} checks fail; nothing is made from their tables.")
+        raise QualityError(f"{len(failing)} of {len(results)} checks fail; tables made from theirs are not updated.")
     judged = [result for result in results if result.passed is not None]
     skipped = f"; {len(results) - len(judged)} had no rows to look at" if len(judged) < len(results) else ""
     print(f"{sum(bool(result.passed) for result in judged)} of {len(judged)} checks pass{skipped}.")
@@ -62,8 +63,8 @@ def handle_quarantine(options: argparse.Namespace) -> int:
             print(f"{row.table_name:<22} {row.records:>9,}  {row.flags}: {row.reason}\n{'':34}{row.example[:120]}")
         if groups.empty:
             print(
-                f"Nothing waits: no rejected record{f' of {options.table}' if options.table else ''}"
-                f"{f' carries {options.reason}' if options.reason else ' is in quarantine'}."
+                f"The quarantine has no records{f' of {options.table}' if options.table else ''}"
+                f"{f' with the reason {options.reason}' if options.reason else ''}."
             )
         return 0
     if not options.table:
@@ -85,12 +86,12 @@ def restore_version(options: argparse.Namespace) -> int:
     for consequence in restore.consequences(settings, table, options.version):
         print(consequence)
     if not options.yes:
-        print("Nothing was done; add --yes to do it.")
+        print(_NOT_DONE)
         return 0
     new_version = restore.restore(settings, table, options.version)
     print(
         f"{table.name} is now version {new_version}, with the rows of version {options.version}. "
-        "`lakehouse run` brings what is made from it up to date."
+        "Run `lakehouse run` to update the tables that are made from it."
     )
     return 0
 
@@ -138,7 +139,7 @@ def vacuum_tables(options: argparse.Namespace) -> int:
                 lost = maintenance.unreadable(settings, table, options.hours)
                 print(f"    versions that could no longer be read: {', '.join(map(str, lost)) or 'none'}")
     if not options.yes:
-        print("Nothing was done; add --yes to do it.")
+        print(_NOT_DONE)
     return 0
 
 
@@ -158,7 +159,7 @@ def apply_retention(options: argparse.Namespace) -> int:
             if not due:
                 print(f"{table.name}: nothing is past its retention")
     if not options.yes:
-        print("Nothing was done; add --yes to do it.")
+        print(_NOT_DONE)
     return 0
 
 
@@ -176,7 +177,7 @@ def handle_archive(options: argparse.Namespace) -> int:
         with locked(settings):
             batches = archive.restore(settings, table)
             bookkeeping.account(settings, table)
-        print(f"{table.name}: {sum(batch.rows for batch in batches):,} rows of {len(batches)} batches are back.")
+        print(f"{table.name}: {sum(batch.rows for batch in batches):,} rows of {len(batches)} batches were restored.")
         return 0
     batches = [batch for table in chosen_tables(settings, options.table) for batch in archive.batches(settings, table)]
     for batch in batches:
@@ -185,5 +186,5 @@ def handle_archive(options: argparse.Namespace) -> int:
             f"archived {batch.archived_at}"
         )
     if not batches:
-        print("The archive holds no rows.")
+        print("The archive has no rows.")
     return 0

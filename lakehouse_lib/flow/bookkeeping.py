@@ -80,10 +80,10 @@ def account(settings: Settings, table: Table) -> None:
 
 def settle(settings: Settings, table: Table, run_id: str, step: Step, settled: ledger.Accounted) -> None:
     """Account for the table's commits that are missing from the ledger."""
-    delta_table = delta.opened(settings, table)
-    if delta_table is None:
+    if not delta.exists(settings, table):
         return
-    step.ledger = ledger.account(settings, table, delta_table, settled)
+    step.ledger = ledger.account(settings, table, settled)
+    delta_table = delta.made(settings, table, "it has no commits")
     step.version = delta_table.version()
     if table.layer == "bronze":
         landing.settle(settings, landing.feed_of(table), delta_table, run_id)

@@ -7,6 +7,7 @@ table's row count: the sum over a table's versions is its current row count.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def last_accounted(settings: Settings) -> Accounted:
     return last
 
 
-def account(settings: Settings, table: Table, delta_table: DeltaTable, last: Accounted) -> list[Entry]:
+def account(settings: Settings, table: Table, last: Accounted) -> list[Entry]:
     """The ledger rows for a table's commits that are missing from the ledger, including those of killed runs, those
     that archive rows, and those from outside; ``last`` is the result of `last_accounted`.
 
@@ -63,11 +64,13 @@ def account(settings: Settings, table: Table, delta_table: DeltaTable, last: Acc
         Records do not add up, or a commit wrote other rows than expected.
     """
     entries: list[Entry] = []
+    newest = functools.partial(delta.made, settings, table, "it has no commits")
+    delta_table = newest()
     table_id = str(delta_table.metadata().id)
     last_version, rows = last.get(table_id, (-1, 0))
     if rows is None:
         rows = _rows_at(delta_table, last_version, delta_table.count())
-    while last_version < delta_table.version():  # taking rows back adds another commit
+    while last_version < (delta_table := newest()).version():  # taking rows back adds another commit
         commits = delta.changes(delta_table.table_uri, last_version, delta_table.version()).commits
         last_version = delta_table.version()
         taken_back = {path for commit in commits for path in delta.says(commit).get("set_aside", ())}
@@ -85,7 +88,6 @@ def account(settings: Settings, table: Table, delta_table: DeltaTable, last: Acc
                 continue  # maintenance only
             rows += change
             entries.append((_row(table, table_id, commit, commit_info, counts, reasons, change), commit_info))
-        delta_table.update_incremental()
     return entries
 
 

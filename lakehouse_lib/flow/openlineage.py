@@ -240,12 +240,12 @@ def _columns(
 
 
 def _schema(table: Table) -> facets.schema_dataset.SchemaDatasetFacet:
-    return facets.schema_dataset.SchemaDatasetFacet(
-        [
-            facets.schema_dataset.SchemaDatasetFacetFields(column.name, table.types[column.name], column.comment)
-            for column in table.columns
-        ]
-    )
+    types = table.types
+    fields = [
+        facets.schema_dataset.SchemaDatasetFacetFields(column.name, types[column.name], column.comment)
+        for column in table.columns
+    ]
+    return facets.schema_dataset.SchemaDatasetFacet(fields)
 
 
 def _assertions(checked: Latest, name: str) -> dict[str, Any]:

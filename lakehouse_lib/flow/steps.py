@@ -9,7 +9,7 @@ from lakehouse_lib.errors import LakehouseError, LandingError, QualityError
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.layers import columns
 from lakehouse_lib.model.ops import COUNTS
-from lakehouse_lib.trust import quality
+from lakehouse_lib.trust import checking
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Step:
     """Whether there was anything to do."""
     columns: columns.Lineage | None = None
     """The lineage of the table's columns."""
-    checks: list[quality.Result] = field(default_factory=list)
+    checks: list[checking.Result] = field(default_factory=list)
     """Results of the checks that ran in this step."""
     failing: list[str] = field(default_factory=list)
     """Messages of the `error` checks that currently fail, whenever they ran."""

@@ -35,7 +35,7 @@ class Digits(str):
 
 
 def is_unavailable(value: Any) -> bool:
-    """Whether a value is Debezium's placeholder: as text, as bytes, in an array, or in a map."""
+    """Return whether a value is Debezium's placeholder: as text, as bytes, in an array, or in a map."""
     if isinstance(value, str):
         return value in _UNKNOWN
     if isinstance(value, list):
@@ -48,7 +48,7 @@ def is_unavailable(value: Any) -> bool:
 
 
 def _as_number(value: Any) -> float | None:
-    """A number from an array, possibly in Connect's decimal encoding; None if it is not a number."""
+    """Return a number from an array, possibly in Connect's decimal encoding; None if it is not a number."""
     try:
         if isinstance(value, dict):
             return float(_variable_decimal(value, {}))
@@ -58,7 +58,7 @@ def _as_number(value: Any) -> float | None:
 
 
 def decoded(value: Any, schema: dict[str, Any]) -> Any:
-    """A value decoded by its Connect schema; a value that does not fit the schema is returned unchanged."""
+    """Return a value decoded by its Connect schema; a value that does not fit the schema is returned unchanged."""
     if value is None or is_unavailable(value):
         return value
     decode = _DECODERS.get(schema.get("name") or "")
@@ -75,13 +75,13 @@ def decoded(value: Any, schema: dict[str, Any]) -> Any:
 
 
 def struct(values: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a struct, each decoded by its own schema."""
+    """Return the fields of a struct, each decoded by its own schema."""
     fields = {field["field"]: field for field in schema.get("fields") or () if "field" in field}
     return {name: decoded(value, fields.get(name, {})) for name, value in values.items()}
 
 
 def column_types(schema: dict[str, Any]) -> dict[str, str]:
-    """Spark's type of each field of a struct; fields whose type follows from their values are left out."""
+    """Return Spark's type of each field of a struct; fields whose type follows from their values are left out."""
     types = {field["field"]: _column_type(field) for field in schema.get("fields") or () if "field" in field}
     return {name: spark_type for name, spark_type in types.items() if spark_type}
 
@@ -101,7 +101,7 @@ def _column_type(schema: dict[str, Any]) -> str:
 
 
 def decimal_type(precision: Any, scale: Any) -> str:
-    """Spark's type of a decimal; empty if no Spark type fits or the number of digits is unknown."""
+    """Return Spark's type of a decimal; empty if no Spark type fits or the number of digits is unknown."""
     try:
         fits = 0 <= int(scale) <= int(precision) <= DIGITS
     except (TypeError, ValueError):
@@ -110,7 +110,7 @@ def decimal_type(precision: Any, scale: Any) -> str:
 
 
 def decimal(unscaled: str, scale: int) -> Digits:
-    """A decimal from the base64 of its unscaled value, a big-endian two's complement number.
+    """Return a decimal from the base64 of its unscaled value, a big-endian two's complement number.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def _clock(nanos: int, places: int) -> str:
 
 
 def _moment(places: int) -> Callable[[Any, dict[str, str]], str]:
-    """A decoder from milli-, micro- or nanoseconds since 1970 to a date and time without a zone."""
+    """Return a decoder from milli-, micro- or nanoseconds since 1970 to a date and time without a zone."""
 
     def decode(value: Any, _: dict[str, str]) -> str:
         day, rest = divmod(_whole(value) * 10 ** (9 - places), 86_400 * 10**9)
@@ -167,7 +167,7 @@ def _time(places: int) -> Callable[[Any, dict[str, str]], str]:
 
 
 def _duration(places: int) -> Callable[[Any, dict[str, str]], str]:
-    """A decoder from micro- or nanoseconds to an ISO-8601 duration."""
+    """Return a decoder from micro- or nanoseconds to an ISO-8601 duration."""
 
     def decode(value: Any, _: dict[str, str]) -> str:
         size = abs(_whole(value))
@@ -179,7 +179,7 @@ def _duration(places: int) -> Callable[[Any, dict[str, str]], str]:
 
 
 def _bits(value: Any, parameters: dict[str, str]) -> str:
-    """A bit string from its bytes, the lowest byte first."""
+    """Return a bit string from its bytes, the lowest byte first."""
     number = int.from_bytes(base64.b64decode(value, validate=True), "little")
     return f"{number:0{int(parameters.get('length', 1))}b}"
 

@@ -54,7 +54,7 @@ _STRICT: dict[str, Any] = {
 
 
 def flat(message: dict[str, Any] | None, path: str = "") -> dict[str, Any]:
-    """A message as a flat change, keeping the fields that the envelope does not define.
+    """Return a message as a flat change, keeping the fields that the envelope does not define.
 
     ``path`` is the path of its file below the feed's folder: if an unwrapped message does not name its table, a folder
     named like the topic does.
@@ -69,14 +69,14 @@ def flat(message: dict[str, Any] | None, path: str = "") -> dict[str, Any]:
 
 
 def _without_internal(message: dict[str, Any]) -> dict[str, Any]:
-    """A message without the fields that only `flat` may add."""
+    """Return a message without the fields that only `flat` may add."""
     if message.keys().isdisjoint(INTERNAL):
         return message
     return {name: value for name, value in message.items() if name not in INTERNAL}
 
 
 def beside(message: dict[str, Any] | None, path: str = "") -> dict[str, Any]:
-    """`flat` plus the message's own fields, for a feed whose parameters select fields."""
+    """Return `flat` plus the message's own fields, for a feed whose parameters select fields."""
     return (message or {}) | flat(message, path)
 
 
@@ -135,7 +135,7 @@ def _debezium(message: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
 
 
 def _of_source(source: dict[str, Any], operation: Any, message_time: Any) -> dict[str, Any]:
-    """Table, time and position from the ``source`` block of a Debezium message."""
+    """Return the table, time and position from the ``source`` block of a Debezium message."""
     snapshot = str(source.get("snapshot") or "false").lower()
     source_time = source.get("ts_ms")
     if source_time and str(source.get("ts_us") or "")[:-3] == str(source_time):
@@ -155,7 +155,7 @@ def _of_source(source: dict[str, Any], operation: Any, message_time: Any) -> dic
 
 
 def _position(source: dict[str, Any], is_snapshot: bool) -> Position | None:
-    """The position in the source's log, which is qualified by the connector's logical server name."""
+    """Return the position in the source's log, which is qualified by the connector's logical server name."""
     get = source.get
     committed = [*_list(get("sequence")), None][0]  # PostgreSQL: positions of the last commit and of the change
     position = (
@@ -177,7 +177,8 @@ def _of_mongo(source: dict[str, Any]) -> Position | None:
 
 
 def _patch(message: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The fields that a MongoDB update names (null for a removed one), or the whole document if it is replaced."""
+    """Return the fields that a MongoDB update names (null for a removed one), or the whole document if it is
+    replaced."""
     update = _object(message.get("updateDescription"))
     if update is not None:
         if update.get("truncatedArrays"):
@@ -201,7 +202,7 @@ def _patch(message: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, An
 
 
 def _unwrapped(message: dict[str, Any], schema: dict[str, Any], path: str) -> dict[str, Any]:
-    """A row from Debezium's ExtractNewRecordState, whose extra fields begin with two underscores."""
+    """Return a row from Debezium's ExtractNewRecordState, whose extra fields begin with two underscores."""
     extras = {name: value for name, value in message.items() if _UNWRAPPED.fullmatch(name)}
     source = {name.removeprefix("__"): value for name, value in extras.items()}
     source |= {name.removeprefix("__source_"): value for name, value in extras.items() if name.startswith("__source_")}
@@ -227,7 +228,7 @@ _UNWRAPPED = re.compile(
 
 
 def _of_topic(path: str) -> list[Any]:
-    """Database and table from a folder named like the topic: ``server.database.table``."""
+    """Return the database and table from a folder named like the topic: ``server.database.table``."""
     folders = [folder for folder in path.split("/")[:-1] if "=" not in folder and not folder.isdigit()]
     parts = folders[-1].split(".") if folders else []
     return [*parts[1:-1], parts[-1]] if parts else [None]
@@ -291,7 +292,7 @@ def _canal(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _before(operation: str | None, row: Any, old: Any) -> Any:
-    """The row before a change, from the row in the message and the values that an update replaced."""
+    """Return the row before a change, from the row in the message and the values that an update replaced."""
     if operation == "DELETE":
         return row
     return {**row, **old} if isinstance(old, dict) and isinstance(row, dict) else None
@@ -325,7 +326,7 @@ def _flat(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(word: Any) -> str | None:
-    """The operation's name in this library; an unknown word is returned unchanged."""
+    """Return the operation's name in this library; an unknown word is returned unchanged."""
     return None if word is None else OPERATIONS.get(str(word).strip().lower(), str(word))
 
 
@@ -336,7 +337,8 @@ def _position_fields(position: Position | None) -> dict[str, Any]:
 
 
 def _values(before: Any, after: Any, key: Any, types: dict[str, str]) -> dict[str, Any]:
-    """The rows before and after without the values that the source did not send, and the names of those columns."""
+    """Return the rows before and after without the values that the source did not send, and the names of those
+    columns."""
     unchanged = []
     if isinstance(after, dict):
         unchanged = [name for name, value in after.items() if is_unavailable(value)]
@@ -348,8 +350,8 @@ def _values(before: Any, after: Any, key: Any, types: dict[str, str]) -> dict[st
 
 
 def coded(row: Any) -> str | None:
-    """A row as a JSON object of texts that keep digits and kinds: ``n`` before a number, ``s`` before a text, ``b``
-    before a boolean, ``j`` before an object or an array."""
+    """Return a row as a JSON object of texts that keep digits and kinds: ``n`` before a number, ``s`` before a text,
+    ``b`` before a boolean, ``j`` before an object or an array."""
     if not isinstance(row, dict):
         return None
     return json.dumps({name: _coded(value) for name, value in row.items()}, ensure_ascii=False)
@@ -367,7 +369,7 @@ def _coded(value: Any) -> str | None:
 
 
 def _row(value: Any, schema: dict[str, Any] | None) -> Any:
-    """A row, decoded by its schema; a value that is not an object is returned unchanged."""
+    """Return a row, decoded by its schema; a value that is not an object is returned unchanged."""
     row = _object(value)
     if row is None:
         return value
@@ -392,7 +394,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _parsed(value: Any) -> Any:
-    """A value, parsed if it is the JSON text of an object or array."""
+    """Return a value, parsed if it is the JSON text of an object or array."""
     if value.__class__ is not str or value.lstrip()[:1] not in ("{", "["):
         return value
     try:
@@ -413,7 +415,7 @@ def _is_after_zero(value: Any) -> bool:
 
 
 def _as_text(change: dict[str, Any]) -> dict[str, str | None]:
-    """A change whose nested values are JSON text."""
+    """Return a change whose nested values are JSON text."""
     return {
         name: value if value is None or value.__class__ is str else json_text(value) for name, value in change.items()
     }

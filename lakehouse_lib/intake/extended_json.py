@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
 def plain(value: Any) -> Any:
-    """A document, or JSON text of one, without the type wrappers."""
+    """Return a document, or JSON text of one, without the type wrappers."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             value = jiter.from_json(value.encode(), catch_duplicate_keys=True, float_mode="lossless-float")

@@ -104,7 +104,7 @@ def parse_kept(
 
 
 def _bytes_of(raw: str) -> bytes:
-    """The original bytes of a stored line; a line that was not UTF-8 is stored as base64."""
+    """Return the original bytes of a stored line; a line that was not UTF-8 is stored as base64."""
     try:
         line = base64.b64decode(raw.removeprefix("base64:"), validate=True) if raw.startswith("base64:") else b""
         line.decode()
@@ -130,7 +130,7 @@ def _text(handle: BinaryIO, kind: str, reading: Reading, rows: Rows) -> Iterator
 
 
 def _json(chunks: Iterator[bytes], reading: Reading, rows: Rows) -> Iterator[pa.RecordBatch]:
-    """Objects separated by line feeds or, if the whole text is one document, its elements."""
+    """Yield the objects that line feeds separate or, if the whole text is one document, its elements."""
     for line in _elements(streams.filled(streams.lines(chunks))):
         rows.add(line)
         if rows.full:
@@ -167,7 +167,7 @@ def _elements(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _document(data: bytes) -> list[bytes] | str:
-    """The elements of a JSON array, or the single object; or a text that says why it is not such a document."""
+    """Return the elements of a JSON array, or the single object; or a text that says why it is not such a document."""
     decoder = json.JSONDecoder()
     try:
         text = data.decode().strip()
@@ -202,7 +202,7 @@ def _skip_space(text: str, index: int) -> int:
 
 
 def _csv(chunks: Iterator[bytes], first: bytes, reading: Reading, rows: Rows) -> Iterator[pa.RecordBatch]:
-    """Rows by RFC 4180: a line break inside quotes is part of the cell, whatever follows it."""
+    """Yield the rows by RFC 4180: a line break inside quotes is part of the cell, whatever follows it."""
     end = "\r" if b"\r" in first and b"\n" not in first else "\n"
     lines = _csv_lines(streams.lines(chunks, end.encode()))
     head = next(filter(_is_filled, lines), "")
@@ -243,7 +243,7 @@ def _is_filled(line: str) -> bool:
 
 
 def _csv_records(lines: Iterator[str], delimiter: str, end: str) -> Iterator[tuple[str, list[str] | None]]:
-    """The text of each record and its cells; None instead of cells if it is malformed.
+    """Yield the text of each record and its cells; None instead of cells if it is malformed.
 
     A quote where RFC 4180 allows none makes it unclear whether a cell is open. If the next quote that could close it
     is near, everything up to there is one malformed record; otherwise only the line is.
@@ -278,8 +278,8 @@ def _csv_records(lines: Iterator[str], delimiter: str, end: str) -> Iterator[tup
 
 
 def _state(line: str, delimiter: str, inside: bool) -> str:
-    """The state at the end of a line: ``whole`` if the record is complete, ``open`` if a quoted cell goes on, and
-    ``broken`` if a quote is inside an unquoted cell or is not followed by a delimiter."""
+    """Return the state at the end of a line: ``whole`` if the record is complete, ``open`` if a quoted cell goes on,
+    and ``broken`` if a quote is inside an unquoted cell or is not followed by a delimiter."""
     line, position = line.rstrip("\r"), 0
     while True:
         if inside or line.startswith('"', position):
@@ -314,7 +314,7 @@ def _cells(raw: str, delimiter: str) -> list[str] | None:
 
 
 def _header(text: str) -> tuple[list[str], str]:
-    """Names and delimiter of a CSV header.
+    """Return the names and the delimiter of a CSV header.
 
     Raises
     ------
@@ -332,13 +332,13 @@ def _header(text: str) -> tuple[list[str], str]:
 
 
 def _split_head(text: str) -> tuple[str, str]:
-    """A header and its delimiter, which a preceding ``sep=`` line may name."""
+    """Return a header and its delimiter, which a preceding ``sep=`` line may name."""
     if separator_line := re.match(r"sep=(.)\n", text):
         return text[separator_line.end() :], separator_line[1]
     return text, _delimiter(text)
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that appears most often in a header, outside quotes."""
+    """Return the delimiter that appears most often in a header, outside quotes."""
     unquoted = "".join(header.split('"')[::2])
     return max(",;\t|", key=unquoted.count)

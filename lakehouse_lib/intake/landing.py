@@ -11,27 +11,22 @@ A number keeps two concurrent loads apart: a load carries the next number, and D
 
 from __future__ import annotations
 
-import json
 import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, tzinfo
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import LandingError, TableError
-from lakehouse_lib.intake import envelopes, formats
+from lakehouse_lib.intake import envelopes, folders
+from lakehouse_lib.intake.folders import EPOCH
 from lakehouse_lib.intake.records import Shape
-from lakehouse_lib.intake.streams import Unreadable
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
@@ -43,13 +38,12 @@ OF_THE_TABLE = ("loaded", "duplicate", "withdrawn")
 """States of files that come from the table's own commits."""
 
 LOG_ENTRIES = 20
-"""The most commits of a table that each look has to read again."""
+"""Maximum number of commits that have to be read from the log to list a feed's known files."""
 
 NOT_LOADED = ("set_aside", "failed")
-"""States of files that need a person."""
+"""States of files that need attention."""
 
 _SUFFIXES = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".parquet": "parquet"}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -76,12 +70,12 @@ class LandingFile:
 
 
 def feed_of(bronze: Table) -> str:
-    """The feed that a bronze table loads."""
+    """Return the feed that a bronze table loads."""
     return bronze.name.removesuffix("_bronze")
 
 
 def shape_of(settings: Settings, feed: str) -> Shape | None:
-    """The function that reshapes the records of a feed; None if they are taken unchanged."""
+    """Return the function that reshapes the records of a feed; None if they are taken unchanged."""
     if feed != "cdc_changes":
         return None
     return envelopes.beside if settings.feed(feed).select else envelopes.flat
@@ -109,7 +103,8 @@ def check_there(settings: Settings, feed: str) -> None:
 
 
 def not_in_use(settings: Settings) -> set[str]:
-    """Tables that have never had data: those of feeds that never had a file, and those made only from such tables."""
+    """Return the tables that have never had data: those of feeds that never had a file, and those made only from such
+    tables."""
     unused: set[str] = set()
     for table in tables.declared(settings).values():
         if _holds_rows(settings, table):  # checked first, because listing a large landing folder takes long
@@ -136,69 +131,29 @@ def _holds_rows(settings: Settings, table: Table) -> bool:
 
 
 def list_files(settings: Settings, feed: str) -> list[LandingFile]:
-    """The feed's input files, sorted by path; files still being written and files of unknown formats are left out."""
+    """Return the feed's input files, sorted by path; files still being written and files of unknown formats are left
+    out."""
     return [file for file in _listed(settings, feed) if file.kind]
 
 
 def format_of(settings: Settings, feed: str) -> str:
-    """The format of a feed's files; empty where each file's name tells it."""
+    """Return the format of a feed's files; empty if each file's name shows it."""
     return settings.feed(feed).format
 
 
 def _listed(settings: Settings, feed: str) -> list[LandingFile]:
     folder, feed_format = settings.feed_path(feed), format_of(settings, feed)
     files = []
-    for file in (_walk_remote if "://" in folder else _walk_local)(folder):
-        hidden = any(part.startswith(("_", ".")) for part in file.path.split("/"))
-        if not hidden and not file.path.endswith(".tmp"):
-            # A file that cannot even be inspected is always reported.
-            files.append(file if file.state else replace(file, kind=_kind(file.path, feed_format)))
-    return sorted(files, key=lambda file: file.path)
-
-
-def _walk_local(folder: str) -> Iterator[LandingFile]:
-    seen: set[str] = set()
-    errors: list[OSError] = []
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=errors.append):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above it
-            folders.clear()
+    for listed in folders.files(folder):
+        hidden = any(part.startswith(("_", ".")) for part in listed.path.split("/"))
+        if hidden or listed.path.endswith(".tmp"):
             continue
-        seen.add(real)
-        for full_path in (os.path.join(root, name) for name in names):
-            path = _shown_path(folder, full_path)
-            try:
-                status = os.stat(full_path)
-            except FileNotFoundError:  # moved away meanwhile, or a link to nothing
-                continue
-            except OSError as error:
-                yield _inaccessible(path, error)
-                continue
-            if stat.S_ISREG(status.st_mode):
-                modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
-                local = "" if os.path.exists(os.path.join(folder, path)) else full_path
-                yield LandingFile(path, status.st_size, modified, local=local)
-    yield from (
-        _inaccessible(_shown_path(folder, error.filename) + "/", error)
-        for error in errors
-        if not isinstance(error, FileNotFoundError)
-    )
-
-
-def _shown_path(folder: str, full_path: str) -> str:
-    path = os.path.relpath(full_path, folder).replace(os.sep, "/")
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
-def _inaccessible(path: str, error: OSError) -> LandingFile:
-    return LandingFile(path, 0, _EPOCH, "json", state="failed", reason=error.strerror or str(error))
-
-
-def _walk_remote(folder: str) -> Iterator[LandingFile]:
-    filesystem, root = delta.filesystem(folder)
-    for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
-        if info.is_file:
-            yield LandingFile(info.path[len(root) :].lstrip("/"), info.size, info.mtime.astimezone(UTC))
+        file = LandingFile(
+            listed.path, listed.size, listed.modified, _kind(listed.path, feed_format), local=listed.local
+        )
+        # A file that cannot even be inspected is always reported.
+        files.append(replace(file, kind="json", state="failed", reason=listed.problem) if listed.problem else file)
+    return sorted(files, key=lambda file: file.path)
 
 
 def _kind(path: str, feed_format: str) -> str:
@@ -207,26 +162,21 @@ def _kind(path: str, feed_format: str) -> str:
 
 
 def opened(settings: Settings, feed: str, file: LandingFile) -> BinaryIO:
-    """A file of a feed, opened for reading."""
-    folder = settings.feed_path(feed)
-    if "://" not in folder:
-        return open(file.local or os.path.join(folder, file.path), "rb")
-    filesystem, root = delta.filesystem(folder)
-    handle: BinaryIO = filesystem.open_input_file(f"{root}/{file.path}")
-    return handle
+    """Open a file of a feed for reading."""
+    return folders.opened(settings.feed_path(feed), file.local or file.path)
 
 
 # State ------------------------------------------------------------------------
 
 
 def known_files(settings: Settings, feed: str, target: DeltaTable | None) -> dict[str, LandingFile]:
-    """The files of a feed that are in its table or were left out for a recorded reason, by path."""
+    """Return the files of a feed that are in its table or were left out for a recorded reason, by path."""
     files, _ = _known(settings, feed, target)
     return files
 
 
 def _known(settings: Settings, feed: str, target: DeltaTable | None) -> tuple[dict[str, LandingFile], int]:
-    """The known files, and the last version of the table that ``ops/landing_files`` covers."""
+    """Return the known files, and the last version of the table that ``ops/landing_files`` covers."""
     table_id = _id(target)
     files: dict[str, LandingFile] = {}
     covered = -1
@@ -264,7 +214,7 @@ def _apply(files: dict[str, LandingFile], commit_info: dict[str, Any]) -> None:
 
 
 def _add_from_rows(settings: Settings, feed: str, known: dict[str, LandingFile], target: DeltaTable) -> None:
-    """Add the files that the rows themselves name, for when the log no longer covers them."""
+    """Add the files that the rows themselves name, if the log no longer covers them."""
     paths = files_in(target)
     for batch in archive.batches(settings, tables.get(settings, f"{feed}_bronze")):
         filesystem, root = delta.filesystem(batch.folder)
@@ -272,11 +222,11 @@ def _add_from_rows(settings: Settings, feed: str, known: dict[str, LandingFile],
             rows = pq.read_table(f"{root}/{file['path']}", columns=["_source_file"], filesystem=filesystem)
             paths |= set(rows["_source_file"].unique().to_pylist())
     for path in paths:
-        known.setdefault(path, LandingFile(path, -1, _EPOCH, state="loaded"))
+        known.setdefault(path, LandingFile(path, -1, EPOCH, state="loaded"))
 
 
 def files_in(target: DeltaTable) -> set[str]:
-    """The files that the rows of a bronze table come from."""
+    """Return the files that the rows of a bronze table come from."""
     data = delta.dataset(target)  # noqa: F841 - named in the query
     with duckdb.connect(":memory:") as connection:
         return {path for (path,) in connection.sql("SELECT DISTINCT _source_file FROM data").fetchall()}
@@ -292,7 +242,7 @@ def settle(settings: Settings, feed: str, target: DeltaTable, run_id: str) -> No
         versions |= dict.fromkeys(
             [*paths, *commit_info.get("withdrawn", ()), *commit_info.get("set_aside", ())], version
         )
-    # Files that only the rows name are written too, as the next look starts after this version. It must also move on
+    # Files that only the rows name are written too, as the next update starts after this version. It must also advance
     # after many commits that name no file, before their log entries are cleaned.
     if versions or target.version() - covered > LOG_ENTRIES:
         versions |= {path: target.version() for path, file in files.items() if file.size == -1}
@@ -320,18 +270,18 @@ def write_down(
 
 
 def entry(file: LandingFile, state: str) -> dict[str, Any]:
-    """A file's entry in the metadata of a commit."""
-    micros = (file.modified - _EPOCH) // timedelta(microseconds=1)
+    """Return a file's entry in the metadata of a commit."""
+    micros = (file.modified - EPOCH) // timedelta(microseconds=1)
     return {"path": file.path, "state": state, "size": file.size, "modified": micros, "digest": file.digest,
             "records": file.records, "kind": file.kind, "head": file.head}  # fmt: skip
 
 
 def _from_entry(file_entry: dict[str, Any]) -> LandingFile:
-    return LandingFile(**file_entry | {"modified": _EPOCH + timedelta(microseconds=file_entry["modified"])})
+    return LandingFile(**file_entry | {"modified": EPOCH + timedelta(microseconds=file_entry["modified"])})
 
 
 def is_settled(feed: str, known: LandingFile | None, file: LandingFile) -> bool:
-    """Whether a listed file is already dealt with, judged without opening it."""
+    """Return whether a listed file is already dealt with, judged without opening it."""
     if known is None or known.state in ("failed", "removed", "ignored"):
         return False
     if known.state == "set_aside" and known.kind != file.kind:  # the settings now say that it has another format
@@ -341,14 +291,14 @@ def is_settled(feed: str, known: LandingFile | None, file: LandingFile) -> bool:
 
 
 def pending_files(settings: Settings, bronze: Table) -> list[LandingFile]:
-    """Listed files that are new or have changed; looks only at names, sizes and times."""
+    """Return the listed files that are new or have changed, judged by name, size and time alone."""
     feed = feed_of(bronze)
     known = known_files(settings, feed, delta.opened(settings, bronze))
     return [file for file in list_files(settings, feed) if not is_settled(feed, known.get(file.path), file)]
 
 
 def problems(settings: Settings, bronze: Table) -> list[tuple[LandingFile, str]]:
-    """Files in landing that need a person, as recorded, each with a sentence that says why and what to do."""
+    """Return the landing files that need attention, as recorded, each with a sentence that says why and what to do."""
     feed = feed_of(bronze)
     known = known_files(settings, feed, delta.opened(settings, bronze))
     file_problems = []
@@ -376,7 +326,7 @@ def _set_aside_sentence(feed: str, file: LandingFile) -> str:
 
 
 def changed_sentence(feed: str, before: LandingFile, now: LandingFile) -> str:
-    """The message about a file that has changed since it was loaded."""
+    """Return the message about a file that has changed since it was loaded."""
     return (
         f"{feed}/{_shown(now.path)} changed after it was loaded ({before.size} bytes then, {now.size} written at "
         f"{now.modified:%Y-%m-%d %H:%M:%S.%f} now). Its new content is not loaded: files in landing never change. "
@@ -389,7 +339,7 @@ def _shown(path: str) -> str:
 
 
 def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
-    """Files of unknown formats that were not reported before; each is reported once."""
+    """Return the files of unknown formats that have not been reported yet; each is reported once."""
     feed = feed_of(bronze)
     target = delta.opened(settings, bronze)
     known = known_files(settings, feed, target)
@@ -398,37 +348,3 @@ def foreign(settings: Settings, bronze: Table, run_id: str) -> list[str]:
     ]
     write_down(settings, feed, [(file, -1) for file in new], run_id, target)
     return [_shown(file.path) for file in new]
-
-
-# Single records ----------------------------------------------------------------
-
-
-def messages(settings: Settings, feed: str, file: LandingFile) -> Iterator[tuple[str, dict[str, str] | None]]:
-    """The records of one file in order: the text, and the fields if it has any."""
-    try:
-        with opened(settings, feed, file) as handle:
-            for batch in formats.read(handle, file.kind, formats.Reading(), file.path, shape_of(settings, feed)):
-                for row in batch.to_pylist():
-                    fields = None if row["record"] is None else dict(row["record"])
-                    yield row["raw"] if row["raw"] is not None else json.dumps(fields, ensure_ascii=False), fields
-    except Unreadable:
-        return
-
-
-def instant(value: Any, zone: tzinfo) -> datetime | None:
-    """A field as a time, by the rules of the landing contract: ISO-8601 (in ``zone`` if it has no offset), or epoch
-    seconds, milliseconds or microseconds; None if it is not a time."""
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=zone)
-    try:
-        number = Decimal(str(value))
-        size = abs(number)
-        scale = 10**6 if size < 10**11 else 10**3 if size < 10**14 else 1
-        return _EPOCH + timedelta(microseconds=int(number * scale))
-    except (InvalidOperation, ValueError, OverflowError):
-        pass
-    try:
-        time = datetime.fromisoformat(str(value).strip().replace(",", "."))
-    except ValueError:
-        return None
-    return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)

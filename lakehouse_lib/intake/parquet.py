@@ -57,7 +57,7 @@ def _records(batch: pa.RecordBatch, ambiguous: bool) -> pa.RecordBatch:
 
 
 def _not_json(texts: dict[str, pa.StringArray]) -> dict[int, list[str]]:
-    """Fields of each row whose text begins like JSON but is not valid JSON."""
+    """Return the fields of each row whose text begins like JSON but is not valid JSON."""
     fields: dict[int, list[str]] = {}
     for name, column in texts.items():
         is_candidate = pc.fill_null(pc.match_substring_regex(column, r"^\s*[\[{]"), False)
@@ -73,7 +73,7 @@ def _is_text(column: pa.Array) -> bool:
 
 
 def _valid(column: pa.Array, problems: dict[int, str]) -> pa.Array:
-    """A column whose text is valid UTF-8: other bytes become base64, and their rows get a problem."""
+    """Return a column whose text is valid UTF-8: other bytes become base64, and their rows get a problem."""
     if not _is_text(column):
         return column
     try:
@@ -91,7 +91,7 @@ def _valid(column: pa.Array, problems: dict[int, str]) -> pa.Array:
 
 
 def _column_text(column: pa.Array, problems: dict[int, str]) -> pa.StringArray:
-    """A column's values as text: ISO-8601 for times, all digits of numbers, JSON for nested values.
+    """Return a column's values as text: ISO-8601 for times, all digits of numbers, JSON for nested values.
 
     Nanoseconds are truncated to microseconds; bytes are base64.
     """
@@ -124,7 +124,7 @@ def _column_text(column: pa.Array, problems: dict[int, str]) -> pa.StringArray:
 
 
 def _cut(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Nanoseconds as microseconds, rounded down."""
+    """Return nanoseconds as microseconds, rounded down."""
     numbers = column.cast(pa.int64())
     whole = pc.divide(numbers, 1000)
     below = pc.less(pc.subtract(numbers, pc.multiply(whole, 1000)), 0)
@@ -132,7 +132,7 @@ def _cut(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _nested(column: pa.Array, problems: dict[int, str]) -> list[str | None]:
-    """Nested values as JSON text; a value that JSON cannot represent gives its row a problem."""
+    """Return nested values as JSON text; a value that JSON cannot represent gives its row a problem."""
     texts: list[str | None] = []
     for position in range(len(column)):
         try:

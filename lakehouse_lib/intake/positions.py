@@ -30,7 +30,7 @@ class Position(NamedTuple):
 
 
 def of(log: str, *parts: Any, shown: str = "") -> Position | None:
-    """A position from its parts, the most significant first; None if a part is missing."""
+    """Return a position from its parts, the most significant first; None if a part is missing."""
     if any(part is None or part == "" for part in parts):
         return None
     # A blank sorts before any character that can continue a part.
@@ -38,7 +38,7 @@ def of(log: str, *parts: Any, shown: str = "") -> Position | None:
 
 
 def binlog(file: Any, position: Any, row: Any = 0) -> Position | None:
-    """A position in MySQL's binary log; the number in a file name can outgrow its zero padding."""
+    """Return a position in MySQL's binary log; the number in a file name can outgrow its zero padding."""
     match = re.fullmatch(r"(.*?)(\d+)", str(file or ""))
     if not match or position is None:
         return None
@@ -47,7 +47,7 @@ def binlog(file: Any, position: Any, row: Any = 0) -> Position | None:
 
 
 def postgres(lsn: Any, committed: Any, snapshot: bool) -> Position | None:
-    """A position in PostgreSQL's log: of the last commit before a change, then of the change itself.
+    """Return a position in PostgreSQL's log: of the last commit before a change, then of the change itself.
 
     Transactions are reported when they commit, so the positions of changes alone do not increase. A snapshot row sorts
     before everything committed after it. A log sequence number is one number, or two hexadecimal ones as in 0/16B3748;
@@ -67,7 +67,8 @@ def _lsn(value: Any) -> Any:
 
 
 def oracle(scn: Any, committed: Any, rollback: Any, number: Any, snapshot: bool) -> Position | None:
-    """A position in Oracle's log: the SCNs of the commit and of the change, and its position in the redo record."""
+    """Return a position in Oracle's log: the SCNs of the commit and of the change, and its position in the redo
+    record."""
     if not scn:
         return None
     commit = committed if re.fullmatch(r"\d+", str(committed)) else scn
@@ -77,7 +78,7 @@ def oracle(scn: Any, committed: Any, rollback: Any, number: Any, snapshot: bool)
 
 
 def hexadecimal(commit: Any, change: Any, event: Any) -> Position | None:
-    """A position in the log of SQL Server or Db2: of the commit, then of the change, then the event's number."""
+    """Return a position in the log of SQL Server or Db2: of the commit, then of the change, then the event's number."""
     if not commit:
         return None
     parts = [*_hex_parts(commit), *(_hex_parts(change) if change else (0, 0, 0)), event or 0]
@@ -85,7 +86,7 @@ def hexadecimal(commit: Any, change: Any, event: Any) -> Position | None:
 
 
 def sequence(value: Any) -> Position | None:
-    """The sequence of a custom source: a number of any length, with or without a fraction, or text with numbers
+    """Return the sequence of a custom source: a number of any length, with or without a fraction, or text with numbers
     in it."""
     text = "" if value is None else str(value).strip()
     if _LSN.fullmatch(text):
@@ -101,7 +102,7 @@ def _hex_parts(text: Any) -> list[Any]:
 
 
 def _ordered(part: Any) -> str:
-    """A part as text that sorts in the part's order."""
+    """Return a part as text that sorts in the part's order."""
     text = str(part).strip()
     if number := _NUMBER.fullmatch(text):
         sign, digits, fraction = number.groups()

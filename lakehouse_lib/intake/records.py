@@ -152,7 +152,7 @@ class Rows:
         self.raws.append(raw)
 
     def batch(self) -> pa.RecordBatch:
-        """The records added since the last batch."""
+        """Return the records added since the last batch."""
         for position, problem in self.problems.items():
             if problem == "invalid_utf8":
                 self.raws[position] = b"base64:" + base64.b64encode(self.raws[position])
@@ -169,7 +169,7 @@ class Rows:
 
 
 def reshaped(batches: Iterable[pa.RecordBatch], shape: Shape, path: str) -> Iterator[pa.RecordBatch]:
-    """Parquet rows in a feed's shape; the original record is stored as JSON."""
+    """Yield the Parquet rows in a feed's shape; the original record is stored as JSON."""
     rows = Rows(shape, path)
     for batch in batches:
         for row in batch.to_pylist():
@@ -183,13 +183,13 @@ def reshaped(batches: Iterable[pa.RecordBatch], shape: Shape, path: str) -> Iter
 
 
 def sparse(values: dict[int, Any], name: str, count: int) -> pa.Array:
-    """A column of `SCHEMA` in which few rows have a value."""
+    """Return a column of `SCHEMA` in which few rows have a value."""
     kind = SCHEMA.field(name).type
     return pa.array([values.get(position) for position in range(count)], kind) if values else pa.nulls(count, kind)
 
 
 def columns_of(record: pa.MapArray, names: list[str]) -> list[pa.Array]:
-    """The fields of some names as columns; null in rows that lack them."""
+    """Return the fields of some names as columns; null in rows that lack them."""
     rows = np.repeat(np.arange(len(record)), np.diff(record.offsets.to_numpy(zero_copy_only=False)))
     which = pc.fill_null(pc.index_in(record.keys, pa.array(names, pa.string())), -1).to_numpy()
     columns = []
@@ -202,13 +202,13 @@ def columns_of(record: pa.MapArray, names: list[str]) -> list[pa.Array]:
 
 
 def maps(offsets: pa.Array, keys: Iterable[int], names: list[str], values: pa.Array) -> pa.MapArray:
-    """The fields of rows as a map column; ``keys`` are indices into ``names``."""
+    """Return the fields of rows as a map column; ``keys`` are indices into ``names``."""
     indices = pa.array(np.fromiter(keys, np.int32, len(values)))
     return pa.MapArray.from_arrays(offsets, pc.take(pa.array(names, pa.string()), indices), values)
 
 
 def _strings(texts: list[Any], nulls: Iterable[int]) -> pa.StringArray:
-    """Texts as Arrow; joined first, because Arrow converts single Python strings slowly."""
+    """Return the texts as Arrow; joined first, because Arrow converts single Python strings slowly."""
     if not texts:
         return pa.array([], pa.string())
     joined = "\0".join(texts).encode() if texts[0].__class__ is str else b"\0".join(texts)
@@ -228,7 +228,7 @@ def _strings(texts: list[Any], nulls: Iterable[int]) -> pa.StringArray:
 
 
 def is_json(text: str | bytes) -> bool:
-    """Whether a text is exactly one JSON value, without duplicate keys in an object."""
+    """Return whether a text is exactly one JSON value, without duplicate keys in an object."""
     try:
         jiter.from_json(text if isinstance(text, bytes) else text.encode(), **_STRICT)
     except ValueError:
@@ -237,7 +237,7 @@ def is_json(text: str | bytes) -> bool:
 
 
 def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
-    """The payload of a message that Kafka Connect wrapped with its schema."""
+    """Return the payload of a message that Kafka Connect wrapped with its schema."""
     if "payload" not in fields or "op" in fields or not fields.keys() <= {"payload", "schema"}:
         return fields
     payload = fields["payload"]
@@ -250,7 +250,7 @@ def _unwrapped(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem_of(line: bytes, error: str) -> str:
-    """Why a line is not a record; the exact reason, which the strict parser does not give."""
+    """Return why a line is not a record; the exact reason, which the strict parser does not give."""
     has_duplicates = False
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def _no_constant(name: str) -> None:
 
 
 def json_text(value: Any) -> str:
-    """A parsed value as JSON text in which every number keeps its original digits.
+    """Return a parsed value as JSON text in which every number keeps its original digits.
 
     Within an object or an array, a number beyond a double is given as text: engines do not agree whether the whole is
     JSON then.

@@ -24,7 +24,7 @@ class Unreadable(Exception):
 
 
 def text(handle: BinaryIO, name: str) -> Iterator[bytes]:
-    """The content of a file in chunks of UTF-8.
+    """Return the content of a file in chunks of UTF-8.
 
     Compression (gzip, Zstandard) and encoding (UTF-16 and UTF-32) are detected from the content; if ``name``
     implies compression, the content must be compressed.
@@ -42,7 +42,7 @@ def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def _decompressed(handle: BinaryIO, must_be_compressed: bool) -> Iterator[bytes]:
-    """The content of a file in chunks; compression is detected from the first bytes."""
+    """Yield the content of a file in chunks; compression is detected from the first bytes."""
     magic = handle.read(4)
     handle.seek(0)
     if not _is_compressed(magic):
@@ -68,7 +68,7 @@ def _is_skippable(magic: bytes) -> bool:
 
 
 def _zstd(handle: BinaryIO) -> Iterator[bytes]:
-    """The content of Zstandard frames; the library's own reader mistakes a truncated frame for a complete one."""
+    """Yield the content of Zstandard frames; the library's own reader mistakes a truncated frame for a complete one."""
     frame, data = None, b""
     while chunk := handle.read(1 << 12):  # a frame can hold ten thousand times its size
         data += chunk
@@ -87,7 +87,7 @@ def _zstd(handle: BinaryIO) -> Iterator[bytes]:
 
 
 def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Text in UTF-16 or UTF-32 as UTF-8; anything else unchanged."""
+    """Return text in UTF-16 or UTF-32 as UTF-8; anything else unchanged."""
     first = next(chunks, b"")
     encoding = _encoding(first[:4])
     chunks = chain([first], chunks)
@@ -97,8 +97,8 @@ def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _encoding(start: bytes) -> str:
-    """The encoding of a text that is not UTF-8: from its byte order mark, or from the positions of the zero bytes in
-    its first two characters, which are ASCII in JSON and CSV (RFC 4627, section 3)."""
+    """Return the encoding of a text that is not UTF-8: from its byte order mark, or from the positions of the zero
+    bytes in its first two characters, which are ASCII in JSON and CSV (RFC 4627, section 3)."""
     for mark, name in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
                        (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):  # fmt: skip
         if start.startswith(mark):
@@ -114,7 +114,7 @@ def _encoding(start: bytes) -> str:
 
 
 def lines(chunks: Iterable[bytes], end: bytes = b"\n") -> Iterator[bytes]:
-    """The lines of a text, without line ends."""
+    """Yield the lines of a text, without line ends."""
     parts: list[bytes] = []
     size = 0
     for chunk in chunks:
@@ -132,14 +132,14 @@ def lines(chunks: Iterable[bytes], end: bytes = b"\n") -> Iterator[bytes]:
 
 
 def unmarked(line: bytes) -> bytes:
-    """A line without leading byte order marks, of which concatenated files have several."""
+    """Return a line without leading byte order marks, of which concatenated files have several."""
     while line.startswith(BOM):
         line = line[len(BOM) :]
     return line
 
 
 def filled(source: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines that are not blank, without byte order mark and carriage return."""
+    """Yield the lines that are not blank, without byte order mark and carriage return."""
     for line in source:
         line = unmarked(line)
         if line and not line.isspace():

@@ -232,7 +232,7 @@ def timestamp(text: Column, zone: str = "UTC") -> Value:
 
 
 def app_events(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
-    """Columns of app_events_bronze. ``latest`` is the last plausible event time (ISO)."""
+    """Return the columns of app_events_bronze. ``latest`` is the last plausible event time (ISO)."""
     fields = Fields(records, "app_events", settings, bounds)
     at = fields.time("event_timestamp")
     properties, device = fields.object("event_properties"), fields.object("device_info")
@@ -256,7 +256,7 @@ def app_events(records: DataFrame, settings: FeedSettings, latest: str, bounds: 
 
 
 def clickstream(records: DataFrame, settings: FeedSettings, latest: str, bounds: Bounds | None = None) -> DataFrame:
-    """Columns of clickstream_bronze."""
+    """Return the columns of clickstream_bronze."""
     fields = Fields(records, "clickstream", settings, bounds)
     at = fields.time("click_timestamp")
     words = {

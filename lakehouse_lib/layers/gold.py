@@ -29,7 +29,7 @@ def event_metrics(inputs: Inputs) -> Days:
 
 
 def hourly_events(events: DataFrame) -> DataFrame:
-    """Events per hour, type and app."""
+    """Return the metrics of events per hour, type and app."""
     total = F.sum(exact("event_value")).cast("double")
     return events.groupBy(
         F.col("event_date").alias("metric_date"),
@@ -61,22 +61,22 @@ def hourly_metrics(inputs: Inputs) -> Days:
         near = sessions.where((F.col("session_date") <= last) & (ends >= first))
     else:
         near = sessions
-    made = hourly(
+    metrics = hourly(
         _only(inputs.all("app_events_silver"), "event_date", days),
         near,
         [_only(inputs.all(name), "landed_date", days) for name in rejected],
     )
-    return Days(_only(made, "metric_date", days), days)
+    return Days(_only(metrics, "metric_date", days), days)
 
 
 def _click_days(inputs: Inputs) -> set[date]:
     """Return the days of the clicks of changed sessions, before and after the change."""
     touched = inputs.changed_days("clickstream_silver")
-    found = set(touched)
+    days = set(touched)
     if touched:
         versions = (inputs.all("clickstream_silver"), inputs.before("clickstream_silver"))
         for sessions in (version for version in versions if version is not None):
-            # Not by comparing the two columns: Sail estimates how many rows that leaves, and fails where it is wrong.
+            # Do not compare the two columns: Sail estimates the number of remaining rows, and fails if it is wrong.
             over_midnight = (
                 _only(sessions, "session_date", touched)
                 .where(F.datediff(F.col("session_end_time").cast("date"), "session_date") > 0)
@@ -85,8 +85,8 @@ def _click_days(inputs: Inputs) -> set[date]:
             )
             for row in over_midnight.collect():
                 span = (row["end"] - row["session_date"]).days
-                found |= {row["session_date"] + timedelta(n) for n in range(span + 1)}
-    return found
+                days |= {row["session_date"] + timedelta(n) for n in range(span + 1)}
+    return days
 
 
 def hourly(events: DataFrame, sessions: DataFrame, rejected: list[DataFrame]) -> DataFrame:
@@ -149,11 +149,11 @@ def daily_summary(inputs: Inputs) -> Difference:
     if not inputs.full:
         touched = inputs.changed_days("app_events_silver") | inputs.changed_days("clickstream_silver")
         since = min(touched) if touched else None
-    made = daily(inputs.all("app_events_silver"), inputs.all("clickstream_silver"), since)
+    summary = daily(inputs.all("app_events_silver"), inputs.all("clickstream_silver"), since)
     old = live_rows(inputs)
     if old is not None and since is not None:
         old = old.where(F.col("summary_date") >= F.lit(since))
-    return Difference(made, old)
+    return Difference(summary, old)
 
 
 def daily(events: DataFrame, sessions: DataFrame, since: date | None = None) -> DataFrame:
@@ -227,8 +227,8 @@ def _active_users(user_days: DataFrame, days: DataFrame) -> DataFrame:
 
 def user_segments(inputs: Inputs) -> Difference:
     """user_segments_gold, as of the newest day of the data."""
-    made = segments(inputs.all("users_silver"), inputs.all("app_events_silver"), inputs.settings.segments)
-    return Difference(made, live_rows(inputs))
+    rows = segments(inputs.all("users_silver"), inputs.all("app_events_silver"), inputs.settings.segments)
+    return Difference(rows, live_rows(inputs))
 
 
 RECOMMENDED = {

@@ -11,7 +11,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import reads, tables
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import archive, delta
+from lakehouse_lib.storage import archive, delta, inserts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -60,7 +60,7 @@ class Inputs:
 
     @cached_property
     def settings(self) -> Settings:
-        """Settings for the transformation: what it reads is recorded, and a change of it rebuilds the table."""
+        """Settings for the transformation: those that it reads are recorded, and changing them rebuilds the table."""
         return reads.watched(self.lakehouse, self.noted)
 
     def all(self, source: str) -> DataFrame:
@@ -84,7 +84,7 @@ class Inputs:
             return self.all(source)
         if not state.changed:
             return self.all(source).limit(0)
-        return delta.read_inserts(self.spark, self.lakehouse, state.table, state.after, state.upto)
+        return inserts.read(self.spark, self.lakehouse, state.table, state.after, state.upto)
 
     def days(self, source: str) -> set[date] | None:
         """Return the days of a source that changed since it was last read, and the days to compute again that it or
@@ -108,7 +108,7 @@ class Inputs:
 
     @cached_property
     def seal(self) -> tuple[list[delta.Consumed], dict[str, Any]]:
-        """Return what the commit has to record of what the table is made by."""
+        """The transactions and the metadata by which the commit records the table's fingerprint."""
         return self.book.seal(self.table, self.noted, self.full, self.rebuilt) if self.book else ([], {})
 
     @cached_property

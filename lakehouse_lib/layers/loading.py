@@ -1,32 +1,27 @@
 """Load landing files into a bronze table: each load is one commit, which names its files.
 
-A load is planned from the files that the table already holds, and carries the next number. If another run, on any
-machine, has used that number in the meantime, nothing of the load is written, and it is planned again.
+A load carries a number; see `loads`. If another run, on any machine, has used that number in the meantime, nothing of
+the load is written, and it is planned again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
-import secrets
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from deltalake import DeltaTable
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
-from lakehouse_lib.errors import LandingError
-from lakehouse_lib.intake import envelopes, formats, landing
-from lakehouse_lib.intake.landing import OF_THE_TABLE, LandingFile, feed_of
+from lakehouse_lib.errors import LandingError, first_line
+from lakehouse_lib.intake import envelopes, landing
+from lakehouse_lib.intake.landing import LandingFile, feed_of
 from lakehouse_lib.intake.records import PROBLEMS
-from lakehouse_lib.intake.streams import PACKED, Unreadable
-from lakehouse_lib.layers import bronze, cdc, columns, fingerprints, staging
+from lakehouse_lib.layers import bronze, cdc, columns, fingerprints, loads, staging
 from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import reads, tables
 from lakehouse_lib.model.tables import Table
@@ -37,46 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2_000
-"""Maximum number of files in a load: its commit contains their names."""
-
 OVERTAKEN = 20
 """How often other runs may commit first before a load gives up."""
 
 _CLOCK_AHEAD = timedelta(days=1)
-
-
-@dataclass
-class Load:
-    """Files to load into a table with one commit."""
-
-    feed: str
-    number: int
-    """Number of the load; a table accepts each number once."""
-    version: int
-    """Version of the table when the load was planned."""
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
-    staging: str = ""
-    """Folder with the records of the files, for the engine."""
-    fields: list[str] = field(default_factory=list)
-    """Fields of the records that the table's columns are computed from."""
-    files: list[LandingFile] = field(default_factory=list)
-    duplicates: list[LandingFile] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """Files of the table that are missing from a load of everything."""
-    noted: dict[str, Any] = field(default_factory=dict)
-    """Settings that the files were read by."""
-
-    @property
-    def records(self) -> int:
-        """Number of records in the files to load."""
-        return sum(file.records for file in self.files)
-
-    def says(self, run_id: str) -> dict[str, Any]:
-        """Return the metadata of the commit."""
-        listed = [landing.entry(file, "loaded") for file in self.files]
-        listed += [landing.entry(file, "duplicate") for file in self.duplicates]
-        return {"run_id": run_id, "load": self.id, "files": listed, "sources": {f"landing/{self.feed}": self.number}}
 
 
 @dataclass
@@ -89,14 +48,14 @@ class Outcome:
     columns: columns.Lineage | None = None
     """Lineage of the table's columns."""
     rebuilt: bool = False
-    """Whether all files were loaded again because the table is made by something else now."""
+    """Whether all files were loaded again because the declaration, settings or code of the table have changed."""
 
 
 def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None], book: Book) -> Outcome:
     """Load the pending files of a feed into its bronze table; ``begin`` is called if there is something to do.
 
-    All its files are loaded again where the table is made by something else now, by ``book``. Where some of them are
-    not there any more, the rows stay as they are, the outcome says so, and what comes is loaded by the new rules.
+    If the table's declaration, settings or code have changed according to ``book``, all its files are loaded again. If
+    some of them no longer exist, the rows stay as they are, the outcome says so, and new files follow the new rules.
 
     Raises
     ------
@@ -108,8 +67,8 @@ def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None
     landing.check_there(settings, feed)
     outcome = Outcome()
     changed = book.changes(table)
-    anew = settings.full or bool(changed)
-    whole = not settings.enable_delta or (anew and _all_files_there(settings, table, outcome))
+    rebuild = settings.full or bool(changed)
+    whole = not settings.enable_delta or (rebuild and _all_files_exist(settings, table, outcome))
     if changed and not whole:
         outcome.notes += book.keep(table, outcome.message.removeprefix("kept: "))
     if whole or landing.pending_files(settings, table) or not delta.exists(settings, table):
@@ -118,7 +77,7 @@ def load(settings: Settings, table: Table, run_id: str, begin: Callable[[], None
         outcome.rebuilt = _load_pending(settings, table, run_id, outcome, whole, book) and bool(changed)
     if outcome.rebuilt:
         outcome.notes += [f"rebuilt: {change}" for change in changed]
-    elif book.changes(table):  # there was nothing to load again
+    elif book.changes(table):  # no file had to be loaded again
         book.note(table)
     if ignored := landing.foreign(settings, table, run_id):
         outcome.notes.append(f"{feed}: ignored, because their names do not end in a known format: {', '.join(ignored)}")
@@ -130,7 +89,7 @@ def _load_pending(settings: Settings, table: Table, run_id: str, outcome: Outcom
     files were loaded again."""
     overtaken = 0
     failed: dict[str, str] = {}
-    while load := next_load(settings, table, run_id, whole, failed):
+    while load := loads.next_load(settings, table, run_id, whole, failed):
         try:
             if whole and load.missing and settings.enable_delta:
                 outcome.message = (
@@ -162,148 +121,11 @@ def _load_pending(settings: Settings, table: Table, run_id: str, outcome: Outcom
     return False
 
 
-def next_load(
-    settings: Settings, table: Table, run_id: str, whole: bool = False, without: Iterable[str] = ()
-) -> Load | None:
-    """Read the next pending files, and stage their records for the engine.
-
-    ``whole`` reads every file of the landing folder, for a full rebuild; files in ``without`` are left out. Files that
-    cannot be read are recorded, and the others are staged. Returns None if there is nothing to commit.
-    """
-    feed = feed_of(table)
-    target = delta.opened(settings, table)
-    if target is not None:
-        landing.settle(settings, feed, target, run_id)
-    known = landing.known_files(settings, feed, target)
-    load = Load(feed, (delta.watermark(target, landing.APP_ID) or 0) + 1, -1 if target is None else target.version())
-    watched = reads.watched(settings, load.noted)
-    load.staging, load.fields = staging.folder(settings, load.id), bronze.field_names(table)
-    listed = {file.path: file for file in landing.list_files(watched, feed) if file.path not in without}
-    fresh = [file for file in listed.values() if whole or not landing.is_settled(feed, known.get(file.path), file)]
-    # Of files with the same content the first delivered one is loaded, even if they are found together.
-    fresh.sort(key=lambda file: (file.modified, file.path))
-    try:
-        others = _read(watched, feed, load, fresh, known, whole)
-    except BaseException:
-        staging.remove(load.staging)
-        raise
-    removed = [file for file in known.values() if file.state in landing.NOT_LOADED and file.path not in listed]
-    others += [replace(file, state="removed") for file in removed if file.path not in without]
-    if whole:
-        contents = {file.digest for file in (*load.files, *load.duplicates)}  # also if they are read otherwise now
-        load.missing = [
-            file.path
-            for file in known.values()
-            if file.state == "loaded" and file.records and file.digest not in contents
-        ]
-    # The state of files that the table holds does not change, whatever became of the files.
-    others = [file for file in others if _is_read(file) or known.get(file.path, file).state not in OF_THE_TABLE]
-    landing.write_down(settings, feed, [(file, load.version) for file in others], run_id, target)
-    if load.files or load.duplicates:
-        return load
-    staging.remove(load.staging)
-    return None
-
-
-def _read(
-    settings: Settings, feed: str, load: Load, fresh: list[LandingFile], known: dict[str, LandingFile], whole: bool
-) -> list[LandingFile]:
-    """Fill a load from new files; return the files whose state is to be recorded separately."""
-    others: list[LandingFile] = []
-    wanted: list[LandingFile] = []
-    by_content = (
-        {} if whole else {_content(file): file for file in known.values() if file.state == "loaded" and file.digest}
-    )
-    withdrawn = {_content(file) for file in known.values() if file.state == "withdrawn"}
-    with ThreadPoolExecutor(4) as pool:
-        for start in range(0, len(fresh), AT_ONCE):
-            for file in pool.map(lambda file: _with_digest(settings, feed, file), fresh[start : start + AT_ONCE]):
-                before = known.get(file.path)
-                if before is not None and before.state not in OF_THE_TABLE:
-                    before = None
-                if file.state:
-                    others.append(file)
-                elif before and file.digest != before.digest and before.size != -1:
-                    others.append(replace(before, reason=landing.changed_sentence(feed, before, file)))
-                elif before and (not whole or before.state == "withdrawn"):
-                    others.append(replace(before, modified=file.modified, reason=""))  # only its time has changed
-                elif before and before.state == "duplicate" and _content(file) in withdrawn:
-                    others.append(before)
-                elif _content(file) in by_content:
-                    load.duplicates.append(file)
-                elif whole or len(wanted) < AT_ONCE:
-                    wanted.append(file)
-                    by_content[_content(file)] = file
-            if len(wanted) >= AT_ONCE and not whole:
-                break
-        if wanted:
-            with staging.Stage(load.staging, load.fields) as stage:
-                read = list(pool.map(lambda file: _stage(settings, feed, file, stage), wanted))
-            by_content |= {_content(file): file for file in read}
-            load.files = [file for file in read if not file.state]
-            others += [file for file in read if file.state]
-    copies = [(file, by_content[_content(file)]) for file in load.duplicates]
-    load.duplicates = [replace(file, records=first.records) for file, first in copies if _is_read(first)]
-    return others + [replace(f, state=first.state, reason=first.reason) for f, first in copies if not _is_read(first)]
-
-
-def _content(file: LandingFile) -> tuple[str, str, bool]:
-    """Return what identifies a file's content: its bytes, and how they are read."""
-    return file.digest, file.kind, file.path.lower().endswith(PACKED)
-
-
-def _is_read(file: LandingFile) -> bool:
-    return file.state in ("", *OF_THE_TABLE)
-
-
-def _with_digest(settings: Settings, feed: str, file: LandingFile) -> LandingFile:
-    """Return the file with the hash of its content; ``failed`` if it cannot be read or is still growing."""
-    if file.state:
-        return file
-    digest, size = hashlib.blake2b(), 0
-    try:
-        with landing.opened(settings, feed, file) as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
-                size += len(chunk)
-    except OSError as error:
-        return replace(file, state="failed", reason=error.strerror or str(error))
-    if size != file.size:
-        return replace(file, state="failed", reason="it is still being written")
-    return replace(file, digest=digest.hexdigest()[:32])
-
-
-def _stage(settings: Settings, feed: str, file: LandingFile, stage: staging.Stage) -> LandingFile:
-    """Read a file once and stage its records for the engine; record the reason if it cannot be read."""
-    reading = formats.Reading()
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            with landing.opened(settings, feed, file) as handle:
-                yield from formats.read(handle, file.kind, reading, file.path, landing.shape_of(settings, feed))
-        except OSError as error:  # from reading, not from staging
-            raise _NotOpened(error.strerror or str(error)) from error
-        if _with_digest(settings, feed, file).digest != file.digest:
-            raise _NotOpened("it changed while it was read")
-
-    try:
-        stage.add(file.path, file.modified, batches())
-    except Unreadable as error:
-        return replace(file, state="set_aside", reason=str(error))
-    except _NotOpened as error:
-        return replace(file, state="failed", reason=str(error))
-    return replace(file, records=reading.records, head=reading.head, names=frozenset(reading.names))
-
-
-class _NotOpened(Exception):
-    """A file could not be read to its end, for a reason other than its content."""
-
-
 def _commit(
-    settings: Settings, table: Table, run_id: str, outcome: Outcome, load: Load, whole: bool, book: Book
+    settings: Settings, table: Table, run_id: str, outcome: Outcome, load: loads.Load, whole: bool, book: Book
 ) -> dict[str, str]:
     """Commit a load to its table; if the engine fails, return the files with a record that it cannot compute."""
-    metadata, consumed = load.says(run_id), [delta.Consumed(landing.APP_ID, load.number)]
+    metadata, consumed = load.metadata(run_id), [delta.Consumed(landing.APP_ID, load.number)]
     if not load.records and settings.enable_delta:
         commits.mark(settings, table, consumed, metadata, once=True)
         return {}
@@ -332,7 +154,7 @@ def _commit(
     return {}
 
 
-def _is_committed(target: DeltaTable, load: Load) -> bool:
+def _is_committed(target: DeltaTable, load: loads.Load) -> bool:
     """Return whether a table holds a load; another run may have used its number."""
     return delta.was_said(target, load.version, "load", load.id)
 
@@ -386,7 +208,7 @@ def _check_mapping(
         fields = sorted(row[0] for row in known)
         raise LandingError(
             f"no record of feed {feed} has a usable {', '.join(missing)}; the records hold "
-            f"{', '.join(fields) or 'nothing readable'}. Say where it comes from in the parameters: "
+            f"{', '.join(fields) or 'nothing readable'}. Map it in the parameters: "
             f"feeds.{feed}.select.{missing[0]}. Nothing of the feed was loaded."
         )
 
@@ -414,8 +236,8 @@ def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: 
     examples = "".join(f"\n    {text[:300]}" for text in dict.fromkeys(seen[end]["_raw"] for end in ("first", "last")))
     feed = feed_of(table)
     raise LandingError(
-        f"no record of feed {feed} is a change in a format that is known ({envelopes.KNOWN}); it holds records "
-        f"such as{examples}\nWhere these are changes, say where their fields come from in the parameters: "
+        f"no record of feed {feed} is a change in a format that is known ({envelopes.KNOWN}); it has records "
+        f"such as{examples}\nIf these are changes, map their fields in the parameters: "
         f"feeds.{feed}.select. Nothing of the feed was loaded."
     )
 
@@ -433,7 +255,7 @@ def _files_that_fail(
             rows = bronze_rows(settings, table, selected, run_id).select(*table.names)
             rows.write.format("noop").mode("overwrite").save()
         except Exception as error:
-            return str(error).strip().splitlines()[0][:300] or repr(error)
+            return first_line(error)
         return ""
 
     def failing(paths: list[str]) -> list[str]:
@@ -455,14 +277,14 @@ def _files_that_fail(
     return failures
 
 
-def _set_aside(settings: Settings, bronze: Table, load: Load, reasons: dict[str, str], run_id: str) -> None:
+def _set_aside(settings: Settings, bronze: Table, load: loads.Load, reasons: dict[str, str], run_id: str) -> None:
     """Record that files of a load failed, with the reason. They are tried again, as they may load with other
     settings."""
     rows = [(replace(f, state="failed", reason=reasons[f.path]), load.version) for f in load.files if f.path in reasons]
     landing.write_down(settings, load.feed, rows, run_id, delta.opened(settings, bronze))
 
 
-def _all_files_there(settings: Settings, table: Table, outcome: Outcome) -> bool:
+def _all_files_exist(settings: Settings, table: Table, outcome: Outcome) -> bool:
     """Return whether every file that a bronze table has loaded is still in landing."""
     if missing := fingerprints.obstacle(settings, table):
         outcome.message = f"kept: {missing}"

@@ -40,9 +40,9 @@ class Upsert:
     rows: DataFrame
     order: list[str]
 
-    def ranked(self, rows: DataFrame, key: list[str]) -> DataFrame:
-        """Records with their rank among those of their key; one that the table has wins where all else is equal."""
-        return first_of(rows, key, self.order, prefer="_old")
+    def ranked(self, rows: DataFrame, key: list[str], many: bool) -> DataFrame:
+        """Return records with their rank among those of their key; if all else is equal, a row of the table wins."""
+        return first_of(rows, key, self.order, prefer="_old", many=many)
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,19 @@ class Difference:
 Outcome = Append | Upsert | Days | Difference
 
 
-def first_of(df: DataFrame, keys: list[str], order: list[str], prefer: str | None) -> DataFrame:
+def first_of(df: DataFrame, keys: list[str], order: list[str], prefer: str | None, many: bool = False) -> DataFrame:
     """Rank rows of one key: by ``order``, then by content hash; ``prefer`` wins a tie of both.
 
     Adds ``_rank int`` (1 is the winner) and, with ``prefer``, ``_replaces boolean`` (one of the
-    key's rows is a preferred one).
+    key's rows is a preferred one). For ``many`` rows, those whose key occurs once are found first and not sorted.
     """
+    if many:
+        marked = df.withColumn("_mark", F.xxhash64(*keys))
+        repeated = marked.groupBy("_mark").agg(F.count(F.lit(1)).alias("_n")).where("_n > 1").select("_mark")
+        single = marked.join(repeated, "_mark", "left_anti").drop("_mark")
+        single = single.withColumns({"_rank": F.lit(1), "_replaces": F.col(prefer) if prefer else F.lit(False)})
+        several = marked.join(repeated, "_mark", "left_semi").drop("_mark")
+        return single.unionByName(first_of(several, keys, order, prefer))
     content = [name for name in df.columns if name not in ("_old", "_part", "_copies")]
     ties = [content_hash(df, content)] + ([F.col(prefer).desc()] if prefer else [])
     same = Window.partitionBy(*keys)
@@ -151,59 +158,60 @@ def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
         table, reschema = outcome.table, outcome.reschema
         if not reschema:
             delta.ensure(inputs.lakehouse, table)
-    meant = described(inputs, outcome)
+    planned = described(inputs, outcome)
     of_records = isinstance(outcome, (Append, Upsert)) or (
         isinstance(outcome, Difference) and outcome.tally is not None
     )
-    meant = replace(meant, again=of_records and meant.whole and not inputs.lakehouse.full)
-    reschema = reschema or (meant.whole and not delta.fits(inputs.lakehouse, table))
-    if meant.whole and not reschema and _is_comparable(inputs, table):
-        meant = _only_others(inputs, meant)
-    _commit(inputs, table, meant, reschema)
-    return meant.counts
+    planned = replace(planned, again=of_records and planned.whole and not inputs.lakehouse.full)
+    reschema = reschema or (planned.whole and not delta.fits(inputs.lakehouse, table))
+    if planned.whole and not reschema and _is_comparable(inputs, table):
+        planned = _only_others(inputs, planned)
+    _commit(inputs, table, planned, reschema)
+    return planned.counts
 
 
 def _is_comparable(inputs: Inputs, table: Table) -> bool:
-    """Whether a rebuild can write only the rows that differ: the key identifies them, and `full` was not asked for."""
+    """Return whether a rebuild can write only the rows that differ: the key identifies them, and ``full`` is not
+    set."""
     required = {column.name for column in table.columns if column.required}
-    told = bool(table.key) and required.issuperset(table.key)
+    has_key = bool(table.key) and required.issuperset(table.key)
     settings = inputs.lakehouse
-    return told and settings.enable_delta and not settings.full and not is_empty(settings, table)
+    return has_key and settings.enable_delta and not settings.full and not is_empty(settings, table)
 
 
-def _only_others(inputs: Inputs, anew: Write) -> Write:
+def _only_others(inputs: Inputs, rebuild: Write) -> Write:
     """Reduce a rebuild to the rows that differ from those of the table."""
-    assert anew.rows is not None, "what is written has rows"
-    rows, counts = anew.rows.drop("_action"), anew.counts if anew.again else None
-    return replace(_difference_of(inputs, rows, inputs.current(), counts), again=anew.again)
+    assert rebuild.rows is not None, "what is written has rows"
+    rows, counts = rebuild.rows.drop("_action"), rebuild.counts if rebuild.again else None
+    return replace(_difference_of(inputs, rows, inputs.current(), counts), again=rebuild.again)
 
 
-def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
+def _commit(inputs: Inputs, table: Table, planned: Write, reschema: bool) -> None:
     """Write rows and the commit's metadata; archived rows that are replaced are restored first."""
-    settings, (marks, more) = inputs.lakehouse, inputs.seal
+    settings, (marks, sealed) = inputs.lakehouse, inputs.seal
     consumed = [*inputs.consumed, *marks]
     reads = {name: state.upto for name, state in inputs.states.items()}
-    expected = {"inserted": meant.inserted, "updated": meant.updated, "deleted": meant.deleted}
-    says = {"run_id": inputs.run_id, "sources": reads, "ledger": meant.counts, "expected": expected} | more
-    says |= {"again": True} if meant.again else {}
-    if meant.whole:
+    expected = {"inserted": planned.inserted, "updated": planned.updated, "deleted": planned.deleted}
+    metadata = {"run_id": inputs.run_id, "sources": reads, "ledger": planned.counts, "expected": expected} | sealed
+    metadata |= {"again": True} if planned.again else {}
+    if planned.whole:
         archive.restore(settings, table)
-        if not is_empty(settings, table) or (reschema and meant.inserted):
-            commits.overwrite(stamped(inputs, meant), settings, table, consumed, says, None, reschema)
+        if not is_empty(settings, table) or (reschema and planned.inserted):
+            commits.overwrite(stamped(inputs, planned), settings, table, consumed, metadata, None, reschema)
             return
-    elif meant.updated or meant.deleted:
-        archive.restore(settings, table, meant.parts)
-        rows = stamped(inputs, meant).select(*table.names, "_action")
-        commits.merge(rows, settings, table, consumed, says, meant.parts)
+    elif planned.updated or planned.deleted:
+        archive.restore(settings, table, planned.parts)
+        rows = stamped(inputs, planned).select(*table.names, "_action")
+        commits.merge(rows, settings, table, consumed, metadata, planned.parts)
         return
-    elif meant.days:
-        archive.restore(settings, table, meant.days)
-        commits.overwrite(stamped(inputs, meant), settings, table, consumed, says, meant.days)
+    elif planned.days:
+        archive.restore(settings, table, planned.days)
+        commits.overwrite(stamped(inputs, planned), settings, table, consumed, metadata, planned.days)
         return
-    if meant.inserted:
-        commits.append(stamped(inputs, meant), settings, table, consumed, says)
+    if planned.inserted:
+        commits.append(stamped(inputs, planned), settings, table, consumed, metadata)
     else:
-        commits.mark(settings, table, consumed, says)
+        commits.mark(settings, table, consumed, metadata)
 
 
 def is_empty(settings: Settings, table: Table) -> bool:
@@ -212,10 +220,10 @@ def is_empty(settings: Settings, table: Table) -> bool:
     return opened is not None and not opened.file_uris()
 
 
-def stamped(inputs: Inputs, meant: Write) -> DataFrame:
+def stamped(inputs: Inputs, planned: Write) -> DataFrame:
     """Add the run id and the time to the rows."""
-    assert meant.rows is not None, "what is written has rows"
-    return meant.rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
+    assert planned.rows is not None, "what is written has rows"
+    return planned.rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
 
 
 def _added(rows: DataFrame, counts: dict[str, int] | None, days: set[date] | None, whole: bool) -> Write:
@@ -257,13 +265,14 @@ def _ranked(inputs: Inputs, outcome: Upsert) -> DataFrame:
     """Rank new records among those with the same key, and mark winners that replace a row of the table."""
     key, names = list(inputs.table.key), outcome.rows.columns
     new = outcome.rows.withColumns({"_old": F.lit(False), "_part": F.lit(None).cast("string")})
-    if not inputs.full:
-        new = settle(new)
-        current, part = inputs.current(), inputs.table.partition_by or key[0]
-        same = current.select(*dict.fromkeys([*key, part])).join(new.select(*key).distinct(), key, "left_semi")
-        old = held(current, same, key, inputs.table.partition_by).select(*names)
-        new = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")}).unionByName(new)
-    ranked = outcome.ranked(new, key)
+    if inputs.full:
+        return settle(outcome.ranked(new, key, many=True))
+    new = settle(new)
+    current, part = inputs.current(), inputs.table.partition_by or key[0]
+    same = current.select(*dict.fromkeys([*key, part])).join(new.select(*key).distinct(), key, "left_semi")
+    old = held(current, same, key, inputs.table.partition_by).select(*names)
+    old = old.withColumns({"_old": F.lit(True), "_part": F.col(part).cast("string")})
+    ranked = outcome.ranked(old.unionByName(new), key, many=False)
     ranked = ranked.withColumn("_part", F.max("_part").over(Window.partitionBy(*key)))
     return settle(ranked.where("NOT _old"))
 
@@ -277,7 +286,7 @@ def _difference(inputs: Inputs, outcome: Difference) -> Write:
 
 
 def _difference_of(inputs: Inputs, rows: DataFrame, old: DataFrame, counts: dict[str, int] | None) -> Write:
-    """The rows that make of ``old`` what should stand there."""
+    """Describe the changes that turn ``old`` into ``rows``."""
     compared = settle(_compared(rows, old, inputs.table))
     summed = compared.groupBy("_action").agg(F.count(F.lit(1)).alias("n"), F.collect_set("_old_part").alias("parts"))
     by_action = {row["_action"]: row for row in summed.collect()}
@@ -312,5 +321,5 @@ def _compared(rows: DataFrame, old: DataFrame, table: Table) -> DataFrame:
     return joined.withColumn("_action", action).withColumns({k: F.coalesce(k, f"_k_{k}") for k in key})
 
 
-def _counts(**given: int) -> dict[str, int]:
-    return dict.fromkeys(COUNTS, 0) | given
+def _counts(**counts: int) -> dict[str, int]:
+    return dict.fromkeys(COUNTS, 0) | counts

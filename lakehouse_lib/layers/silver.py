@@ -59,7 +59,7 @@ def app_events(inputs: Inputs) -> Upsert:
 
 
 def clean_events(events: DataFrame) -> DataFrame:
-    """Typed events from good bronze rows."""
+    """Return typed events from good bronze rows."""
     fields = {
         "event_properties": "error country value duration_ms",
         "device_info": "device_type type os model app_version",
@@ -102,7 +102,7 @@ def clickstream(inputs: Inputs) -> Difference:
         new = settle(new)
         old = settle(touched_sessions(inputs.current(), new, gap))
         clicks = session_clicks(old).withColumn("_old", F.lit(True)).unionByName(new)
-    winners = first_of(clicks, ["click_id"], ["click_timestamp"], prefer="_old")
+    winners = first_of(clicks, ["click_id"], ["click_timestamp"], prefer="_old", many=inputs.full)
     winners = settle(winners)
     tally = winners.groupBy().agg(
         F.count_if(~F.col("_old")).alias("records_read"),
@@ -110,18 +110,18 @@ def clickstream(inputs: Inputs) -> Difference:
         F.count_if(~F.col("_old") & (F.col("_rank") == 1) & F.col("_replaces")).alias("updated"),
         F.count_if(~F.col("_old") & (F.col("_rank") == 1) & ~F.col("_replaces")).alias("accepted"),
     )
-    made = sessions(winners.where("_rank = 1"), gap)
-    return Difference(made, old, tally)
+    rows = sessions(winners.where("_rank = 1"), gap)
+    return Difference(rows, old, tally)
 
 
 def visitor_clicks(clicks: DataFrame) -> DataFrame:
-    """Good bronze rows as clicks of visitors."""
+    """Return good bronze rows as clicks of visitors."""
     visitor = F.coalesce(F.concat(F.lit("u:"), "user_id"), F.concat(F.lit("a:"), F.col("anonymous_id")))
     return clicks.select(visitor.alias("_visitor"), *_CLICK)
 
 
 def session_clicks(sessions: DataFrame) -> DataFrame:
-    """The clicks that sessions consist of."""
+    """Return the clicks that sessions consist of."""
     return sessions.select("_visitor", F.inline("_clicks"))
 
 
@@ -200,14 +200,14 @@ def sessions(clicks: DataFrame, gap_seconds: int) -> DataFrame:
 def users_history(inputs: Inputs) -> Difference:
     """users_history_silver: every version of the users that new changes affect, in order."""
     key = inputs.settings.cdc.users_key
-    told = versions.of(inputs, inputs.settings.cdc.users_table, [key])
+    result = versions.of(inputs, inputs.settings.cdc.users_table, [key])
     old = None
     if not inputs.full:
         old = inputs.current()
-        if told.keys is not None:
-            ids = told.keys.select(F.from_json("_key", cdc.MAP)[key].alias("user_id"))
+        if result.keys is not None:
+            ids = result.keys.select(F.from_json("_key", cdc.MAP)[key].alias("user_id"))
             old = old.join(ids, "user_id", "left_semi")
-    return Difference(scd2(user_versions(told.rows, key)), old, told.counts)
+    return Difference(scd2(user_versions(result.rows, key)), old, result.counts)
 
 
 def user_versions(rows: DataFrame, key: str) -> DataFrame:
@@ -244,8 +244,8 @@ def scd2(rows: DataFrame) -> DataFrame:
     """
     by_order = Window.partitionBy("user_id").orderBy("_n")
     number = F.row_number().over(by_order)
-    there = ~F.coalesce(F.lag("operation_type").over(by_order), F.lit("DELETE")).isin(*versions.REMOVALS)
-    rows = rows.withColumn("_there", there).where((F.col("operation_type") != "TRUNCATE") | F.col("_there"))
+    existed = ~F.coalesce(F.lag("operation_type").over(by_order), F.lit("DELETE")).isin(*versions.REMOVALS)
+    rows = rows.withColumn("_there", existed).where((F.col("operation_type") != "TRUNCATE") | F.col("_there"))
     raised = F.max(F.col("_moment") - number).over(by_order) + number
     timed = rows.withColumn("valid_from", F.timestamp_micros(raised))
     following = F.lead("valid_from").over(by_order)
@@ -258,27 +258,27 @@ def scd2(rows: DataFrame) -> DataFrame:
 
 def users(inputs: Inputs) -> Difference:
     """users_silver: the attributes of each user from CDC, and the user's activity."""
-    made = user_dimension(
+    rows = user_dimension(
         inputs.all("users_history_silver"),
         inputs.all("app_events_silver"),
         inputs.all("clickstream_silver"),
         inputs.settings.active_days,
     )
-    return Difference(made, live_rows(inputs))
+    return Difference(rows, live_rows(inputs))
 
 
 def user_dimension(history: DataFrame, events: DataFrame, sessions: DataFrame, active_days: int) -> DataFrame:
     """Return one row per user of the history, the events or the sessions."""
-    gone = F.col("operation_type").isin(*versions.REMOVALS)
+    is_removed = F.col("operation_type").isin(*versions.REMOVALS)
     known = history.where("is_current").select(
         "user_id",
         *ATTRIBUTES,
         "attributes",
         F.lit(True).alias("is_known"),
-        gone.alias("is_deleted"),
-        F.when(gone, F.col("valid_from")).alias("deleted_at"),
+        is_removed.alias("is_deleted"),
+        F.when(is_removed, F.col("valid_from")).alias("deleted_at"),
     )
-    seen = reduce(
+    activity_days = reduce(
         lambda a, b: a.unionByName(b),
         [
             events.where("user_id IS NOT NULL").select(
@@ -291,7 +291,7 @@ def user_dimension(history: DataFrame, events: DataFrame, sessions: DataFrame, a
             ),
         ],
     )  # fmt: skip
-    activity = seen.groupBy("user_id").agg(
+    activity = activity_days.groupBy("user_id").agg(
         F.min("day").alias("first_seen_date"),
         F.max("day").alias("last_seen_date"),
         F.sum("e").alias("total_events"),

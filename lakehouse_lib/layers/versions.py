@@ -276,9 +276,9 @@ def _after_change(state: Column, change: Column) -> Column:
 
 def _partial(rows: Column, change: Column) -> Column:
     """Return the row after a change that leaves columns unchanged."""
-    none = F.create_map().cast(cdc.MAP)
-    before = F.coalesce(rows[F.coalesce(change["_prior"], change["_key"])], none)
-    after, sent = (F.coalesce(change[name], none) for name in ("_after", "_sent"))
+    empty = F.create_map().cast(cdc.MAP)
+    before = F.coalesce(rows[F.coalesce(change["_prior"], change["_key"])], empty)
+    after, sent = (F.coalesce(change[name], empty) for name in ("_after", "_sent"))
     stays = F.map_filter(before, lambda name, _: _stays(change["_unchanged"], name) & ~F.map_contains_key(after, name))
     return F.map_concat(F.map_filter(sent, lambda name, _: ~F.map_contains_key(before, name)), stays, after)
 
@@ -294,11 +294,11 @@ def _with_row(state: Column, change: Column, row: Column) -> Column:
         *(change[name].alias(name) for name in ("_n", "_moment", *_KEPT[1:])),
     )  # fmt: skip
     nothing = F.lit(None).cast(cdc.MAP)
-    here = F.array(version(key, operation, row))
+    changed = F.array(version(key, operation, row))
     moved = F.array(version(prior, F.lit("DELETE"), nothing), version(key, F.lit("INSERT"), row))
     cleared = F.transform(F.map_keys(rows), lambda name: version(name, operation, nothing))
-    more = F.when(operation == "TRUNCATE", cleared).when(prior.isNotNull(), moved).otherwise(here)
+    added = F.when(operation == "TRUNCATE", cleared).when(prior.isNotNull(), moved).otherwise(changed)
     return F.struct(
         F.when(operation == "TRUNCATE", F.create_map().cast(_ROWS)).otherwise(now).alias("rows"),
-        F.concat(state["versions"], more).alias("versions"),
+        F.concat(state["versions"], added).alias("versions"),
     )

@@ -1,6 +1,6 @@
 """The code that makes a table: a function and what it calls, compared by what it does.
 
-Read from the source files by their syntax trees; nothing is imported. Comments, docstrings, formatting, annotations,
+The source files are parsed, not imported. Comments, docstrings, formatting, annotations,
 names of locals and parameters, and the module that a function stands in make no difference.
 """
 
@@ -29,7 +29,7 @@ class Piece:
     """A function, class or constant."""
 
     name: str
-    """With its module, for people."""
+    """With its module, for display."""
     digest: str
     text: str
     """The source, without docstrings and comments."""
@@ -37,17 +37,17 @@ class Piece:
 
 @dataclass
 class Code:
-    """Everything that a table is made by."""
+    """All code that makes a table."""
 
     pieces: list[Piece] = field(default_factory=list)
     settings: set[str] = field(default_factory=set)
-    """Settings that it reads, as far as the text shows."""
+    """Settings that it reads, as far as the source shows."""
     attributes: set[str] = field(default_factory=set)
     """Names of all attributes that it uses."""
 
 
 def read(roots: Iterable[str]) -> Code:
-    """The code of functions, given by their dotted names, with everything that they call."""
+    """Return the code of functions, given by their dotted names, with everything that they call."""
     code, waiting, seen = Code(), [], set[tuple[str, str]]()
     packages = {root.split(".")[0] for root in roots} - {"lakehouse_lib"}
     for root in roots:
@@ -65,8 +65,8 @@ def read(roots: Iterable[str]) -> Code:
         if module is None or (node := module.definition(name)) is None:
             continue
         reader = _Reader(module, name.split(".")[0] if "." in name else "")
-        told = reader.tell(node)
-        digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+        normal_form = reader.normal_form(node)
+        digest = hashlib.blake2b(normal_form.encode(), digest_size=8).hexdigest()
         code.pieces.append(
             Piece(f"{module_name}.{name}", digest, ast.unparse(_Undocumented().visit(copy.deepcopy(node))))
         )
@@ -77,7 +77,7 @@ def read(roots: Iterable[str]) -> Code:
     return code
 
 
-# What a piece of code says ----------------------------------------------------
+# Normal form -------------------------------------------------------------------
 
 
 class _Reader:
@@ -94,10 +94,10 @@ class _Reader:
         """Classes of parameters, by the parameter."""
         self.locals = 0
 
-    def tell(self, node: ast.AST) -> str:
+    def normal_form(self, node: ast.AST) -> str:
         """Return the normal form of a node."""
         if isinstance(node, ast.AnnAssign) and self.scopes:
-            return f"Assign([{self.tell(node.target)}]{self.tell(node.value)})" if node.value else ""
+            return f"Assign([{self.normal_form(node.target)}]{self.normal_form(node.value)})" if node.value else ""
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             return ""
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -124,7 +124,7 @@ class _Reader:
     def _value(self, value: object) -> str:
         if isinstance(value, list):
             return f"[{','.join(filter(None, map(self._value, value)))}]"
-        return self.tell(value) if isinstance(value, ast.AST) else repr(value)
+        return self.normal_form(value) if isinstance(value, ast.AST) else repr(value)
 
     def _scope(self, node: ast.AST) -> str:
         """Return the normal form of a function or comprehension; parameters and locals are numbered."""
@@ -133,9 +133,9 @@ class _Reader:
         self.locals += len(names)
         if isinstance(node, _Function):
             self._note_kinds(node)
-        told = self._fields(node)
+        normal_form = self._fields(node)
         self.scopes.pop()
-        return told
+        return normal_form
 
     def _note_kinds(self, node: _Function) -> None:
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
@@ -163,7 +163,7 @@ class _Reader:
         if isinstance(base, ast.Name) and self._local(base.id) and (kind := self.kinds.get(base.id)):
             module, _, name = kind.rpartition(".")
             self.called.add((module, f"{name}.{node.attr}"))
-        return f"{self.tell(base)}.{node.attr}"
+        return f"{self.normal_form(base)}.{node.attr}"
 
     def _dotted(self, node: ast.expr) -> str | None:
         """Return what a dotted name refers to, if it begins with a name of the module."""

@@ -16,5 +16,5 @@ CHANGES_OF_A_MESSAGE = 100_000
 
 
 def line_of(place: int) -> int:
-    """The line of the message that holds a change, from the ``_source_line`` of the change."""
+    """Return the line of the message that holds a change, from the ``_source_line`` of the change."""
     return place // CHANGES_OF_A_MESSAGE

@@ -12,7 +12,7 @@ _TYPES = {"string": pa.string(), "strings": pa.list_(pa.string()), "bigint": pa.
 
 
 def _schema(declared: str) -> pa.Schema:
-    """The schema of columns declared as ``name type, name type, …``."""
+    """Return the schema of columns declared as ``name type, name type, …``."""
     return pa.schema([(name, _TYPES[kind]) for name, kind in (column.split() for column in declared.split(","))])
 
 

@@ -1,7 +1,7 @@
-"""Which settings a table is made by: they are noted while its transformation reads them.
+"""The settings that a table depends on: they are recorded while its transformation reads them.
 
 A setting is named by its path, such as ``segments.vip_value`` or ``feeds.clickstream.timezone``; lists and mappings
-of a person's own keys are one setting.
+with keys that users choose are one setting.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         part, path = self._part, f"{self._path}.{name}".lstrip(".")
-        found = getattr(part, name)
+        setting = getattr(part, name)
         if name not in type(part).model_fields or name.endswith("path"):
-            # Where things are, which engine computes and which days are asked for makes no other row.
-            return found
-        if isinstance(found, BaseModel):
-            return _Watched(found, path, self._noted)
+            # Paths, the engine and the requested days do not change any row.
+            return setting
+        if isinstance(setting, BaseModel):
+            return _Watched(setting, path, self._noted)
         if _kind_of_values(part, name):
             return _WatchedParts(part, name, path, self._noted)
-        self._noted[path] = plain(found)
-        return found
+        self._noted[path] = plain(setting)
+        return setting
 
     def feed(self, name: str) -> Any:
-        """Settings of a feed, given or default."""
+        """Return the settings of a feed, set or default."""
         return self.feeds[name]
 
 
 class _WatchedParts:
-    """Parts of the settings by name; those that are not given are the default."""
+    """Parts of the settings by name; those that are not set are the default."""
 
     def __init__(self, part: BaseModel, name: str, path: str, noted: dict[str, Any]):
         self._part, self._name, self._path, self._noted = part, name, path, noted
@@ -55,7 +55,7 @@ class _WatchedParts:
         return _Watched(_part_of(self._part, self._name, key), f"{self._path}.{key}", self._noted)
 
     def get(self, key: str, _: Any = None) -> _Watched:
-        """The part of this name."""
+        """Return the part of this name."""
         return self[key]
 
 
@@ -103,16 +103,16 @@ def _kind_of_values(part: BaseModel, name: str) -> type[BaseModel] | None:
 def _part_of(part: BaseModel, name: str, key: str) -> BaseModel:
     kind = _kind_of_values(part, name)
     assert kind is not None
-    given: BaseModel | None = getattr(part, name).get(key)
-    return kind() if given is None else given
+    part_set: BaseModel | None = getattr(part, name).get(key)
+    return kind() if part_set is None else part_set
 
 
-def plain(found: Any) -> Any:
+def plain(content: Any) -> Any:
     """Return a setting's value as JSON values."""
-    if isinstance(found, BaseModel):
-        return found.model_dump(mode="json")
-    if isinstance(found, dict):
-        return {key: plain(part) for key, part in sorted(found.items())}
-    if isinstance(found, list | tuple):
-        return [plain(part) for part in found]
-    return found.isoformat() if isinstance(found, date) else found
+    if isinstance(content, BaseModel):
+        return content.model_dump(mode="json")
+    if isinstance(content, dict):
+        return {key: plain(part) for key, part in sorted(content.items())}
+    if isinstance(content, list | tuple):
+        return [plain(part) for part in content]
+    return content.isoformat() if isinstance(content, date) else content

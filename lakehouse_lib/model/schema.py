@@ -41,8 +41,8 @@ class Table:
     sources: tuple[str, ...]
     transform: str
     version: str = ""
-    """Of the transformation, for a person who knows better than its text: where it is given, a change of the code
-    makes no other table, and a change of the version does."""
+    """Version of the transformation, set by its author. If it is set, the table is rebuilt when the version changes,
+    and not when the code changes."""
     partition_by: str = ""
     cluster_by: tuple[str, ...] = ()
     owner: str = "data-platform"
@@ -97,15 +97,15 @@ class Table:
         return {column.name: _without_spaces(column.type) for column in self.columns}
 
     def trace_rule(self, source: Table) -> Mapping[str, str] | None:
-        """How to find the rows of a source that a row is made from: Spark SQL over the source, mapped to the Spark
-        SQL over the row that it must equal. Unless declared, the rows with the same key; None if the source
-        lacks the key."""
+        """Return how to find the rows of a source that a row is made from: Spark SQL over the source, mapped to the
+        Spark SQL over the row that it must equal. Unless declared, the rows with the same key; None if the source lacks
+        the key."""
         if source.name in self.traced_by:
             return self.traced_by[source.name]
         return {name: name for name in self.key} if self.key and {*self.key} <= {*source.names} else None
 
     def arrow_schema(self) -> pa.Schema:
-        """The Arrow schema, with the comments."""
+        """Return the Arrow schema, with the comments."""
         return pa.schema(
             pa.field(c.name, arrow_type(c.type), not c.required, {"comment": c.comment}) for c in self.columns
         )
@@ -137,7 +137,7 @@ _ARROW = {
 
 
 def arrow_type(text: str) -> pa.DataType:
-    """The Arrow type of a Spark SQL type such as ``array<struct<a: string, b: int>>``."""
+    """Return the Arrow type of a Spark SQL type such as ``array<struct<a: string, b: int>>``."""
     text = text.strip()
     if text in _ARROW:
         return _ARROW[text]
@@ -154,7 +154,7 @@ def arrow_type(text: str) -> pa.DataType:
 
 
 def spark_type(kind: pa.DataType) -> str:
-    """The Spark SQL type of an Arrow type, for the types that `arrow_type` returns."""
+    """Return the Spark SQL type of an Arrow type, for the types that `arrow_type` returns."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return f"array<{spark_type(kind.value_type)}>"
     if pa.types.is_struct(kind):
@@ -184,6 +184,6 @@ def _parse(declared: str) -> tuple[Column, ...]:
 
 
 def with_columns(table: Table, columns: dict[str, tuple[str, str]]) -> Table:
-    """A copy of a table with further columns (name: type and comment) in front of its own."""
+    """Return a copy of a table with further columns (name: type and comment) in front of its own."""
     lines = "".join(f"{name} {kind} -- {comment}\n" for name, (kind, comment) in columns.items())
     return replace(table, declared=lines + table.declared)

@@ -15,16 +15,16 @@ LIBRARY = Path(__file__).parents[1]
 
 def files(packages: Iterable[str]) -> list[Path]:
     """Return the files that may define the functions of some packages."""
-    found = {LIBRARY / "model/messages.py", *(LIBRARY / "layers").glob("*.py"), *(LIBRARY / "intake").glob("*.py")}
+    paths = {LIBRARY / "model/messages.py", *(LIBRARY / "layers").glob("*.py"), *(LIBRARY / "intake").glob("*.py")}
     for package in packages:
         if package != "lakehouse_lib" and (path := path_of(package)):
-            found |= {*path.parent.rglob("*.py")} if path.name == "__init__.py" else {path}
-    return sorted(found)
+            paths |= {*path.parent.rglob("*.py")} if path.name == "__init__.py" else {path}
+    return sorted(paths)
 
 
 def digest_of(packages: Iterable[str]) -> str:
     """Return a digest of `files`, much faster than parsing them."""
-    digest = hashlib.blake2b(_bytes(Path(__file__).with_name("code.py")), digest_size=16)  # which reads them
+    digest = hashlib.blake2b(_bytes(Path(__file__).with_name("code.py")), digest_size=16)  # it defines what is read
     for path in files(packages):
         digest.update(_bytes(path))
     return digest.hexdigest()

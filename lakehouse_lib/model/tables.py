@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -10,9 +9,10 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse_lib.config import Settings
-from lakehouse_lib.errors import ConfigError, UnknownTableError
+from lakehouse_lib.errors import ConfigError, UnknownTableError, first_line, suggestion
 from lakehouse_lib.model import checks, declarations
 from lakehouse_lib.model.checks import Check
+from lakehouse_lib.model.rules import Rule
 from lakehouse_lib.model.schema import LAYERS, Column, Table, arrow_type, spark_type, with_columns
 from lakehouse_lib.sql import dialects
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _registered: dict[str, Table] = {table.name: table for table in declarations.BUILT_IN}
-_compiled: dict[tuple[str, str, str], checks.Rule] = {}
+_compiled: dict[tuple[str, str, str], Rule] = {}
 """Compiled checks, by the table's name and columns and the definition of the check."""
 
 
@@ -49,11 +49,11 @@ def register(table: Table) -> Table:
     if table.layer not in LAYERS:
         raise ConfigError(f"{table.name}: layer {table.layer!r} is not one of {', '.join(LAYERS)}")
     if _registered.get(table.name, table) != table:
-        raise ConfigError(f"There is a table {table.name} already, with a different declaration.")
+        raise ConfigError(f"There is already a table {table.name} with a different declaration.")
     table.arrow_schema()
     for column in (*table.key, *table.cluster_by, *filter(None, [table.partition_by])):
         if column not in table.names:
-            raise ConfigError(f"{table.name}: {column} is none of its columns {', '.join(table.names)}")
+            raise ConfigError(f"{table.name}: {column} is not one of its columns {', '.join(table.names)}")
     for source in table.sources:
         if source not in _registered:
             raise ConfigError(f"{table.name}: {_unknown(source, list(_registered))}")
@@ -69,11 +69,11 @@ def unregister(name: str) -> None:
 
 
 def declared(settings: Settings) -> dict[str, Table]:
-    """All tables by name, including those of ``cdc.replicas``; a table comes after its sources."""
+    """Return all tables by name, including those of ``cdc.replicas``; a table comes after its sources."""
     tables = dict(_registered)
     for replica in settings.cdc.replicas:
         if replica.target in tables:
-            raise ConfigError(f"cdc.replicas: {replica.target} is the name of a table already.")
+            raise ConfigError(f"cdc.replicas: {replica.target} is already the name of a table.")
         tables[replica.target] = declarations.replica(replica.target, replica.source_table)
     for name in settings.retention:
         if name not in tables:
@@ -114,17 +114,17 @@ def _try_out(table: Table, check: Check, known: dict[str, Table]) -> None:
                 connection.execute(f'SELECT {part} FROM (SELECT {columns} FROM "{table.name}")')
     except duckdb.Error as error:
         del _compiled[key]
-        raise ConfigError(f"quality.{table.name}, check {check.name!r}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"quality.{table.name}, check {check.name!r}: {first_line(error)}") from None
 
 
 def waits_for(table: Table) -> set[str]:
-    """The tables that must be up to date before a table is made and checked."""
+    """Return the tables that must be up to date before a table is made and checked."""
     referenced = {check.arguments["table"] for check in table.all_checks if check.kind == "foreign_key"}
     return {*table.sources, *referenced} - {table.name}
 
 
 def _upstream(tables: dict[str, Table], name: str) -> set[str]:
-    """Every table that must be up to date before a table, directly or through others."""
+    """Return every table that must be up to date before a table, directly or through others."""
     upstream: set[str] = set()
     waiting = [name]
     while waiting:
@@ -134,8 +134,8 @@ def _upstream(tables: dict[str, Table], name: str) -> set[str]:
     return upstream
 
 
-def rule(table: Table, check: Check, known: Iterable[str]) -> checks.Rule:
-    """The rule that a check is compiled to for a table, cached; see `checks.compile_check`."""
+def rule(table: Table, check: Check, known: Iterable[str]) -> Rule:
+    """Return the rule that a check is compiled to for a table, cached; see `checks.compile_check`."""
     key = (table.name, table.declared, check.digest)
     if key not in _compiled:
         _compiled[key] = checks.compile_check(check, table.name, table.layer, table.types, known)
@@ -143,7 +143,7 @@ def rule(table: Table, check: Check, known: Iterable[str]) -> checks.Rule:
 
 
 def get(settings: Settings, name: str) -> Table:
-    """The table with this name.
+    """Return the table with this name.
 
     Raises
     ------
@@ -157,14 +157,11 @@ def get(settings: Settings, name: str) -> Table:
 
 
 def record_checks(table: Table) -> dict[str, tuple[str, str]]:
-    """The checks that send records of a bronze table to quarantine, by name: the Spark SQL condition of such a
+    """Return the checks that send records of a bronze table to quarantine, by name: the Spark SQL condition of such a
     record, and the reason in words."""
     rules = {check.name: rule(table, check, ()) for check in table.all_checks if check.severity == "quarantine"}
     return {name: (rule.sets_aside, f"records here {rule.says} (check {name})") for name, rule in rules.items()}
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    closest = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"there is no table {name!r}" + (
-        f"; did you mean {closest[0]}?" if closest else f"; there are {', '.join(known)}"
-    )
+    return f"there is no table {name!r}; {suggestion(name, known)}"

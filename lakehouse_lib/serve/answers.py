@@ -222,13 +222,13 @@ class Health(Form):
 
 
 def refusal(request: Request, status: int, code: str, message: str) -> JSONResponse:
-    """An error response, in the form of `Problem`."""
+    """Return an error response, in the form of `Problem`."""
     problem = {"code": code, "message": message, "request_id": getattr(request.state, "id", "")}
     return JSONResponse(problem, status)
 
 
 def rows(request: Request, table: pa.Table, truncated: bool, versions: dict[str, int], began: float) -> Response:
-    """Rows in the format that the client accepts; the metadata is in the headers as well."""
+    """Return rows in the format that the client accepts; the metadata is in the headers as well."""
     elapsed = round((time.perf_counter() - began) * 1000, 1)
     headers = {"X-Truncated": str(truncated).lower(), "X-Elapsed-Ms": str(elapsed),
                "X-Versions": json.dumps(versions), "Vary": "Accept"}  # fmt: skip
@@ -264,7 +264,7 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON: times in UTC, intervals in ISO 8601, bytes in base64, NaN and infinity as text."""
+    """Return a value as JSON: times in UTC, intervals in ISO 8601, bytes in base64, NaN and infinity as text."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, pa.MonthDayNano):

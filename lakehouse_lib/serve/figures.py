@@ -52,11 +52,12 @@ def ledger(settings: Settings) -> pd.DataFrame:
     return frame.rename(columns={"records_read": "read"})
 
 
-def drift(settings: Settings) -> pd.DataFrame:
-    """Records of each feed with fields outside its contract, counted from the Delta log."""
+def drift(settings: Settings, report: Report) -> pd.DataFrame:
+    """Records of each readable feed with fields outside its contract, counted from the Delta log."""
     rows = []
     for table in tables.declared(settings).values():
-        delta_table = delta.opened(settings, table) if table.layer == "bronze" else None
+        readable = table.layer == "bronze" and table.name in report.rows
+        delta_table = delta.opened(settings, table) if readable else None
         if delta_table is None:
             continue
         files, nulls = delta.files(delta_table), "null_count._rescued_data"

@@ -23,6 +23,9 @@ from lakehouse_lib.serve.charts import Layer, chart, stamp
 
 FIRST = 4
 """Findings on the first screen; the others are one click away."""
+ORDERS = (("", "as the data flows"), ("state", "worst first"), ("name", "by name"), ("rows", "most rows"), ("age", "oldest data"),
+          ("failed", "failed checks"), ("run", "last run"), ("bytes", "largest"))  # fmt: skip
+"""Orders to choose from where the screen is too narrow for the heads of columns."""
 LISTED = 10
 """Runs that are listed below the timeline."""
 
@@ -50,7 +53,7 @@ def tables(settings: Settings, facts: Facts) -> HTML:
     """A line for each table, with its details behind a click; it can be filtered and sorted."""
     known = {table.table.name for table in facts.tables}
     lines = [_line(settings, table, facts.report.generated_at) for table in facts.tables]
-    return _html("tables", templates.SCRIPT, tables=lines, known=known, span=care_facts.DAYS)
+    return _html("tables", templates.SCRIPT, tables=lines, known=known, span=care_facts.DAYS, orders=ORDERS)
 
 
 def runs(facts: Facts) -> HTML:

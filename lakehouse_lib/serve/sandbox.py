@@ -3,7 +3,7 @@
 A query is parsed into a tree, and only SQL generated from that tree is run, so that what was checked is
 what runs. The tree must be a single query over published tables and known functions. The process runs
 DuckDB without network, extensions or settings, and of the file system it reads only the files of the
-tables in the query; it is killed and replaced when it exceeds its time or memory.
+tables in the query. `pool` starts the processes, and kills those that exceed their time or memory.
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
-import queue
 import re
 import resource
-import selectors
 import struct
-import subprocess
 import sys
-import threading
-import time
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -33,17 +29,18 @@ import sqlglot
 from deltalake import DeltaTable
 from sqlglot import exp
 
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, first_line
 from lakehouse_lib.sql import dialects
 from lakehouse_lib.storage import delta, reader
 
 if TYPE_CHECKING:
     from lakehouse_lib.sql.queries import Columns
 
-log = logging.getLogger(__name__)
 
 LONGEST = 20_000
 """Maximum length of a query in characters."""
+ENGINES = 4
+"""Engines that a process keeps for the tables of recent queries: creating one takes longer than a small query."""
 MEMORY = 1024
 """MB that a query may use; its process may take twice as much on top of what it starts with."""
 
@@ -97,7 +94,7 @@ class Answer:
 
 
 def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, dict[str, Read]]:
-    """The tree of a query and the tables it reads, by a name that is unique in the tree; ``layers`` are the
+    """Return the tree of a query and the tables it reads, by a name that is unique in the tree; ``layers`` are the
     published tables with their layers.
 
     Raises
@@ -110,7 +107,7 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, 
     try:
         trees = sqlglot.parse(sql, dialect=DIALECTS[dialect])
     except (sqlglot.errors.SqlglotError, RecursionError) as error:
-        raise Denied("syntax", f"The query cannot be parsed: {_first_line(error)}") from None
+        raise Denied("syntax", f"The query cannot be parsed: {first_line(error)}") from None
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
         raise Denied("no_query", "Only a single SELECT is accepted here.")
     tree = trees[0]
@@ -136,7 +133,7 @@ def checked(sql: str, dialect: str, layers: dict[str, str]) -> tuple[exp.Query, 
 
 
 def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple[str, list[str] | None]:
-    """A checked query as DuckDB SQL, and its column names where they differ from DuckDB's; ``columns`` are the
+    """Return a checked query as DuckDB SQL, and its column names where they differ from DuckDB's; ``columns`` are the
     columns of the tables.
 
     Raises
@@ -149,7 +146,8 @@ def written(tree: exp.Query, dialect: str, columns: dict[str, Columns]) -> tuple
     except (ConfigError, RecursionError, sqlglot.errors.SqlglotError) as error:
         raise Denied(
             "does_not_carry_over",
-            f"This does not carry over from {dialect}: {_first_line(error)}; rephrase it, or use the dialect duckdb.",
+            f"The query cannot be translated from {dialect}: {first_line(error)}; rephrase it, or use the dialect "
+            "duckdb.",
         ) from None
 
 
@@ -188,11 +186,6 @@ def _as_of(name: str, as_of: exp.Version, dialect: str) -> Read:
     return Read(name, moment=written(exp.select(exp.cast(value, "timestamp")), dialect, {})[0])
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200]
-
-
 # In the worker process -------------------------------------------------------
 
 
@@ -208,38 +201,40 @@ def answer(request: dict[str, Any]) -> Answer:
             "version is for a query over a single table without AS OF; this one "
             f"reads {', '.join(read.name for read in reads.values()) or 'none'}.",
         )
-    connection, files, versions = _engine(), [], {}
+    versions, opened = {}, {}
     for alias, read in reads.items():
-        delta_table = _open_version(read, published[read.name], request["version"])
-        files += reader.register(connection, alias, delta.dataset(delta_table))
+        delta_table = opened[alias] = _open_version(read, published[read.name], request["version"])
         versions[f"{read.name}@{delta_table.version()}" if read.as_of else read.name] = delta_table.version()
-    if request["catalog"] is not None:
-        reader.register_catalog(connection, request["catalog"])
-    view_names = [*reads, *(reader.CATALOG if request["catalog"] is not None else [])]
-    sql, column_names = written(
-        tree, request["dialect"], {name: dialects.schema(connection, name) for name in view_names}
-    )
-    _lock(connection, files)
-    limit, fetched, row_count, size = request["limit"], [], 0, 0
+    with _engine_over(opened, request["catalog"]) as engine:
+        sql, column_names = written(tree, request["dialect"], engine.columns)
+        dialects.prepare_for(engine.connection, sql, engine.known)
+        rows, truncated = _fetched(engine.connection, sql, request["limit"], request["bytes"])
+    return Answer(rows if column_names is None else rows.rename_columns(column_names), truncated, versions)
+
+
+def _fetched(connection: duckdb.DuckDBPyConnection, sql: str, limit: int, largest: int) -> tuple[pa.Table, bool]:
+    """The rows of a query, at most ``limit`` and ``largest`` bytes of them, and whether there are more."""
+    fetched, row_count, size = [], 0, 0
     batches = connection.sql(f"SELECT * FROM ({sql}) LIMIT {limit + 1}").to_arrow_reader(1024)
     for batch in batches:
         fetched.append(batch)
         row_count, size = row_count + batch.num_rows, size + batch.nbytes
-        if row_count > limit or size > request["bytes"]:
+        if row_count > limit or size > largest:
             break
     result = pa.Table.from_batches(fetched, batches.schema)
-    while size > request["bytes"] and result.num_rows:  # a single batch may be too large by itself
+    while size > largest and result.num_rows:  # a single batch may be too large by itself
         result = result.slice(0, result.num_rows // 2)
         size, limit = result.nbytes, min(limit, result.num_rows)
-    result = result.slice(0, limit)
-    return Answer(result if column_names is None else result.rename_columns(column_names), row_count > limit, versions)
+    return result.slice(0, limit), row_count > limit
 
 
 def _open_version(read: Read, published: dict[str, Any], requested_version: int | None) -> DeltaTable:
-    """The table at the version that the query names, else the request, else the one the request has pinned."""
+    """Return the table at the version that the query names, else the request, else the one the request has pinned."""
     if published["version"] is None:
         raise Denied("not_made", f"{read.name} has not been made yet: it has no rows.")
-    delta_table = DeltaTable(published["path"], version=published["version"])
+    delta_table = delta.open_table(published["path"])
+    if delta_table is None or delta_table.version() != published["version"]:
+        delta_table = DeltaTable(published["path"], version=published["version"])
     version = requested_version if read.version is None else read.version
     if version is not None:
         try:
@@ -248,6 +243,7 @@ def _open_version(read: Read, published: dict[str, Any], requested_version: int 
             raise Denied("no_such_version", str(error)) from None
     if read.moment:
         engine = _engine()
+        dialects.prepare_for(engine, read.moment, set())
         _lock(engine, [])
         ((moment,),) = engine.execute(read.moment).fetchall()
         first_commit = datetime.fromtimestamp(min(commit["timestamp"] for commit in delta_table.history()) / 1000, UTC)
@@ -256,8 +252,46 @@ def _open_version(read: Read, published: dict[str, Any], requested_version: int 
                 "no_such_version",
                 f"{read.name} has no version as of {moment}; its first version is from {first_commit}.",
             )
+        delta_table = DeltaTable(published["path"])
         delta_table.load_as_version(moment.replace(tzinfo=UTC))
     return delta_table
+
+
+@dataclass
+class _Engine:
+    """A DuckDB with the tables of a query and nothing else in reach."""
+
+    connection: duckdb.DuckDBPyConnection
+    columns: dict[str, Columns]
+    known: set[str]
+    """Functions and macros that it has."""
+
+
+_engines: OrderedDict[tuple[Any, ...], _Engine] = OrderedDict()
+
+
+@contextlib.contextmanager
+def _engine_over(opened: dict[str, DeltaTable], catalog: list[dict[str, Any]] | None) -> Iterator[_Engine]:
+    """An engine for these tables: that of an earlier query over the same versions of the same tables, or a new one.
+
+    A query is a single SELECT, which leaves nothing behind. After an error its engine is not used again.
+    """
+    key = tuple((alias, table.metadata().id, table.version()) for alias, table in opened.items())
+    engine = _engines.pop(key, None) if catalog is None else None
+    if engine is None:
+        connection, files = _engine(), []
+        for alias, table in opened.items():
+            files += reader.register(connection, alias, delta.dataset(table))
+        if catalog is not None:
+            reader.register_catalog(connection, catalog)
+        names = [*opened, *(reader.CATALOG if catalog is not None else [])]
+        engine = _Engine(connection, {name: dialects.schema(connection, name) for name in names}, set())
+        _lock(connection, files)
+    yield engine
+    if catalog is None:
+        _engines[key] = engine
+        if len(_engines) > ENGINES:
+            _engines.popitem(last=False)
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
@@ -266,7 +300,7 @@ def _lock(connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
 
 
 def _engine() -> duckdb.DuckDBPyConnection:
-    connection = reader.connect()
+    connection = reader.plain()
     connection.execute(f"""
         SET memory_limit = '{MEMORY}MB'; SET threads = 2; SET temp_directory = '';
         SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;
@@ -283,8 +317,8 @@ _QUERY_ERRORS = (duckdb.BinderException, duckdb.CatalogException, duckdb.Convers
 
 def _answer_requests() -> None:
     """Answer requests until standard input is closed."""
-    _engine()  # loaded first, so that its threads and code do not count against the query
-    max_address_space = psutil.Process().memory_info().vms + 2 * MEMORY * 2**20
+    dialects.prepare(_engine())  # loaded first, so that its threads and code do not count against the query
+    max_address_space = psutil.Process().memory_info().vms + (2 * MEMORY + 200 * ENGINES) * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (max_address_space, max_address_space))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, target = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -300,7 +334,7 @@ def _answer_requests() -> None:
         except Denied as error:
             head = {"code": error.code, "message": str(error)}
         except _QUERY_ERRORS as error:
-            head = {"code": "query_failed", "message": _first_line(error)}
+            head = {"code": "query_failed", "message": first_line(error)}
         except (pa.ArrowException, OSError) as error:  # from DuckDB, while rows are fetched
             match = re.match(r"(Invalid Input|Conversion|Out of Range) Error: .*", str(error))
             text = match[0][:200] if match else "The query cannot be run."
@@ -310,11 +344,12 @@ def _answer_requests() -> None:
         except Exception as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             head = {"code": "query_failed", "message": "The query cannot be run."}
-        _send(target, json.dumps(head).encode())
-        _send(target, body)
+        send(target, json.dumps(head).encode())
+        send(target, body)
 
 
-def _send(stream: IO[bytes], data: bytes) -> None:
+def send(stream: IO[bytes], data: bytes) -> None:
+    """Write a message, preceded by its length."""
     stream.write(struct.pack(">I", len(data)) + data)
     stream.flush()
 
@@ -322,117 +357,6 @@ def _send(stream: IO[bytes], data: bytes) -> None:
 def _receive(stream: BinaryIO) -> bytes | None:
     head = stream.read(4)
     return stream.read(struct.unpack(">I", head)[0]) if len(head) == 4 else None
-
-
-# In the service --------------------------------------------------------------
-
-
-class Pool:
-    """Processes that run one query each at a time, and are replaced when they have to be killed."""
-
-    def __init__(self, size: int):
-        self.idle: queue.Queue[_Process] = queue.Queue()
-        self.all: set[_Process] = set()
-        self._closed = False
-        for _ in range(size):
-            self._start()
-
-    def _start(self) -> None:
-        process = _Process()
-        self.all.add(process)
-        self.idle.put(process)
-
-    def _replace(self, process: _Process) -> None:
-        process.kill()
-        self.all.discard(process)
-        if not self._closed:
-            self._start()
-
-    def ask(self, request: dict[str, Any], seconds: float) -> Answer:
-        """Run a query in one of the processes.
-
-        Raises
-        ------
-        Denied
-            The query was rejected, failed, or was stopped.
-        """
-        deadline = time.monotonic() + seconds
-        try:
-            while (process := self.idle.get(timeout=max(0.0, deadline - time.monotonic()))).popen.poll() is not None:
-                self._replace(process)  # it died while idle
-        except queue.Empty:
-            raise Denied("busy", "All query processes are busy; try again.") from None
-        try:
-            head, body = process.ask(json.dumps(request).encode(), deadline)
-        except (TimeoutError, EOFError, OSError) as error:
-            self._replace(process)
-            if isinstance(error, TimeoutError):
-                raise Denied("timeout", f"The query was stopped after {seconds:.1f} seconds.") from None
-            raise Denied("too_large", "The query needed more resources than allowed and was stopped.") from None
-        self.idle.put(process)
-        if "code" in head:
-            raise Denied(head["code"], head["message"])
-        return Answer(pa.ipc.open_stream(body).read_all(), head["truncated"], head["versions"])
-
-    def close(self) -> None:
-        """End all processes."""
-        self._closed = True
-        for process in list(self.all):
-            process.kill()
-
-
-class _Process:
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "lakehouse_lib.serve.sandbox"]
-        # The process inherits none of the service's secrets.
-        environment = {
-            name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ
-        }
-        self.popen = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, stderr=subprocess.DEVNULL
-        )
-        assert self.popen.stdin is not None and self.popen.stdout is not None
-        self.stdin, self.stdout = self.popen.stdin, self.popen.stdout
-        self.lock = threading.Lock()
-
-    def ask(self, request: bytes, deadline: float) -> tuple[dict[str, Any], bytes]:
-        with self.lock:
-            _send(self.stdin, request)
-            return json.loads(self._read(deadline)), self._read(deadline)
-
-    def _read(self, deadline: float) -> bytes:
-        return self._read_exactly(struct.unpack(">I", self._read_exactly(4, deadline))[0], deadline)
-
-    def _read_exactly(self, size: int, deadline: float) -> bytes:
-        parts, pipe = [], self.stdout.fileno()
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            while size:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError
-                part = os.read(pipe, min(size, 1 << 20))
-                if not part:
-                    raise EOFError
-                parts.append(part)
-                size -= len(part)
-        return b"".join(parts)
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-        for pipe in (self.stdin, self.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
-def tables_for(sql: str, published: dict[str, tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """The tables of a request, from the published ones (name: layer, path). Those that the SQL mentions are pinned
-    to their current version, so that the query reads a consistent state of each."""
-    text, request_tables = sql.lower(), {}
-    for name, (layer, path) in published.items():
-        delta_table = delta.open_table(path) if name in text else None
-        request_tables[name] = {"layer": layer, "path": path, "version": delta_table.version() if delta_table else None}
-    return request_tables
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from lakehouse_lib.sql import signatures
+from lakehouse_lib.sql import functions, labels, signatures
 from lakehouse_lib.sql import types as st
 from lakehouse_lib.sql.expressions import NODES, Expr, Scope, by_signature, expression, merged, refuse
 from lakehouse_lib.sql.operators import truth
@@ -22,12 +22,12 @@ _DISTINCT = ("count", "sum", "avg", "mean", "min", "max", "collect_list", "array
 
 
 def node(wrapped: exp.Expression, scope: Scope) -> Expr:
-    """An aggregate or window call with its clauses: FILTER, WITHIN GROUP, IGNORE NULLS, OVER."""
+    """Return an aggregate or window call with its clauses: FILTER, WITHIN GROUP, IGNORE NULLS, OVER."""
     call, over, condition, within, nulls = _unwrap(wrapped, scope)
     name, nodes = call.name.lower(), call.expressions
     if scope.ordering and any(len(column.parts) == 1 and column.name.lower() in scope.aliases and not _plain_column(
             scope.aliases[column.name.lower()], column) for column in call.find_all(exp.Column)):  # fmt: skip
-        raise refuse(f"ORDER BY {name} of a name that the SELECT list gives to another value is an error in Spark")
+        raise refuse(f"ORDER BY {name}: the SELECT list gives this name to another value, which is an error in Spark")
     scope = replace(scope, aliases_first=False)  # arguments mean source columns, also in HAVING and ORDER BY
     distinct = len(nodes) == 1 and isinstance(nodes[0], exp.Distinct)
     if distinct:
@@ -52,7 +52,7 @@ def node(wrapped: exp.Expression, scope: Scope) -> Expr:
 def _unwrap(
     node: exp.Expression, scope: Scope
 ) -> tuple[exp.Anonymous, exp.Window | None, Expr | None, exp.Expression | None, str]:
-    """The call inside its clauses, and the clauses: OVER, FILTER, WITHIN GROUP, and IGNORE or RESPECT NULLS."""
+    """Return the call inside its clauses, and the clauses: OVER, FILTER, WITHIN GROUP, and IGNORE or RESPECT NULLS."""
     over = condition = within = None
     nulls = ""
     while not isinstance(node, exp.Anonymous):
@@ -76,7 +76,7 @@ def _plain_column(value: Expr, column: exp.Column) -> bool:
 
 def _build(name: str, args: list[Expr], distinct: bool, condition: Expr | None, within: exp.Expression | None,
            nulls: str, over: exp.Window | None, scope: Scope) -> Expr:  # fmt: skip
-    ranking = over is not None and name in signatures.WINDOWS and name not in signatures.AGGREGATES
+    ranking = over is not None and name in functions.WINDOWS and name not in functions.AGGREGATES
     of_frame = (
         over is not None and name in ("first", "first_value", "last", "last_value", "any_value")
     ) or name == "nth_value"
@@ -88,14 +88,14 @@ def _build(name: str, args: list[Expr], distinct: bool, condition: Expr | None, 
             raise refuse(f"{name} with FILTER is not supported")
         if len(args) == 2 and isinstance(args[1].constant, bool) and of_frame and name != "nth_value":
             nulls, args = ("IGNORE" if args[1].constant else ""), args[:1]
-        sql, kind = _from_signature(signatures.WINDOWS[name], name, args, [], window, distinct)
+        sql, kind = _from_signature(functions.WINDOWS[name], name, args, [], window, distinct)
         if nulls == "IGNORE":
             if "(" in sql[sql.index("(") + 1 : sql.index(" OVER")]:
                 raise refuse(f"{name} IGNORE NULLS of an expression; compute it as a column in a subquery first")
             sql = re.sub(r"(\w+\(.*?\)) OVER", lambda match: match[1][:-1] + " IGNORE NULLS) OVER", sql, count=1)
     elif within is not None or name in OTHERS:
         sql, kind = _ordered_aggregate(name, args, distinct, conditions, within, window, scope)
-    elif name in signatures.AGGREGATES:
+    elif name in functions.AGGREGATES:
         sql, kind = _plain_aggregate(name, args, distinct, conditions, nulls, window)
     else:
         raise refuse(f"the function {name[:60]} is not supported")
@@ -107,7 +107,7 @@ def _build(name: str, args: list[Expr], distinct: bool, condition: Expr | None, 
         if nulls == "IGNORE" and len(args) == 1 and not has_flag
         else name
     )
-    label = signatures.shown(word, [("DISTINCT " if distinct and not n else "") + arg for n, arg in enumerate(names)])
+    label = labels.of(word, [("DISTINCT " if distinct and not n else "") + arg for n, arg in enumerate(names)])
     if within is not None:
         orders = ", ".join(
             expression(item.this, scope).name + (_order_suffix(item) if name in _TEXTS else "")
@@ -150,7 +150,7 @@ def _from_signature(
 
 
 def _render(template: str, casts: list[str], conditions: list[str], window: str, distinct: bool) -> str:
-    """A template with its arguments and clauses filled in; ``@?(c)`` adds its own filter condition ``c``."""
+    """Return a template with its arguments and clauses filled in; ``@?(c)`` adds its own filter condition ``c``."""
     sql = signatures.rendered(template.replace("@?(", "\x01("), casts, casts)
     sql = sql.replace("#", "DISTINCT " if distinct else "") if "#" in template else sql
     out, position = "", 0
@@ -195,7 +195,7 @@ def _plain_aggregate(
         conditions = [*conditions, f"{args[0].sql} IS NOT NULL"]
     if name in ("sum", "avg", "mean", "median", "percentile", "stddev") and any(arg.type == st.BOOLEAN for arg in args):
         raise refuse(f"{name} of a condition is an error in Spark; use count_if")
-    sql, kind = _from_signature(signatures.AGGREGATES[name], name, args, conditions, window, distinct)
+    sql, kind = _from_signature(functions.AGGREGATES[name], name, args, conditions, window, distinct)
     return sql, kind
 
 
@@ -217,7 +217,7 @@ def _ordered_aggregate(name: str, args: list[Expr], distinct: bool, conditions: 
     if name in ("percentile_cont", "percentile_disc", "mode") and len(orders) == 1:
         by = expression(orders[0].this, scope)
         if name == "mode":
-            return _from_signature(signatures.AGGREGATES["mode"], name, [by], conditions, window, False)
+            return _from_signature(functions.AGGREGATES["mode"], name, [by], conditions, window, False)
         share = args[0].constant if len(args) == 1 else None
         if not isinstance(share, (int, float)) or not st.implicit(by.type, st.DOUBLE) or by.type == st.STRING:
             raise refuse(f"{name} requires a constant fraction and numbers")
@@ -248,7 +248,7 @@ def _ordered_aggregate(name: str, args: list[Expr], distinct: bool, conditions: 
 
 
 def ordering(item: exp.Ordered, sql: str) -> str:
-    """An item of ORDER BY; by default NULL sorts as the smallest value."""
+    """Return an item of ORDER BY; by default NULL sorts as the smallest value."""
     descending, nulls_first = bool(item.args.get("desc")), item.args.get("nulls_first")
     return f"{sql} {'DESC' if descending else 'ASC'} NULLS {'FIRST' if nulls_first else 'LAST'}"
 
@@ -257,11 +257,8 @@ def _order_suffix(item: exp.Ordered) -> str:
     return ordering(item, "")
 
 
-_UNBOUNDED = {"UNBOUNDED", "CURRENT ROW"}
-
-
 def _over(window: exp.Window, scope: Scope, ranking: bool, name: str) -> tuple[str, str]:
-    """The contents of OVER, as DuckDB SQL and as Spark names it."""
+    """Return the contents of OVER, as DuckDB SQL and as Spark names it."""
     if window.args.get("first") or window.args.get("over") not in (None, "OVER"):
         raise refuse(f"{window.sql('spark')[:60]!r} is not supported")
     spec: exp.Expression = window

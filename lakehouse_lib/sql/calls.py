@@ -9,8 +9,9 @@ from functools import reduce
 
 from sqlglot import exp
 
-from lakehouse_lib.sql import aggregates, signatures
+from lakehouse_lib.sql import aggregates, functions, labels, signatures
 from lakehouse_lib.sql import types as st
+from lakehouse_lib.sql.arithmetic import arithmetic
 from lakehouse_lib.sql.collections import (
     arrays_zip,
     entries,
@@ -26,7 +27,7 @@ from lakehouse_lib.sql.collections import (
 )
 from lakehouse_lib.sql.expressions import CALLED, NODES, Expr, Scope, by_signature, expression, merged, refuse
 from lakehouse_lib.sql.lambdas import array_sort, higher, reduced, zipped
-from lakehouse_lib.sql.operators import arithmetic, compared, widest
+from lakehouse_lib.sql.operators import compared, widest
 from lakehouse_lib.sql.types import Type, once
 
 GENERATORS = (
@@ -42,29 +43,29 @@ GENERATORS = (
 
 
 def function(node: exp.Anonymous, scope: Scope) -> Expr:
-    """A function call node of the tree."""
+    """Return a function call node of the tree."""
     name = node.name.lower()
     if name in GENERATORS:
-        raise refuse(f"{name} must be a whole item of a SELECT list, or stand in LATERAL VIEW")
+        raise refuse(f"{name} must be an item of a SELECT list by itself, or be in LATERAL VIEW")
     if name in _NODE_RULES:
         return _NODE_RULES[name](name, node.expressions, scope)
-    if name in signatures.AGGREGATES or name in aggregates.OTHERS:
+    if name in functions.AGGREGATES or name in aggregates.OTHERS:
         return aggregates.node(node, scope)
-    if name in signatures.WINDOWS:
+    if name in functions.WINDOWS:
         raise refuse(f"{name} requires OVER (…)")
     args = [expression(arg, scope) for arg in node.expressions]
     return called(name, args, scope, node.name.lower())
 
 
 def called(name: str, args: list[Expr], scope: Scope, shown_name: str = "") -> Expr:
-    """A function applied to arguments that are already expressions."""
-    label = signatures.shown(shown_name or name, [arg.name for arg in args])
+    """Return a function applied to arguments that are already expressions."""
+    label = labels.of(shown_name or name, [arg.name for arg in args])
     if name in _RULES:
         result = _RULES[name](name, args, scope)
         return result if result.name == "as is" else merged(result.sql, result.type, result.name or label, args)
-    if name not in signatures.SCALARS:
+    if name not in functions.SCALARS:
         raise refuse(f"the function {name[:60]} is not supported")
-    match = by_signature(signatures.SCALARS[name], name, args)
+    match = by_signature(functions.SCALARS[name], name, args)
     if match is None:
         kinds = ", ".join(str(arg.type) for arg in args)
         raise refuse(f"{name}({kinds[:200]}) is not supported")
@@ -322,7 +323,7 @@ def _part(name: str, args: list[Expr], scope: Scope) -> Expr:
 
 def _cast_function(name: str, args: list[Expr], scope: Scope) -> Expr:
     if (name == "to_date" and len(args) == 2) or (name == "to_timestamp" and len(args) == 2):
-        match = by_signature(signatures.SCALARS[name], name, args)
+        match = by_signature(functions.SCALARS[name], name, args)
         if match is None:
             raise refuse(f"{name} of {args[0].type} is not supported")
         return Expr(signatures.rendered(match[0].template, match[1], match[1]), st.built(match[0].result), "")

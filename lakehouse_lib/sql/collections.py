@@ -8,7 +8,7 @@ from functools import reduce
 
 from sqlglot import exp
 
-from lakehouse_lib.sql import signatures
+from lakehouse_lib.sql import functions, signatures
 from lakehouse_lib.sql import types as st
 from lakehouse_lib.sql.expressions import Expr, Scope, by_signature, expression, merged, refuse
 from lakehouse_lib.sql.operators import widest
@@ -42,7 +42,7 @@ def _struct_of(fields: list[tuple[str, Expr]], label: str) -> Expr:
 
 def sequence(name: str, args: list[Expr], scope: Scope) -> Expr:
     if len(args) != 3 or args[2].type != st.INTERVAL:
-        match = by_signature(signatures.SCALARS[name], name, args)
+        match = by_signature(functions.SCALARS[name], name, args)
         if match is None:
             raise refuse(f"{name}({', '.join(str(arg.type) for arg in args)}) is not supported")
         return Expr(signatures.rendered(match[0].template, match[1], []), signatures.result(match[0], match[2]), "")
@@ -61,9 +61,7 @@ def sequence(name: str, args: list[Expr], scope: Scope) -> Expr:
     else:
         values = f"generate_series({a}, {b}, {step.sql})"
     kind = st.array(start.type)
-    sql = (
-        f"CASE WHEN {a} > {b} THEN error('A sequence does not come to its end') ELSE CAST({values} AS {kind.duck}) END"
-    )
+    sql = f"CASE WHEN {a} > {b} THEN error('A sequence does not reach its end') ELSE CAST({values} AS {kind.duck}) END"
     return Expr(sql, kind, "")
 
 

@@ -1,6 +1,6 @@
-"""Spark SQL on DuckDB: parsed into a tree, checked against what is known to mean the same, and generated anew.
+"""Spark SQL on DuckDB: parsed into a tree, checked against what is known to mean the same, and generated again.
 
-The parser keeps every function's original name; `signatures` lists the supported functions and argument types,
+The parser keeps every function's original name; `functions` lists the supported functions and argument types,
 `expressions` and `queries` generate the SQL that DuckDB runs. Anything without a rule is rejected by name.
 """
 
@@ -15,7 +15,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.databricks import Databricks
 
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, first_line
 from lakehouse_lib.sql import expressions, macros, udfs
 from lakehouse_lib.sql import types as st
 from lakehouse_lib.sql.expressions import Column, Scope, Source
@@ -49,13 +49,37 @@ class Spark(Databricks):
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Register the functions and macros that the queries use with a connection."""
-    udfs.register(connection)
-    connection.execute(f"SET TimeZone = 'UTC'; {macros.MACROS}")
+    """Register all functions and macros of translated queries with a connection; this takes some 20 ms."""
+    connection.execute("SET TimeZone = 'UTC'")
+    _register(connection, {*udfs.FUNCTIONS, *macros.STATEMENTS})
+
+
+def prepare_for(connection: duckdb.DuckDBPyConnection, sql: str, known: set[str]) -> None:
+    """Register the functions and macros that one query needs, except the known ones, to which they are added."""
+    names = _needed(sql) - known
+    _register(connection, names)
+    known |= names
+
+
+def _register(connection: duckdb.DuckDBPyConnection, names: set[str]) -> None:
+    udfs.register(connection, names)
+    for name, statement in macros.STATEMENTS.items():
+        if name in names:
+            connection.execute(statement)
+
+
+def _needed(sql: str) -> set[str]:
+    """The functions and macros that a query calls, and those that these call."""
+    names, waiting = set[str](), [sql]
+    while waiting:
+        called = {*re.findall(r"\bspark_\w+", waiting.pop())} - names
+        names |= called
+        waiting += [macros.STATEMENTS[name] for name in called if name in macros.STATEMENTS]
+    return names
 
 
 def schema(connection: duckdb.DuckDBPyConnection, table: str) -> Columns:
-    """The columns of a DuckDB table or view with their Spark types; columns whose type has no counterpart are
+    """Return the columns of a DuckDB table or view with their Spark types; columns whose type has no counterpart are
     left out."""
     relation, columns = connection.sql(f"SELECT * FROM {st.quoted(table)}"), []
     for name, kind in zip(relation.columns, relation.types, strict=True):
@@ -68,12 +92,12 @@ def schema(connection: duckdb.DuckDBPyConnection, table: str) -> Columns:
 
 
 def translated(tree: exp.Query, tables: Mapping[str, Columns]) -> tuple[str, list[str]]:
-    """A Spark query as DuckDB SQL, and the names that Spark gives its columns.
+    """Return a Spark query as DuckDB SQL, and the names that Spark gives its columns.
 
     Raises
     ------
     ConfigError
-        The query contains something that does not carry over.
+        The query contains something that cannot be translated.
     """
     try:
         sql, columns = Queries({name.lower(): list(table_columns) for name, table_columns in tables.items()}).query(
@@ -85,12 +109,12 @@ def translated(tree: exp.Query, tables: Mapping[str, Columns]) -> tuple[str, lis
 
 
 def expression(sql: str, types: Mapping[str, str]) -> str:
-    """A Spark SQL expression over columns of the given types, as DuckDB SQL.
+    """Return a Spark SQL expression over columns of the given types, as DuckDB SQL.
 
     Raises
     ------
     ConfigError
-        The expression cannot be parsed, or contains something that does not carry over.
+        The expression cannot be parsed, or contains something that cannot be translated.
     """
     queries = Queries({})
     columns = [Column(name, st.built(kind), st.quoted(name)) for name, kind in types.items()]
@@ -98,6 +122,6 @@ def expression(sql: str, types: Mapping[str, str]) -> str:
     try:
         return expressions.expression(sqlglot.parse_one(sql, dialect=Spark), scope).sql
     except sqlglot.errors.SqlglotError as error:
-        raise ConfigError(str(error).splitlines()[0][:200]) from None
+        raise ConfigError(first_line(error)) from None
     except RecursionError:
         raise ConfigError("it is nested too deeply") from None

@@ -42,7 +42,7 @@ class Expr:
     volatile: bool = False
 
     def to(self, kind: Type) -> str:
-        """The SQL cast to another type."""
+        """Return the SQL cast to another type."""
         return st.cast(self.sql, self.type, kind)
 
     @property
@@ -89,12 +89,12 @@ class Scope:
     query: Callable[[exp.Expr, Scope], tuple[str, list[tuple[str, Type]]]] | None = None
 
     def ask(self, node: exp.Expr) -> tuple[str, list[tuple[str, Type]]]:
-        """A subquery of an expression as SQL, and its columns."""
+        """Return a subquery of an expression as SQL, and its columns."""
         query = cast("Callable[[exp.Expr, Scope], tuple[str, list[tuple[str, Type]]]]", self.query)
         return query(node, self)
 
     def inner(self, **names: Expr) -> Scope:
-        """This scope extended with the parameters of a lambda."""
+        """Return this scope extended with the parameters of a lambda."""
         return replace(self, names=self.names | names)
 
 
@@ -103,12 +103,12 @@ def refuse(text: str) -> ConfigError:
 
 
 def expression(node: exp.Expr, scope: Scope) -> Expr:
-    """The expression of a tree node.
+    """Return the expression of a tree node.
 
     Raises
     ------
     ConfigError
-        The node does not carry over.
+        The node cannot be translated.
     """
     kind = type(node)
     if kind in NODES:
@@ -125,7 +125,7 @@ def expression(node: exp.Expr, scope: Scope) -> Expr:
 
 
 def merged(sql: str, kind: Type, name: str, parts: list[Expr]) -> Expr:
-    """An expression composed of others, with their aggregate, window and volatile flags."""
+    """Return an expression composed of others, with their aggregate, window and volatile flags."""
     return Expr(sql, kind, name, aggregate=any(p.aggregate for p in parts), window=any(p.window for p in parts),
                 volatile=any(p.volatile for p in parts))  # fmt: skip
 
@@ -135,12 +135,12 @@ def merged(sql: str, kind: Type, name: str, parts: list[Expr]) -> Expr:
 
 def column_node(node: exp.Column, scope: Scope) -> Expr:
     if not all(isinstance(part, exp.Identifier) for part in node.parts):
-        raise refuse(f"{node.sql('spark')[:60]!r} stands where a column is required")
+        raise refuse(f"{node.sql('spark')[:60]!r} is used where a column is required")
     return named([part.name for part in node.parts], scope)
 
 
 def named(parts: list[str], scope: Scope) -> Expr:
-    """A column, a field of a column, an alias or a lambda parameter."""
+    """Return a column, a field of a column, an alias or a lambda parameter."""
     words = [part.lower() for part in parts]
     if words[0] in scope.names:
         return _fields(scope.names[words[0]], parts[1:])
@@ -175,7 +175,7 @@ def _lookup_alias(parts: list[str], words: list[str], scope: Scope) -> Expr | No
     if value is None:
         return None
     if value.volatile:
-        raise refuse(f"{parts[0]} is evaluated anew at each use; refer to it from an outer query")
+        raise refuse(f"{parts[0]} is evaluated again at each use; refer to it from an outer query")
     return _fields(replace(value, name=parts[0]), parts[1:])
 
 
@@ -213,7 +213,7 @@ def literal_node(node: exp.Literal, scope: Scope) -> Expr:
 
 
 def text_literal(value: str) -> Expr:
-    """A string literal."""
+    """Return a string literal."""
     return Expr(st.text(value), st.STRING, value, value)
 
 
@@ -311,8 +311,8 @@ def interval_node(node: exp.Interval, scope: Scope) -> Expr:
     if word not in ("YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND") or node.this is None:
         raise refuse(f"{node.sql('spark')[:60]!r} is not supported; write it as INTERVAL 3 DAYS")
     length = node.this.this if isinstance(node.this, exp.Neg) else node.this
-    if isinstance(length, exp.Literal) and (sign := "-" if isinstance(node.this, exp.Neg) else "") is not None:
-        value = sign + length.name.strip()
+    if isinstance(length, exp.Literal):
+        value = ("-" if isinstance(node.this, exp.Neg) else "") + length.name.strip()
         if not value.lstrip("+-").isdigit():
             raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
         number = int(value) if value.count("-") < 2 else 0
@@ -324,7 +324,7 @@ def interval_node(node: exp.Interval, scope: Scope) -> Expr:
 
 
 def call(name: str, args: list[Expr], scope: Scope, label: str = "") -> Expr:
-    """A function applied to arguments.
+    """Return a function applied to arguments.
 
     Raises
     ------
@@ -335,7 +335,7 @@ def call(name: str, args: list[Expr], scope: Scope, label: str = "") -> Expr:
 
 
 def lambda_(node: exp.Expression, scope: Scope, *kinds: Type) -> tuple[list[str], Expr]:
-    """The SQL names of a lambda's parameters, which have the given types, and its body."""
+    """Return the SQL names of a lambda's parameters, which have the given types, and its body."""
     if not isinstance(node, exp.Lambda) or len(node.expressions) not in range(1, len(kinds) + 1):
         raise refuse(f"{node.sql('spark')[:60]!r}: a lambda of {len(kinds)} parameters is required")
     words = [part.name.lower() for part in node.expressions]
@@ -379,7 +379,7 @@ def extract_node(node: exp.Extract, scope: Scope) -> Expr:
 def by_signature(
     candidates: list[signatures.Signature], name: str, args: list[Expr]
 ) -> tuple[signatures.Signature, list[str], dict[str, Type]] | None:
-    """The matching signature, the arguments cast to its types, and the types of its letters."""
+    """Return the matching signature, the arguments cast to its types, and the types of its letters."""
     match = signatures.chosen(candidates, [arg.type for arg in args], [constant(arg) for arg in args])
     if match is None:
         return None
@@ -388,5 +388,6 @@ def by_signature(
 
 
 def constant(arg: Expr) -> bool:
-    """Whether it is a literal or an array of literals; columns and functions always contain lower-case letters."""
+    """Return whether it is a literal or an array of literals; columns and functions always contain lower-case
+    letters."""
     return arg.known or bool(re.fullmatch(r"\[[\dA-Z_'.,()\[\] -]+\]", arg.sql))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 
 def number(text: str) -> str:
-    """A large or small number as Java formats it, from the usual notation: 1e+10 becomes 1.0E10."""
+    """Return a large or small number as Java formats it, from the usual notation: 1e+10 becomes 1.0E10."""
     if text in ("nan", "inf", "-inf"):
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[text]
     sign, digits, power = Decimal(text).as_tuple()
@@ -114,7 +114,7 @@ def json_object_keys(text: str) -> list[str] | None:
 
 
 def json_field(text: str, name: str, kind: str) -> str | None:
-    """A field for from_json, as text that can be cast to ``kind``; None if there is none."""
+    """Return a field for from_json, as text that can be cast to ``kind``; None if there is none."""
     try:
         document = _decode(text)
     except (ValueError, RecursionError):

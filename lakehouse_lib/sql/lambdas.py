@@ -39,7 +39,7 @@ def higher(name: str, nodes: list[exp.Expression], scope: Scope) -> Expr:
     if name == "transform":
         return merged(f"list_transform({collection.sql}, {head}{inner})", st.array(body.type), label, [collection])
     if body.type != st.BOOLEAN:
-        raise refuse(f"{name}: {body.name} is no condition")
+        raise refuse(f"{name}: {body.name} is not a condition")
     if name == "filter":
         return merged(f"list_filter({collection.sql}, {head}{inner})", collection.type, label, [collection])
     results = f"list_transform({collection.sql}, {head}{inner})"
@@ -60,7 +60,7 @@ def _map_function(name: str, collection: Expr, node: exp.Expression, scope: Scop
     entries, kind = f"map_entries({collection.sql})", collection.type
     if name == "map_filter":
         if body.type != st.BOOLEAN:
-            raise refuse(f"{name}: {body.name} is no condition")
+            raise refuse(f"{name}: {body.name} is not a condition")
         result = f"list_filter({entries}, lambda e: {inner})"
     else:
         keys = name == "transform_keys"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from sqlglot import exp
 
 from lakehouse_lib.sql import types as st
+from lakehouse_lib.sql.arithmetic import arithmetic
 from lakehouse_lib.sql.expressions import (
     ARGUMENTS,
+    NODES,
     Expr,
     Scope,
     adjacent_node,
@@ -35,9 +37,6 @@ from lakehouse_lib.sql.expressions import (
     refuse,
     trim_node,
 )
-from lakehouse_lib.sql.expressions import (
-    NODES as NODES,
-)
 from lakehouse_lib.sql.types import Type, once
 
 _SIGNS = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%", exp.IntDiv: "div"}
@@ -57,126 +56,6 @@ def _operator(node: exp.Binary, scope: Scope) -> Expr:
     return result
 
 
-def arithmetic(sign: str, a: Expr, b: Expr, safe: bool = False, name: str = "") -> Expr:
-    """An operation on two numbers, or on a time and an interval; NULL instead of an error if ``safe``."""
-    name = name or f"({a.name} {sign} {b.name})"
-    if not safe and (result := _date_arithmetic(sign, a, b, name)):
-        return result
-    kinds = [operand.type for operand in (a, b)]
-    if any(kind.kind not in (*st.NUMERIC, "string", "void") for kind in kinds):
-        raise refuse(f"{a.type} {sign} {b.type} is not supported")
-    texts = kinds[0] == kinds[1] and kinds[0] in (st.STRING, st.VOID)
-    wide = st.DOUBLE if texts else cast("Type", st.common(*kinds))
-    if (sign == "div" and wide.kind in ("float", "double")) or wide.kind == "string":
-        raise refuse(f"{a.type} {sign} {b.type} is an error in Spark")
-    if wide.kind == "decimal":
-        return _decimals(sign, a, b, safe, name)
-    if sign == "/" and wide == st.BIGINT:  # a string next to an integer becomes one before division
-        a, b = (
-            replace(operand, sql=operand.to(wide), type=wide) if operand.type == st.STRING else operand
-            for operand in (a, b)
-        )
-    if sign == "/":
-        wide = st.DOUBLE
-    if sign == "div":
-        wide = st.BIGINT
-    return merged(_calculated(sign, a, b, wide, safe), wide, name, [a, b])
-
-
-def _calculated(sign: str, a: Expr, b: Expr, wide: Type, safe: bool) -> str:
-    """The operation on two numbers of the same type."""
-    left, right = a.to(wide), b.to(wide)
-    if sign in ("/", "div", "%") and not (b.known and b.constant):
-        right = f"nullif({right}, 0)" if safe else f"spark_nonzero({right})"
-    if safe and wide.kind in st.INTEGRAL and sign in "+-*":
-        return f"TRY_CAST(CAST({left} AS HUGEINT) {sign} {right} AS {wide.duck})"
-    if sign == "%" and wide.kind in st.INTEGRAL and not (b.known and b.constant != -1):
-        return f"CASE WHEN {right} = -1 THEN CAST({left} * 0 AS {wide.duck}) ELSE ({left} % {right}) END"
-    if sign == "div":
-        return f"CAST(CAST({left} AS HUGEINT) // {right} AS BIGINT)"
-    return f"({left} {sign} {right})"
-
-
-def _decimals(sign: str, a: Expr, b: Expr, safe: bool, name: str) -> Expr:
-    left_type, right_type = (
-        st.as_decimal(
-            operand.type,
-            operand.constant if operand.known and not isinstance(operand.constant, bool) else None,
-        )
-        if operand.type.kind in ("decimal", *st.INTEGRAL)
-        else None
-        for operand in (a, b)
-    )
-    left_type, right_type = left_type or right_type, right_type or left_type
-    if left_type is None or right_type is None or a.type == st.VOID or b.type == st.VOID:
-        return merged("NULL", st.VOID, name, [a, b])
-    (p, s), (q, t) = left_type.inner, right_type.inner
-    left, right = a.to(left_type), b.to(right_type)
-    if sign == "/":
-        scale = max(6, s + q + 1)
-        kind = st.decimal(p - s + t + scale, scale)
-    elif sign == "*":
-        kind = st.decimal(p + q + 1, s + t)
-    elif sign == "%":
-        kind = st.decimal(min(p - s, q - t) + max(s, t), max(s, t))
-    elif sign == "div":
-        kind = st.decimal(max(p - s + t, 1), 0)
-    else:
-        kind = st.decimal(max(p - s, q - t) + max(s, t) + 1, max(s, t))
-    if safe and sign in ("/", "%", "div"):
-        right = f"nullif({right}, 0)"
-    cast = "TRY_CAST" if safe else "CAST"
-    if sign in "+-" and kind.inner[1] == max(s, t) and kind.inner[0] < 38:
-        value = f"({left} {sign} {right})"
-    elif sign == "*" and p + q + 1 <= 38:
-        value = f"({left} * {right})"
-    elif sign == "div":
-        value = f"spark_decimal('div', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), 0)"
-        return merged(f"{cast}({value} AS BIGINT)", st.BIGINT, name, [a, b])
-    else:
-        value = f"spark_decimal('{sign}', CAST({left} AS VARCHAR), CAST({right} AS VARCHAR), {kind.inner[1]})"
-    return merged(f"{cast}({value} AS {kind.duck})", kind, name, [a, b])
-
-
-def _date_arithmetic(sign: str, a: Expr, b: Expr, name: str) -> Expr | None:
-    if a.type == st.INTERVAL and b.type == st.INTERVAL and sign in "+-":
-        units = {a.constant, b.constant}
-        months = {"YEAR", "MONTH"}
-        if units & months and units - months:
-            raise refuse("an interval of both months and days is not supported")
-        order = ["YEAR", "MONTH", "WEEK", "DAY", "HOUR", "MINUTE", "SECOND"]
-        return merged_interval(f"({a.sql} {sign} {b.sql})", max(units, key=order.index), name)
-    if a.type == st.INTERVAL and b.type.kind in st.INTEGRAL and sign == "*":
-        unit = a.constant if a.constant in ("YEAR", "MONTH") else "SECOND"  # the product may no longer be whole days
-        return merged_interval(f"({a.sql} * {b.sql})", unit, name)
-    if sign == "*" and b.type == st.INTERVAL and a.type.kind in st.INTEGRAL:
-        return _date_arithmetic(sign, b, a, name)
-    if sign == "+" and a.type == st.INTERVAL:
-        return _date_arithmetic(sign, b, a, name)
-    if (
-        sign not in "+-"
-        or a.type.kind not in ("date", "timestamp", "string")
-        or (a.type == st.STRING and b.type != st.INTERVAL)
-    ):
-        if sign == "+" and b.type == st.DATE and a.type.kind in ("tinyint", "smallint", "int"):
-            return merged(f"({b.sql} + {a.to(st.INT)})", st.DATE, f"date_add({b.name}, {a.name})", [a, b])
-        return None
-    if b.type == st.INTERVAL:
-        name = name[1:-1] if name.startswith("(") else name
-        if a.type == st.STRING:
-            raise refuse("a string and an interval; cast the string to TIMESTAMP first")
-        kind = st.DATE if a.type == st.DATE and b.constant in ("YEAR", "MONTH", "WEEK", "DAY") else st.TIMESTAMP
-        return merged(f"CAST({a.sql} {sign} {b.sql} AS {kind.duck})", kind, name, [a, b])
-    if a.type == st.DATE and b.type.kind in ("tinyint", "smallint", "int"):
-        word = "date_add" if sign == "+" else "date_sub"
-        return merged(f"({a.sql} {sign} {b.to(st.INT)})", st.DATE, f"{word}({a.name}, {b.name})", [a, b])
-    raise refuse(f"{a.type} {sign} {b.type} gives an interval in Spark; use datediff or timestampdiff")
-
-
-def merged_interval(sql: str, unit: str, name: str) -> Expr:
-    return Expr(sql, st.INTERVAL, name, unit)
-
-
 def _comparison(node: exp.Binary, scope: Scope) -> Expr:
     a, b, sign = expression(node.this, scope), expression(node.expression, scope), _COMPARED[type(node)]
     result = compared(sign, a, b)
@@ -186,7 +65,7 @@ def _comparison(node: exp.Binary, scope: Scope) -> Expr:
 
 
 def compared(sign: str, a: Expr, b: Expr) -> Expr:
-    """The comparison of two values."""
+    """Return the comparison of two values."""
     wide = st.common(a.type, b.type)
     if wide is None or wide.holds("map", "interval"):
         raise refuse(f"{a.type} {sign} {b.type} is an error in Spark, or not supported")
@@ -197,7 +76,7 @@ def compared(sign: str, a: Expr, b: Expr) -> Expr:
 
 
 def truth(node: exp.Expression, scope: Scope, null: bool = True) -> Expr:
-    """A condition.
+    """Return a condition.
 
     Raises
     ------
@@ -206,7 +85,7 @@ def truth(node: exp.Expression, scope: Scope, null: bool = True) -> Expr:
     """
     condition = expression(node, scope)
     if condition.type != st.BOOLEAN and not (null and condition.type == st.VOID):
-        raise refuse(f"{condition.name} is {condition.type}, and no condition")
+        raise refuse(f"{condition.name} is of type {condition.type}, not a condition")
     return replace(condition, sql=condition.to(st.BOOLEAN), type=st.BOOLEAN)
 
 
@@ -270,8 +149,8 @@ def _in(node: exp.In, scope: Scope) -> Expr:
                   f"({operand.name} IN ({names}))", [operand, *items])  # fmt: skip
 
 
-def widest(items: list[Expr], what: str) -> Type:
-    """The common type of all values.
+def widest(items: list[Expr], construct: str) -> Type:
+    """Return the common type of all values.
 
     Raises
     ------
@@ -283,7 +162,7 @@ def widest(items: list[Expr], what: str) -> Type:
     for item in [item for item in items if item.type != st.STRING] + texts:
         wider = st.common(wide, item.type)
         if wider is None:
-            raise refuse(f"{what}: {wide} and {item.type} have no type in common")
+            raise refuse(f"{construct}: {wide} and {item.type} have no type in common")
         wide = wider
     return wide
 
@@ -321,7 +200,7 @@ def _like(node: exp.Like | exp.ILike, scope: Scope, escape: str = "\\") -> Expr:
     if not isinstance(pattern.constant, str):
         if word != "LIKE" or escape != "\\":
             raise refuse(f"{word} with a pattern that is not a constant is not supported")
-        value, failure = text.to(st.STRING), "error('A pattern with a backslash that is no constant')"
+        value, failure = text.to(st.STRING), "error('A pattern with a backslash must be a constant')"
         like = lambda v: f"CASE WHEN contains({v}, '\\') THEN {failure} ELSE {value} LIKE {v} END"  # noqa: E731
         sql = once(pattern.to(st.STRING), like)
         return merged(sql, st.BOOLEAN, f"{text.name} LIKE {pattern.name}", [text, pattern])

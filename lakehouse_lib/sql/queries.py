@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from sqlglot import exp
 
-from lakehouse_lib.sql import sources
+from lakehouse_lib.sql import generators, sources
 from lakehouse_lib.sql import types as st
 from lakehouse_lib.sql.aggregates import ordering
 from lakehouse_lib.sql.expressions import Column, Expr, Scope, Source, expression, merged, refuse
@@ -44,16 +44,16 @@ class Queries:
         self._numbers = itertools.count()
 
     def fresh(self, letter: str = "t") -> str:
-        """A unique name."""
+        """Return a unique name."""
         return f"{letter}{next(self._numbers)}"
 
     def query(self, node: exp.Expr, parent: Scope | None, ctes: dict[str, Any]) -> tuple[str, Columns]:
-        """The SQL of a query, and its columns.
+        """Return the SQL of a query, and its columns.
 
         Raises
         ------
         ConfigError
-            The query does not carry over.
+            The query cannot be translated.
         """
         if isinstance(node, exp.Subquery):
             return self._parenthesized(node, parent, ctes)
@@ -69,7 +69,7 @@ class Queries:
         return self.query(node, scope, ctes)
 
     def _parenthesized(self, node: exp.Subquery, parent: Scope | None, ctes: dict[str, Any]) -> tuple[str, Columns]:
-        """A query in parentheses, with its own order or limit."""
+        """Return a query in parentheses, with its own order or limit."""
         present = {key for key, value in node.args.items() if value}
         if present - {"this", "order", "limit", "offset", "with_"}:
             raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
@@ -112,10 +112,10 @@ class Queries:
                 raise refuse("an aggregate in WHERE is an error in Spark")
             where = f" WHERE {condition.sql}"
         nodes = node.expressions
-        if any(isinstance(sources.generator(item), exp.Anonymous) for item in nodes):
+        if any(isinstance(generators.generator(item), exp.Anonymous) for item in nodes):
             if node.args.get("group"):
                 raise refuse("explode with GROUP BY; explode in a subquery and group its rows")
-            source, nodes = sources.generated(self, nodes, scope, source + where)
+            source, nodes = generators.generated(self, nodes, scope, source + where)
             where = ""
         items = self._items(nodes, scope)
         scope.aliases = {item.name.lower(): item.value for item in items if item.alias}
@@ -254,7 +254,7 @@ class Queries:
         return f" ORDER BY {', '.join(terms)}"
 
     def _place(self, node: exp.Expression, items: list[Item]) -> int | None:
-        """The index of the SELECT item that a number or an alias refers to, if any."""
+        """Return the index of the SELECT item that a number or an alias refers to, if any."""
         if isinstance(node, exp.Literal) and node.is_int:
             if not 1 <= int(node.name) <= len(items):
                 raise refuse(f"ORDER BY {node.name}: there is no such column")
@@ -300,7 +300,7 @@ class Queries:
         return start + self._with_order(node, sql, columns, parent), columns
 
     def _with_order(self, node: exp.Expression, sql: str, columns: Columns, parent: Scope | None) -> str:
-        """A query with the ORDER BY, LIMIT and OFFSET that follow it."""
+        """Return a query with the ORDER BY, LIMIT and OFFSET that follow it."""
         if not any(node.args.get(part) for part in ("order", "limit", "offset")):
             return sql
         alias = self.fresh()

@@ -7,12 +7,11 @@ import re
 from collections.abc import Callable
 
 _END = r"(?=(?:\r\n|[\n\r\x85\u2028\u2029])?\Z)"
-_TOKENS = re.compile(r"\\.|\[|\(\?|[\s\S]")
 
 
 @functools.lru_cache(maxsize=256)
 def _pattern(java: str) -> re.Pattern[str]:
-    """A Java pattern as a compiled Python pattern.
+    """Return a Java pattern as a compiled Python pattern.
 
     Raises
     ------
@@ -31,7 +30,7 @@ def _pattern(java: str) -> re.Pattern[str]:
 
 
 def _next_part(java: str, at: int, before: str) -> tuple[str, str]:
-    """The next part of a Java pattern, and its Python equivalent; ``before`` is the pattern generated so far."""
+    """Return the next part of a Java pattern, and its Python equivalent; ``before`` is the pattern generated so far."""
     rest = java[at:]
     token = rest[0]
     if token == "\\":
@@ -59,7 +58,7 @@ def _next_part(java: str, at: int, before: str) -> tuple[str, str]:
 
 
 def _matches(compiled: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """All matches.
+    """Return all matches.
 
     Raises
     ------
@@ -99,7 +98,7 @@ def _replacement(java: str, groups: int) -> Callable[[re.Match[str]], str]:
 def regexp_replace(text: str, pattern: str, replacement: str, start: int) -> str:
     compiled = _pattern(pattern)
     if start < 1:
-        raise ValueError("regexp_replace begins at 1 or later")
+        raise ValueError("regexp_replace begins at position 1 or later")
     _matches(compiled, text[start - 1 :])
     return text[: start - 1] + compiled.sub(_replacement(replacement, compiled.groups), text[start - 1 :])
 
@@ -107,7 +106,7 @@ def regexp_replace(text: str, pattern: str, replacement: str, start: int) -> str
 def regexp_extract(text: str, pattern: str, group: int) -> str:
     compiled = _pattern(pattern)
     if not 0 <= group <= compiled.groups:
-        raise ValueError(f"the pattern {pattern} has no such group as {group}")
+        raise ValueError(f"the pattern {pattern} has no group {group}")
     match = compiled.search(text)
     return (match[group] or "") if match else ""
 
@@ -115,7 +114,7 @@ def regexp_extract(text: str, pattern: str, group: int) -> str:
 def regexp_extract_all(text: str, pattern: str, group: int) -> list[str]:
     compiled = _pattern(pattern)
     if not 0 <= group <= compiled.groups:
-        raise ValueError(f"the pattern {pattern} has no such group as {group}")
+        raise ValueError(f"the pattern {pattern} has no group {group}")
     return [match[group] or "" for match in _matches(compiled, text)]
 
 

@@ -1,13 +1,13 @@
-"""The sources of FROM: tables, queries, VALUES, joins, LATERAL VIEW, PIVOT, table functions."""
+"""The sources of FROM: tables, queries, VALUES, joins, LATERAL VIEW, PIVOT and table functions."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlglot import exp
 
+from lakehouse_lib.sql import generators
 from lakehouse_lib.sql import types as st
 from lakehouse_lib.sql.calls import GENERATORS
 from lakehouse_lib.sql.expressions import Column, Expr, Scope, Source, expression, refuse
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict[str, Any]) -> str:
-    """The FROM clause of a query as SQL; its sources are added to the scope."""
+    """Return the FROM clause of a query as SQL; its sources are added to the scope."""
     from_ = node.args.get("from_")
     if from_ is None:
         if node.args.get("joins"):
@@ -37,14 +37,14 @@ def joined(queries: Queries, node: exp.Select, scope: Scope, ctes: dict[str, Any
             raise refuse(f"{lateral.sql('spark')[:60]!r} is not supported")
         alias = lateral.args.get("alias")
         names = [part.name for part in alias.columns] if alias else []
-        rows = _rows(lateral.this, scope, bool(lateral.args.get("outer")), names)
-        sql, columns = _unnested(queries, rows, scope, f" FROM {sql}" if sql else "")
+        rows = generators.rows(lateral.this, scope, bool(lateral.args.get("outer")), names)
+        sql, columns = generators.unnested(queries, rows, scope, f" FROM {sql}" if sql else "")
         scope.sources.append(Source(alias.name if alias else "", columns))
     return f" FROM {sql}" if sql else ""
 
 
 def relation(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, Any]) -> tuple[str, Source]:
-    """A source as SQL, with its columns."""
+    """Return a source as SQL, with its columns."""
     pivots, sample = node.args.get("pivots") or [], node.args.get("sample")
     sql, source = _base(queries, node, scope, ctes)
     if sample:
@@ -88,7 +88,7 @@ def _base(queries: Queries, node: exp.Expression, scope: Scope, ctes: dict[str, 
 def _named(
     queries: Queries, node: exp.Table, ctes: dict[str, Any], sql_alias: str
 ) -> tuple[str, list[tuple[str, Type, str]]]:
-    """A table or CTE, by its name."""
+    """Return a table or CTE, by its name."""
     present = {key for key, value in node.args.items() if value}
     if present - {"this", "alias", "pivots", "sample", "joins"}:
         raise refuse(f"{node.sql('spark')[:60]!r} is not supported")
@@ -115,7 +115,7 @@ def _source(name: str, column_list: list[tuple[str, Type, str]], names: list[str
 
 
 def values(queries: Queries, node: exp.Values, scope: Scope) -> tuple[str, Columns]:
-    """VALUES as a query."""
+    """Return VALUES as a query."""
     rows = [
         [expression(value, scope) for value in (row.expressions if isinstance(row, exp.Tuple) else [row])]
         for row in node.expressions
@@ -135,7 +135,7 @@ def values(queries: Queries, node: exp.Values, scope: Scope) -> tuple[str, Colum
 
 
 def _function(queries: Queries, node: exp.Table, scope: Scope, sql_alias: str, names: list[str]) -> tuple[str, Source]:
-    """A table function."""
+    """Return a table function."""
     call, alias = node.this, node.args.get("alias")
     name, source_name = call.name.lower(), alias.name if alias else ""
     if {key for key, value in node.args.items() if value} - {"this", "alias"}:
@@ -152,7 +152,7 @@ def _function(queries: Queries, node: exp.Table, scope: Scope, sql_alias: str, n
             source_name or "range", [("id", st.BIGINT, f"{sql_alias}.c0")], names
         )
     if name in GENERATORS:
-        rows = _rows(call, Scope(query=scope.query), False, names)
+        rows = generators.rows(call, Scope(query=scope.query), False, names)
         select_list = ", ".join(f"{sql} AS c{n}" for n, (_, _, sql) in enumerate(rows))
         column_list = [(column_name, kind, f"{sql_alias}.c{n}") for n, (column_name, kind, _) in enumerate(rows)]
         return f"(SELECT {select_list}) AS {sql_alias}", _source(source_name, column_list, [])
@@ -217,7 +217,7 @@ def _join(queries: Queries, join: exp.Join, scope: Scope, ctes: dict[str, Any]) 
 
 
 def _shared(scope: Scope, source: Source, names: list[str], word: str) -> str:
-    """The ON condition for USING; each of the named columns appears once, and first, in the result."""
+    """Return the ON condition for USING; each of the named columns appears once, and first, in the result."""
     conditions, shared, left = [], [], scope.sources
     for name in names:
         left_matches = [c for s in left for c in s.columns if c.name.lower() == name.lower() and not c.hidden]
@@ -238,139 +238,6 @@ def _shared(scope: Scope, source: Source, names: list[str], word: str) -> str:
             side.columns = [replace(c, hidden=c.hidden or c.name.lower() in lowered) for c in side.columns]
         scope.sources = [Source("", shared), *left, source]
     return " AND ".join(conditions)
-
-
-# Generator functions ---------------------------------------------------------
-
-
-def generator(node: exp.Expression) -> exp.Expression | None:
-    """The generator call of a SELECT item, if it is one."""
-    inner = node.this if isinstance(node, (exp.Alias, exp.Aliases)) else node
-    return inner if isinstance(inner, exp.Anonymous) and inner.name.lower() in GENERATORS else None
-
-
-def generated(
-    queries: Queries, nodes: list[exp.Expression], scope: Scope, source: str
-) -> tuple[str, list[exp.Expression]]:
-    """FROM with the rows of the generator in a SELECT list, and the list with its columns in place of the call."""
-    (place, node), *more = [(n, item) for n, item in enumerate(nodes) if generator(item) is not None]
-    if more:
-        raise refuse("two generators in one SELECT list are an error in Spark")
-    names = [node.alias] if isinstance(node, exp.Alias) else [item.name for item in node.expressions] if isinstance(
-        node, exp.Aliases) else []  # fmt: skip
-    rows = _rows(cast("exp.Expression", generator(node)), scope, False, names)
-    sql, row_columns = _unnested(queries, rows, scope, source)
-    source_name = queries.fresh("g")
-    scope.sources.append(Source(source_name, [replace(column, hidden=True) for column in row_columns]))
-    columns = [exp.Alias(this=exp.column(exp.to_identifier(c.name, quoted=True), exp.to_identifier(source_name)),
-                         alias=exp.to_identifier(c.name, quoted=True)) for c in row_columns]  # fmt: skip
-    if len({c.name.lower() for c in row_columns}) < len(row_columns):
-        raise refuse("duplicate column names")
-    return f" FROM {sql}", [*nodes[:place], *columns, *nodes[place + 1 :]]
-
-
-def _unnested(
-    queries: Queries, rows: list[tuple[str, Type, str]], scope: Scope, source: str
-) -> tuple[str, list[Column]]:
-    """A source joined with the generated rows of each of its rows; the scope is updated to match."""
-    sql_alias, count = queries.fresh(), 0
-    parts, sources = [], []
-    for old_source in scope.sources:
-        columns = []
-        for column in old_source.columns:
-            parts.append(f"{column.sql} AS x{count}")
-            columns.append(replace(column, sql=f"{sql_alias}.x{count}"))
-            count += 1
-        sources.append(Source(old_source.name, columns))
-    row_columns = []
-    for name, kind, sql in rows:
-        parts.append(f"{sql} AS x{count}")
-        row_columns.append(Column(name, kind, f"{sql_alias}.x{count}"))
-        count += 1
-    scope.sources = sources
-    return f"(SELECT {', '.join(parts)}{source}) AS {sql_alias}", row_columns
-
-
-def _rows(call: exp.Expression, scope: Scope, outer: bool, names: list[str]) -> list[tuple[str, Type, str]]:
-    """The columns that a generator returns: name, type and SQL."""
-    name = call.name.lower() if isinstance(call, exp.Anonymous) else ""
-    if name not in GENERATORS:
-        raise refuse(f"{call.sql('spark')[:60]!r} is not a supported generator")
-    args = [expression(arg, scope) for arg in call.expressions]
-    if any(arg.aggregate or arg.window for arg in args):
-        raise refuse(f"{name} of an aggregate; aggregate in a subquery first")
-    outer = outer or name.endswith("_outer")
-    columns = _RULES[name.removesuffix("_outer")](args, outer)
-    if names and len(names) != len(columns):
-        raise refuse(f"{name} returns {len(columns)} columns, not {len(names)}")
-    return (
-        [(column_name, kind, sql) for column_name, (_, kind, sql) in zip(names, columns, strict=True)]
-        if names
-        else columns
-    )
-
-
-def _filled(sql: str, outer: bool) -> str:
-    return f"CASE WHEN coalesce(len({sql}), 0) = 0 THEN [NULL] ELSE {sql} END" if outer else sql
-
-
-def _exploded(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
-    if len(args) != 1 or args[0].type.kind not in ("array", "map"):
-        raise refuse("explode requires an array or a map")
-    (collection,) = args
-    if collection.type.kind == "array":
-        return [("col", collection.type.inner[0], f"unnest({_filled(collection.sql, outer)})")]
-    return [
-        (part, kind, f"unnest({_filled(f'map_{part}s({collection.sql})', outer)})")
-        for part, kind in zip(("key", "value"), collection.type.inner, strict=True)
-    ]
-
-
-def _placed(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
-    columns = _exploded(args, outer)
-    elements = f"map_keys({args[0].sql})" if args[0].type.kind == "map" else args[0].sql
-    places = f"CAST(range(len({elements})) AS INTEGER[])"
-    return [("pos", st.INT, f"unnest({_filled(places, outer)})"), *columns]
-
-
-def _inlined(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
-    if len(args) != 1 or args[0].type.kind != "array" or args[0].type.inner[0].kind != "struct":
-        raise refuse("inline requires an array of structs")
-    filled = _filled(args[0].sql, outer)
-    return [
-        (name, kind, f"unnest(list_transform({filled}, lambda e: struct_extract(e, {st.text(name)})))")
-        for name, kind in args[0].type.inner[0].inner
-    ]
-
-
-def _stacked(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
-    rows = args[0].constant if args else None
-    if not isinstance(rows, int) or rows < 1 or len(args) < 2:
-        raise refuse("stack requires a constant number of rows, and values")
-    width = -(-(len(args) - 1) // rows)
-    columns = []
-    for n in range(width):
-        column = args[1:][n::width]
-        kind = widest(column, "stack")
-        parts = [value.to(kind) for value in column] + ["NULL"] * (rows - len(column))
-        columns.append((f"col{n}", kind, f"unnest([{', '.join(parts)}])"))
-    return columns
-
-
-def _tupled(args: list[Expr], outer: bool) -> list[tuple[str, Type, str]]:
-    if (
-        len(args) < 2
-        or not all(isinstance(arg.constant, str) for arg in args[1:])
-        or any(re.search(r"[.\[\]'*]", arg.constant) for arg in args[1:])
-    ):
-        raise refuse("json_tuple requires a string and constant names")
-    return [
-        (f"c{n}", st.STRING, f"spark_json({args[0].to(st.STRING)}, {st.text('$.' + arg.constant)})")
-        for n, arg in enumerate(args[1:])
-    ]
-
-
-_RULES = {"explode": _exploded, "posexplode": _placed, "inline": _inlined, "stack": _stacked, "json_tuple": _tupled}
 
 
 # PIVOT -----------------------------------------------------------------------
@@ -413,7 +280,7 @@ def _pivoted(queries: Queries, pivot: exp.Pivot, sql: str, source: Source, scope
 
 
 def _filtered_aggregate(call: exp.Expression, condition: Expr, scope: Scope) -> Expr:
-    """An aggregate over only the rows that meet a condition."""
+    """Return an aggregate over only the rows that meet a condition."""
     name = "\0"
     scope = scope.inner(**{name: condition})
     if not isinstance(call, exp.Anonymous):

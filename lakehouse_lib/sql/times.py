@@ -22,7 +22,7 @@ _ZONE = re.compile(
 
 @functools.lru_cache(maxsize=256)
 def zone(name: str) -> tzinfo:
-    """The time zone of a name or an offset.
+    """Return the time zone of a name or an offset.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def zone(name: str) -> tzinfo:
 
 
 def timestamp(text: str) -> datetime | None:
-    """The moment in UTC of a timestamp or date in Spark's default format; None if the text is neither."""
+    """Return the moment in UTC of a timestamp or date in Spark's default format; None if the text is neither."""
     text = text.strip(" \t\n\r\x0b\x0c")
     match = _STAMP.match(text)
     if not match:
@@ -65,12 +65,12 @@ def timestamp(text: str) -> datetime | None:
 
 
 def from_utc(moment: datetime, name: str) -> datetime:
-    """The local time in a zone at a UTC time."""
+    """Return the local time in a zone at a UTC time."""
     return moment.replace(tzinfo=UTC).astimezone(zone(name)).replace(tzinfo=None)
 
 
 def to_utc(moment: datetime, name: str) -> datetime:
-    """The UTC time of a local time in a zone; inside a gap the offset before the gap applies."""
+    """Return the UTC time of a local time in a zone; inside a gap the offset before the gap applies."""
     return moment.replace(tzinfo=zone(name)).astimezone(UTC).replace(tzinfo=None)
 
 
@@ -79,7 +79,7 @@ def _is_last_of_month(moment: datetime) -> bool:
 
 
 def months_between(end: datetime, start: datetime, rounded: bool) -> float:
-    """The number of months between two times, with the remaining days as 31sts of a month."""
+    """Return the number of months between two times; each remaining day counts as 1/31 of a month."""
     months = (end.year - start.year) * 12 + end.month - start.month
     if end.day == start.day or (_is_last_of_month(end) and _is_last_of_month(start)):
         return float(months)
@@ -90,14 +90,14 @@ def months_between(end: datetime, start: datetime, rounded: bool) -> float:
 
 
 def months_apart(start: datetime, end: datetime) -> int:
-    """Whole months from one time to another."""
+    """Return the whole months from one time to another."""
     if start > end:
         return -months_apart_up(end, start)
     return months_apart_up(start, end)
 
 
 def months_apart_up(start: datetime, end: datetime) -> int:
-    """Whole months between two times in ascending order."""
+    """Return the whole months between two times in ascending order."""
     months = (end.year - start.year) * 12 + end.month - start.month
     return months - ((end.day, end.time()) < (start.day, start.time()))
 
@@ -107,7 +107,7 @@ _LETTERS = re.compile(r"'((?:[^']|'')*)'|([A-Za-z])\2*|([^A-Za-z'\[\]{}#])|(.)",
 
 @functools.lru_cache(maxsize=256)
 def _parts(pattern: str) -> list[tuple[str, str]]:
-    """The parts of a pattern: (letters, "") or ("", text)."""
+    """Return the parts of a pattern: (letters, "") or ("", text)."""
     parts = []
     for part in _LETTERS.finditer(pattern):
         if part[4]:
@@ -120,7 +120,7 @@ def _parts(pattern: str) -> list[tuple[str, str]]:
 
 
 def formatted(moment: datetime, pattern: str) -> str:
-    """A time formatted by a pattern.
+    """Return a time formatted by a pattern.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def _reader(pattern: str) -> tuple[re.Pattern[str], list[str]]:
 
 
 def parsed(text: str, pattern: str) -> datetime | None:
-    """A time in UTC parsed from a text by a pattern; None if the text does not match.
+    """Return a time in UTC parsed from a text by a pattern; None if the text does not match.
 
     Raises
     ------

@@ -40,7 +40,7 @@ class Type:
         return str(self) if self.kind == "decimal" else _DUCK[self.kind]
 
     def holds(self, *kinds: str) -> bool:
-        """Whether the type is, or contains, one of the kinds."""
+        """Return whether the type is, or contains, one of the kinds."""
         parts = [item[1] if self.kind == "struct" else item for item in self.inner if not isinstance(item, int)]
         return self.kind in kinds or any(part.holds(*kinds) for part in parts)
 
@@ -55,29 +55,29 @@ FLOAT, DOUBLE, STRING, BOOLEAN, DATE, TIMESTAMP, BINARY, VOID, INTERVAL = map(
 INTEGRAL = ("tinyint", "smallint", "int", "bigint")
 NUMERIC = (*INTEGRAL, "decimal", "float", "double")
 DIGITS = {"tinyint": 3, "smallint": 5, "int": 10, "bigint": 20}
-BITS = {"tinyint": 8, "smallint": 16, "int": 32, "bigint": 64}
 SIMPLE = (*NUMERIC, "string", "boolean", "date", "timestamp")
 
 
 def decimal(precision: int, scale: int) -> Type:
-    """A decimal of at most 38 digits; beyond that, digits after the point are dropped before those in front of it."""
+    """Return a decimal of at most 38 digits; beyond that, digits after the point are dropped before those in front of
+    it."""
     if precision > 38:
         scale = max(38 - (precision - scale), min(scale, 6))
     return Type("decimal", (min(precision, 38), scale))
 
 
 def array(element: Type) -> Type:
-    """An array of the element type."""
+    """Return an array of the element type."""
     return Type("array", (element,))
 
 
 def quoted(name: str) -> str:
-    """A quoted identifier for DuckDB."""
+    """Return a quoted identifier for DuckDB."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def text(value: str) -> str:
-    """A string literal for DuckDB."""
+    """Return a string literal for DuckDB."""
     if "\0" in value:
         raise ConfigError("a string with a zero byte")
     return "'" + value.replace("'", "''") + "'"
@@ -90,7 +90,7 @@ _NAMES = {"TINYINT": TINYINT, "SMALLINT": SMALLINT, "INT": INT, "INTEGER": INT, 
 
 
 def built(node: exp.Expression | str, dialect: str = "spark") -> Type:
-    """The type for a type name or node.
+    """Return the type for a type name or node.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def built(node: exp.Expression | str, dialect: str = "spark") -> Type:
 
 
 def as_decimal(kind: Type, literal: object = None) -> Type:
-    """The decimal type that holds an integer type, or the literal if it is an integer."""
+    """Return the decimal type that holds an integer type, or the literal if it is an integer."""
     if kind.kind == "decimal":
         return kind
     if isinstance(literal, int):
@@ -126,7 +126,7 @@ def as_decimal(kind: Type, literal: object = None) -> Type:
 
 
 def common(left: Type, right: Type) -> Type | None:
-    """The type in which values of both types are compared or combined (ANSI); None if there is none."""
+    """Return the type in which values of both types are compared or combined (ANSI); None if there is none."""
     if left == right or right == VOID:
         return left
     if left == VOID:
@@ -165,7 +165,7 @@ def _common_with_text(kind: Type) -> Type | None:
 
 
 def implicit(source: Type, target: Type) -> bool:
-    """Whether Spark implicitly casts a value of the source type for a parameter of the target type."""
+    """Return whether Spark implicitly casts a value of the source type for a parameter of the target type."""
     if source in (target, VOID):
         return True
     a, b = source.kind, target.kind
@@ -187,7 +187,7 @@ def implicit(source: Type, target: Type) -> bool:
 
 
 def once(sql: str, render: Callable[[str], str]) -> str:
-    """SQL that uses an operand more than once; a long operand is evaluated once, so that the SQL does not grow
+    """Return SQL that uses an operand more than once; a long operand is evaluated once, so that the SQL does not grow
     with every nesting."""
     if len(sql) < 120 or not re.search(r"\W", sql):
         return render(sql)
@@ -198,7 +198,7 @@ _PLAIN_NUMBER = r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
 
 
 def cast(sql: str, source: Type, target: Type, safe: bool = False) -> str:
-    """A value cast to another type as by Spark's CAST; NULL instead of an error if ``safe``.
+    """Return a value cast to another type as by Spark's CAST; NULL instead of an error if ``safe``.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def _cast_simple(sql: str, source: Type, target: Type, safe: bool) -> str | None
     plain = f"{'TRY_CAST' if safe else 'CAST'}({sql} AS {target.duck})"
 
     def guarded(condition: str, value: str, safe: bool = safe) -> str:
-        failure = "NULL" if safe else f"error('This is no {b}: ' || {{0}}::VARCHAR)"
+        failure = "NULL" if safe else f"error('This is not a {b}: ' || {{0}}::VARCHAR)"
         return once(sql, lambda v: f"CASE WHEN {v} IS NULL THEN NULL WHEN {condition.replace('{0}', v)} "
                                    f"THEN {value.replace('{0}', v)} ELSE {failure.replace('{0}', v)} END")  # fmt: skip
 
@@ -292,7 +292,7 @@ def _cast_text(sql: str, target: Type, guarded: Callable[[str, str], str], templ
 
 
 def to_text(sql: str, kind: Type) -> str:
-    """A value cast to a string as Spark writes it."""
+    """Return a value cast to a string as Spark writes it."""
     if kind == STRING:
         return sql
     if kind.kind in ("double", "float"):

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import date, timedelta
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from typing import Any
@@ -35,9 +35,10 @@ def _udf(name: str, takes: str, gives: str) -> Callable[[Callable[..., Any]], Ca
     return decorate
 
 
-def register(connection: duckdb.DuckDBPyConnection) -> None:
-    """Register all functions with a connection."""
-    for name, (function, takes, gives) in FUNCTIONS.items():
+def register(connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
+    """Register the functions with these names with a connection."""
+    for name in FUNCTIONS.keys() & names:
+        function, takes, gives = FUNCTIONS[name]
         connection.create_function(name, function, takes, gives, null_handling="special")  # type: ignore[call-overload]
 
 
@@ -217,7 +218,7 @@ def parse_url(url: str, part: str, key: str) -> str | None:
 
 @_udf("spark_decimal", "VARCHAR, VARCHAR, VARCHAR, INTEGER", "VARCHAR")
 def exact(sign: str, left: str, right: str, scale: int) -> str:
-    """An operation on decimals; the result is rounded half up."""
+    """Return an operation on decimals; the result is rounded half up."""
     a, b = Decimal(left), Decimal(right)
     if sign in ("/", "%", "div") and not b:
         raise ZeroDivisionError("Division by zero")

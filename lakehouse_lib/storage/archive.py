@@ -131,14 +131,14 @@ def _day(table: Table, file: dict[str, Any]) -> str:
 
 
 def _due(table: Table, past: _Past, days: set[str]) -> Due | None:
-    """The expired rows of some days."""
+    """Return the expired rows of some days."""
     old = [file for file in past.old if _day(table, file) in days]
     rows, size = sum(file["num_records"] or 0 for file in old), sum(file["size_bytes"] for file in old)
     return Due(table.name, past.before, sorted(days), rows, size) if old else None
 
 
 def _held_in_time(table: Table, file: dict[str, Any], before: date, kept: timedelta, run_id: str) -> bool:
-    """Whether an earlier run wrote all of a file's expired rows, before they expired."""
+    """Return whether an earlier run wrote all of a file's expired rows, before they expired."""
     passed, written = file[f"partition.{table.partition_by}"], file.get("max._processed_at")
     if table.layer == "bronze":
         landed, written = file.get("min.load_timestamp"), file.get("max._ingested_at")
@@ -153,7 +153,7 @@ def _held_in_time(table: Table, file: dict[str, Any], before: date, kept: timede
 
 
 def _came_back(settings: Settings, table: Table, opened: DeltaTable) -> set[str]:
-    """Days whose rows were archived, and then restored by a user or because of a late record."""
+    """Return the days whose rows were archived, and then restored by a user or because of a late record."""
     restored: set[str] = set()
     for number in range(1, (opened.transaction_version(APP_ID) or 0) + 1):
         with contextlib.suppress(TableError):  # a restored batch no longer needs its folder
@@ -175,7 +175,7 @@ def retire(settings: Settings, table: Table, due: Due) -> Batch:
     limit = datetime.combine(due.before, datetime.min.time(), UTC)
     folder = f"{_home(settings, table)}/batch={number:06d}-{token:016x}"
     batch = _write(folder, table, opened, number, due.days, limit if table.layer == "bronze" else None)
-    _verify(settings, batch)
+    _verify(batch)
     dated = [f"DATE '{day}'" for day in due.days if day != NO_DAY]
     where = [f"{table.partition_by} IN ({', '.join(dated)})"] if dated else []
     where += [f"{table.partition_by} IS NULL"] if NO_DAY in due.days else []
@@ -217,7 +217,7 @@ def batches(settings: Settings, table: Table) -> list[Batch]:
 
 
 def days(settings: Settings, table: Table) -> set[date]:
-    """Days for which a table has rows, in its files or in the archive; from the log alone."""
+    """Return the days for which a table has rows, in its files or in the archive; from the log alone."""
     opened = delta.opened(settings, table)
     if opened is None or not table.partition_by:
         return set()
@@ -239,7 +239,7 @@ def memories(then: DeltaTable, now: DeltaTable) -> list[delta.Consumed]:
 
 
 def _is_away(opened: DeltaTable, number: int) -> bool:
-    """Whether the rows of a batch are in the archive and not in the table."""
+    """Return whether the rows of a batch are in the archive and not in the table."""
     archived = (opened.transaction_version(APP_ID) or 0) >= number
     return archived and not opened.transaction_version(f"{APP_ID}-restored-{number}")
 
@@ -257,7 +257,7 @@ def restore(settings: Settings, table: Table, days: Iterable[str | date | None] 
     wanted = None if days is None else {NO_DAY if day is None else str(day) for day in days}
     chosen = [batch for batch in batches(settings, table) if wanted is None or wanted & {*batch.days}]
     for batch in chosen:
-        _verify(settings, batch)
+        _verify(batch)
         _put_back(settings, table, batch)
     return chosen
 
@@ -277,7 +277,7 @@ def _home(settings: Settings, table: Table) -> str:
 
 
 def _folder(settings: Settings, table: Table, opened: DeltaTable, number: int) -> str:
-    """Folder of a batch: its commit says which of the folders with this number is valid."""
+    """Return the folder of a batch: its commit says which of the folders with this number is valid."""
     token = opened.transaction_version(f"{APP_ID}-folder-{number}")  # None for batches of early versions
     return f"{_home(settings, table)}/batch={number:06d}" + ("" if token is None else f"-{token:016x}")
 
@@ -328,7 +328,7 @@ def _manifest(table: Table, folder: str) -> Batch:
     return Batch(folder=folder, **{name: manifest[name] for name in Batch.__dataclass_fields__ if name != "folder"})
 
 
-def _verify(settings: Settings, batch: Batch) -> None:
+def _verify(batch: Batch) -> None:
     filesystem, root = delta.filesystem(batch.folder)
     for file in batch.files:
         size, digest = _digest(filesystem, f"{root}/{file['path']}")

@@ -19,6 +19,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from lakehouse_lib.config import Settings
 from lakehouse_lib.model import ops
 from lakehouse_lib.model.tables import Table
+from lakehouse_lib.sql import types as st
 from lakehouse_lib.storage import delta_rs, delta_spark
 from lakehouse_lib.storage.delta import Consumed, open_table, table_path
 from lakehouse_lib.storage.transactions import Match, dates, first_watermark, is_known, properties, retried
@@ -65,8 +66,8 @@ def _write(
 ) -> None:
     rows, path = df.select(*table.names), table_path(settings, table)
     write = delta_rs.write if settings.native else delta_spark.write
-    anew = table if reschema else None
-    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, anew))
+    declaration = table if reschema else None
+    _commit(settings, table, consumed, lambda marks: write(rows, path, mode, marks, info, where, declaration))
 
 
 def merge(
@@ -86,8 +87,8 @@ def merge(
 
 
 def swap(
-    gone: DataFrame,
-    come: DataFrame,
+    removed: DataFrame,
+    added: DataFrame,
     settings: Settings,
     table: Table,
     consumed: Iterable[Consumed],
@@ -95,11 +96,11 @@ def swap(
 ) -> None:
     """Delete rows of a bronze table and add others, in one commit.
 
-    ``gone`` has the columns of the table that identify the flagged rows to delete; ``come`` has the new rows.
+    ``removed`` has the columns of the table that identify the flagged rows to delete; ``added`` has the new rows.
     """
-    keys = {name: f"_gone_{name}" for name in gone.columns}
-    deletes = gone.distinct().withColumnsRenamed(keys)
-    rows = come.select(*table.names).unionByName(deletes, allowMissingColumns=True)
+    keys = {name: f"_gone_{name}" for name in removed.columns}
+    deletes = removed.distinct().withColumnsRenamed(keys)
+    rows = added.select(*table.names).unionByName(deletes, allowMissingColumns=True)
     # A row to delete has a key; a row to add has none, and so matches nothing.
     first = next(iter(keys.values()))
     rows = rows.selectExpr("*", f"if({first} IS NULL, 'insert', 'delete') AS _action")
@@ -140,8 +141,8 @@ def mark(
     With ``once`` nothing is done if the table has already read this far, as Spark does with a number that it knows.
     """
     consumed = list(consumed)
-    tells = consumed or any((info or {}).get("ledger", {}).values())
-    if not tells or not settings.enable_delta:
+    has_content = consumed or any((info or {}).get("ledger", {}).values())
+    if not has_content or not settings.enable_delta:
         return
 
     def run() -> None:
@@ -161,16 +162,16 @@ def _commit_nothing(target: DeltaTable, commit_properties: CommitProperties) -> 
 
 def take_back(settings: Settings, table: Table, files: Iterable[str], info: dict[str, Any]) -> None:
     """Delete the rows of some landing files from a bronze table."""
-    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
+    listed = ", ".join(map(st.text, files))
 
-    told = properties([], info)
+    commit_properties = properties([], info)
 
     def run() -> None:
         target = DeltaTable(table_path(settings, table))
         before = target.version()
-        target.delete(f"_source_file IN ({listed})", commit_properties=told)
+        target.delete(f"_source_file IN ({listed})", commit_properties=commit_properties)
         if target.version() == before:  # nothing to delete; record it anyway
-            _commit_nothing(target, told)
+            _commit_nothing(target, commit_properties)
 
     retried(run, table.name)
 
@@ -187,8 +188,8 @@ def restore(settings: Settings, table: Table, version: int, consumed: Iterable[C
 def write_ops(settings: Settings, name: str, rows: list[dict[str, Any]]) -> None:
     """Append rows to a table under ``ops/``, which is created when first needed."""
     if rows:
-        path, found = f"{settings.layer_path('ops')}/{name}", pa.Table.from_pylist(rows, ops.SCHEMAS[name])
-        retried(lambda: write_deltalake(path, found, mode="append", schema_mode="merge"), path)
+        path, table = f"{settings.layer_path('ops')}/{name}", pa.Table.from_pylist(rows, ops.SCHEMAS[name])
+        retried(lambda: write_deltalake(path, table, mode="append", schema_mode="merge"), path)
 
 
 def upsert_ops(
@@ -210,17 +211,17 @@ def upsert_ops(
     updates = {column: f"s.{column}" for column in rows.column_names if column not in (*key, *keep)}
 
     def run() -> None:
-        found = open_table(path)
-        early = found is not None and not {*rows.column_names} <= {field.name for field in found.schema().fields}
-        if found is None or (early and where != "false"):
+        target = open_table(path)
+        early = target is not None and not {*rows.column_names} <= {field.name for field in target.schema().fields}
+        if target is None or (early and where != "false"):
             # It does not exist yet, or an early version of this library wrote it and its rows cannot be updated.
-            if found is None:
+            if target is None:
                 write_deltalake(path, rows, mode="error")
             else:
                 write_deltalake(path, rows, mode="overwrite", schema_mode="overwrite")
             return
         same = " AND ".join(f"t.{column} = s.{column}" for column in key)
-        merge = found.merge(rows, same, source_alias="s", target_alias="t", merge_schema=early)
+        merge = DeltaTable(path).merge(rows, same, source_alias="s", target_alias="t", merge_schema=early)
         if where != "false":
             merge = merge.when_matched_update(updates, predicate=where)
         merge.when_not_matched_insert_all().execute()

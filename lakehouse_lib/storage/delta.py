@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,12 +26,12 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError, NotMadeError, TableError
 from lakehouse_lib.model.tables import Table, spark_type, with_columns
+from lakehouse_lib.storage import remembered
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -83,7 +82,7 @@ def look() -> Iterator[None]:
 
 
 def open_table(path: str) -> DeltaTable | None:
-    """Open the Delta table in a folder; None if there is none."""
+    """Open the Delta table in a folder, to read it; None if there is none."""
     return once(path, lambda: _open(path))
 
 
@@ -100,7 +99,7 @@ def once(key: str, make: Callable[[], T]) -> T:
 
 def _open(path: str) -> DeltaTable | None:
     try:
-        return DeltaTable(path)
+        return remembered.table(path)
     except TableNotFoundError:
         return None
     except DeltaError as error:
@@ -119,7 +118,7 @@ def as_made(table: Table, opened: DeltaTable | None) -> Table:
         if column.name not in table.names:
             kind = str(column.type.type)
             added[column.name] = _SPARK_TYPES.get(kind, kind), (column.metadata or {}).get("comment", "")
-    return with_columns(table, added)
+    return with_columns(table, added) if added else table
 
 
 _SPARK_TYPES = {"long": "bigint", "integer": "int"}
@@ -162,7 +161,8 @@ def dataset(opened: DeltaTable) -> ds.Dataset:
     exiting.
     """
     files, root = filesystem(opened.table_uri)
-    return opened.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(root, files))
+    within = pafs.SubTreeFileSystem(root, files)
+    return remembered.made_of(opened, "dataset", lambda table: table.to_pyarrow_dataset(filesystem=within))
 
 
 def content(path: str, schema: pa.Schema) -> ds.Dataset:
@@ -234,9 +234,9 @@ def ensure(settings: Settings, table: Table) -> None:
         return
     present = {item.name for item in existing.schema().fields}
     if missing := [item for item in schema.fields if item.name not in present]:
-        # The existing rows have no value for it, even if it is required of those to come.
-        existing.alter.add_columns([Field(item.name, item.type, nullable=True, metadata=item.metadata)
-                                    for item in missing])  # fmt: skip
+        # Existing rows have no value for it, even if new rows require one.
+        DeltaTable(path).alter.add_columns([Field(item.name, item.type, nullable=True, metadata=item.metadata)
+                                            for item in missing])  # fmt: skip
 
 
 def fits(settings: Settings, table: Table) -> bool:
@@ -286,7 +286,7 @@ def changes(path: str, after: int, upto: int) -> Changes:
             result.complete = False
             result.any = True
             continue
-        info: dict[str, Any] = next((a["commitInfo"] for a in entries if "commitInfo" in a), {})
+        info = _info(entries)
         adds = [a["add"] for a in entries if "add" in a and a["add"]["dataChange"]]
         removes = [a["remove"] for a in entries if "remove" in a and a["remove"]["dataChange"]]
         result.commits.append(info | {"version": version, "adds": adds})
@@ -314,6 +314,11 @@ def actions(path: str, version: int) -> list[dict[str, Any]] | None:
             return [json.loads(line) for line in stream.read().splitlines() if line]
     except FileNotFoundError:
         return None
+
+
+def _info(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the information about a commit; empty if it has none."""
+    return next((action["commitInfo"] for action in entries if "commitInfo" in action), {})
 
 
 def files(opened: DeltaTable) -> pa.Table:
@@ -363,7 +368,7 @@ def said(opened: DeltaTable, after: int) -> Iterator[tuple[int, dict[str, Any] |
         if entries is None:
             yield version, None
         else:
-            yield version, says(next((action["commitInfo"] for action in entries if "commitInfo" in action), {}))
+            yield version, says(_info(entries))
 
 
 def was_said(opened: DeltaTable, after: int, key: str, value: str) -> bool:
@@ -388,64 +393,18 @@ def read(spark: SparkSession, settings: Settings, table: Table, version: int | N
     reader = spark.read.format("delta")
     reader = reader if version is None else reader.option("versionAsOf", version)
     if settings.native:  # Sail's unions fail on column comments and on NOT NULL
-        reader = reader.schema(_plain_schema(DeltaTable(path, version=version)))
+        reader = reader.schema(plain_schema(DeltaTable(path, version=version)))
     return reader.load(path)
 
 
-def _plain_schema(opened: DeltaTable) -> StructType:
+def plain_schema(opened: DeltaTable) -> StructType:
+    """Return the columns of a table for Spark, nullable and without comments."""
     from pyspark.sql.types import StructType
 
     fields = json.loads(opened.schema().to_json())["fields"]
     return StructType.fromJson(
         {"type": "struct", "fields": [field | {"nullable": True, "metadata": {}} for field in fields]}
     )
-
-
-def _inserts(spark: SparkSession, path: str, table: Table, after: int, upto: int) -> DataFrame:
-    """Read added rows from the files in the log, or from the change feed if rows were also removed."""
-    from urllib.parse import unquote
-
-    from pyspark.sql import functions as F
-
-    added: dict[str | None, list[str]] = {}
-    for version in range(after + 1, upto + 1):
-        for action in actions(path, version) or []:
-            if "remove" in action and action["remove"]["dataChange"]:
-                rows = DeltaTable(path).load_cdf(
-                    starting_version=after + 1, ending_version=upto, predicate="_change_type = 'insert'"
-                )
-                schema = table.arrow_schema()
-                return spark.createDataFrame(pa.table(rows).select(schema.names).cast(schema))
-            if "add" in action and action["add"]["dataChange"]:
-                add = action["add"]
-                day = (add.get("partitionValues") or {}).get(table.partition_by)
-                added.setdefault(day, []).append(f"{path}/{unquote(add['path'])}")
-    reader = spark.read.schema(_plain_schema(DeltaTable(path, version=upto)))
-    if not added:
-        return reader.format("delta").load(path).limit(0)
-    parts = []
-    for day, files in added.items():
-        frame = reader.parquet(*files)
-        if table.partition_by:  # the files do not contain it, so it is null there
-            frame = frame.withColumn(table.partition_by, F.coalesce(F.lit(day).cast("date"), table.partition_by))
-        parts.append(frame.select(*table.names))
-    while len(parts) > 1:  # in pairs: Spark Connect limits the depth of a plan
-        parts = [functools.reduce(lambda a, b: a.unionByName(b), parts[n : n + 2]) for n in range(0, len(parts), 2)]
-    return parts[0]
-
-
-def read_inserts(spark: SparkSession, settings: Settings, table: Table, after: int, upto: int) -> DataFrame:
-    """Read the rows that were added to an append-only table after one version, up to another."""
-    if settings.native:
-        return _inserts(spark, table_path(settings, table), table, after, upto)
-    feed = (
-        spark.read.format("delta")
-        .option("readChangeFeed", "true")
-        .option("startingVersion", after + 1)
-        .option("endingVersion", upto)
-        .load(table_path(settings, table))
-    )
-    return feed.where("_change_type = 'insert'").drop("_change_type", "_commit_version", "_commit_timestamp")
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:

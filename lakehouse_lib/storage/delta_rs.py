@@ -26,25 +26,25 @@ def write(
     consumed: list[Consumed],
     info: dict[str, Any],
     where: str | None,
-    anew: Table | None,
+    declaration: Table | None,
 ) -> None:
-    """Append rows, or replace those of the partitions that ``where`` selects, or all; with ``anew``, a declaration,
-    types and partition columns too."""
+    """Append rows, or replace those of the partitions that ``where`` selects, or all; with a ``declaration``,
+    also replace types and partition columns."""
     target, commit_properties = DeltaTable(path), properties(consumed, info)
     if is_known(target, consumed):
         return
-    stream = _stream(rows, _columns(target) if anew is None else _declared(anew))
+    stream = _stream(rows, _columns(target) if declaration is None else _declared(declaration))
     if mode == "append":
         write_deltalake(target, stream, mode="append", commit_properties=commit_properties)
-    elif anew:
+    elif declaration:
         write_deltalake(target, stream, mode="overwrite", schema_mode="overwrite", commit_properties=commit_properties,
-                        partition_by=[name for name in [anew.partition_by] if name])  # fmt: skip
+                        partition_by=[name for name in [declaration.partition_by] if name])  # fmt: skip
     else:
         write_deltalake(target, stream, mode="overwrite", predicate=where, commit_properties=commit_properties)
 
 
 def write_shadow(rows: DataFrame, path: str) -> None:
-    """Write rows as a table of their own, in place of what is there."""
+    """Write rows as a separate table, replacing what is in the folder."""
     files, root = filesystem(path)
     files.create_dir(root, recursive=True)
     files.delete_dir_contents(root)

@@ -24,21 +24,21 @@ def write(
     consumed: list[Consumed],
     info: dict[str, Any],
     where: str | None,
-    anew: Table | None,
+    declaration: Table | None,
 ) -> None:
-    """Append rows, or replace those of the partitions that ``where`` selects, or all; with ``anew``, a declaration,
-    types and partition columns too."""
+    """Append rows, or replace those of the partitions that ``where`` selects, or all; with a ``declaration``,
+    also replace types and partition columns."""
     options = {"userMetadata": json.dumps(info)}
     for item in first_watermark(consumed):
         options |= {"txnAppId": item.app_id, "txnVersion": str(item.version)}
     if where is not None:
         options["replaceWhere"] = where
     parts: list[str] = []
-    if anew:
-        options["overwriteSchema"], parts = "true", [name for name in [anew.partition_by] if name]
+    if declaration:
+        options["overwriteSchema"], parts = "true", [name for name in [declaration.partition_by] if name]
         rows = rows.select(*(
             rows[f"`{column.name}`"].cast(column.type).alias(column.name, metadata={"comment": column.comment})
-            for column in anew.columns
+            for column in declaration.columns
         ))  # fmt: skip
     rows.write.format("delta").mode(mode).options(**options).partitionBy(*parts).save(path)
 

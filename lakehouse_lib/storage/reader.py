@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -21,13 +21,14 @@ from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.sql import dialects
+from lakehouse_lib.sql import types as st
 from lakehouse_lib.storage import archive, delta
-
-if TYPE_CHECKING:
-    pass
 
 CATALOG = {f"{layer}_tables": layer for layer in tables.LAYERS}
 """Views that list a layer's tables from the catalog, by name."""
+
+BINS = 30
+"""Bins in the distribution of a numeric column."""
 
 _LINE = pa.schema([
     *((name, pa.string()) for name in ("name", "layer", "tier", "description", "grain", "owner")),
@@ -140,13 +141,13 @@ def _page(
     connection = _database(int(time.time() // 3600)).cursor()
     connection.execute("SET TimeZone = 'UTC'")
     register(connection, name, dataset)
-    order = f"ORDER BY {_quoted(order_by)} {'DESC' if descending else 'ASC'} NULLS LAST" if order_by else ""
-    listed = ", ".join(map(_quoted, columns)) or "*"
-    sql = f"SELECT {listed} FROM {_quoted(name)} {order} LIMIT {int(limit)} OFFSET {int(offset)}"
+    order = f"ORDER BY {st.quoted(order_by)} {'DESC' if descending else 'ASC'} NULLS LAST" if order_by else ""
+    listed = ", ".join(map(st.quoted, columns)) or "*"
+    sql = f"SELECT {listed} FROM {st.quoted(name)} {order} LIMIT {int(limit)} OFFSET {int(offset)}"
     return connection, sql, opened.version()
 
 
-def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> pd.DataFrame:
+def distribution(settings: Settings, name: str, column: str) -> pd.DataFrame:
     """Count how often the values of a column occur: ``value`` (or the lower bound of a bin) and ``rows``."""
     table = tables.get(settings, name)
     kind = table.types.get(column)
@@ -157,13 +158,13 @@ def distribution(settings: Settings, name: str, column: str, bins: int = 30) -> 
     if kind in ("int", "bigint", "double"):
         return connection.execute(f"""
             WITH bounds AS (SELECT min("{column}")::DOUBLE AS low, max("{column}")::DOUBLE AS high FROM "{name}")
-            SELECT low + least({bins - 1}, floor(("{column}" - low) / nullif(high - low, 0) * {bins}))
-                   * (high - low) / {bins} AS value, count(*) AS rows
+            SELECT low + least({BINS - 1}, floor(("{column}" - low) / nullif(high - low, 0) * {BINS}))
+                   * (high - low) / {BINS} AS value, count(*) AS rows
             FROM "{name}", bounds WHERE "{column}" IS NOT NULL GROUP BY 1 ORDER BY 1
         """).df().fillna(0)  # fmt: skip
     return connection.execute(f"""
         SELECT "{column}"::VARCHAR AS value, count(*) AS rows FROM "{name}" WHERE "{column}" IS NOT NULL
-        GROUP BY 1 ORDER BY rows DESC, value LIMIT {bins // 2}
+        GROUP BY 1 ORDER BY rows DESC, value LIMIT {BINS // 2}
     """).df()
 
 
@@ -259,18 +260,18 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, dataset: ds.Datas
     types = _types(connection, schema)
     parts = {key for key, _ in _folders(files[0])} if files else set()
     listed = ", ".join(
-        f"{_quoted(column)}::{kind} AS {_quoted(column)}" if "TIMESTAMP" in kind else _quoted(column)
+        f"{st.quoted(column)}::{kind} AS {st.quoted(column)}" if "TIMESTAMP" in kind else st.quoted(column)
         for column, kind in types.items()
     )
     if files:
-        folders = ", ".join(f"{_quoted(column)}: {kind}" for column, kind in types.items() if column in parts)
+        folders = ", ".join(f"{st.quoted(column)}: {kind}" for column, kind in types.items() if column in parts)
         hive = f"hive_partitioning = true, hive_types = {{{folders}}}" if parts else "hive_partitioning = false"
-        paths = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        paths = ", ".join(map(st.text, files))
         source = f"read_parquet([{paths}], union_by_name = true, {hive})"
     else:
         connection.register(f"_{name}", dataset)
-        source = _quoted(f"_{name}")
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {_quoted(name)} AS SELECT {listed} FROM {source}")
+        source = st.quoted(f"_{name}")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {st.quoted(name)} AS SELECT {listed} FROM {source}")
     return files
 
 
@@ -309,10 +310,6 @@ def _types(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> dict[str
     """Return DuckDB's name of each column's type, with timestamps without a zone at any depth."""
     kinds = connection.from_arrow(schema.empty_table()).types
     return {name: str(kind).replace(" WITH TIME ZONE", "") for name, kind in zip(schema.names, kinds, strict=True)}
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _known(settings: Settings) -> dict[str, tuple[str, pa.Schema]]:

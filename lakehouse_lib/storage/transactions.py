@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 FINGERPRINT = "fingerprint"
-"""Transaction id under which a table remembers by what it was made."""
+"""Transaction id under which a table stores the number of its fingerprint."""
 _CONFLICTS = ("DELTA_CONCURRENT", "already exists")
 """How Spark and delta-rs report that another writer committed first."""
 
@@ -50,7 +50,7 @@ class Match:
         return " AND ".join(conditions)
 
 
-def retried(action: Callable[[], T], what: str) -> T:
+def retried(action: Callable[[], T], target: str) -> T:
     """Run a write, and retry it if another writer committed first."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -59,7 +59,7 @@ def retried(action: Callable[[], T], what: str) -> T:
             conflict = isinstance(error, CommitFailedError) or any(word in str(error) for word in _CONFLICTS)
             if not conflict or attempt == ATTEMPTS:
                 raise
-            log.warning("%s: another writer committed first, attempt %d", what, attempt + 1)
+            log.warning("%s: another writer committed first, attempt %d", target, attempt + 1)
             time.sleep(random.uniform(0.2, 0.5) * 2**attempt)
     raise AssertionError
 
@@ -70,7 +70,7 @@ def dates(days: Iterable[date | str]) -> str:
 
 
 def first_watermark(consumed: Iterable[Consumed]) -> list[Consumed]:
-    """The watermark by which a write that was done already is known; a fingerprint is none."""
+    """Return the watermark that shows whether a write has already been done; a fingerprint does not show it."""
     return [item for item in consumed if item.app_id != FINGERPRINT][:1]
 
 

@@ -65,7 +65,7 @@ class Anomaly:
 
 
 def expected_counts(counts: pd.Series, hourly: bool = False) -> pd.DataFrame:
-    """The expected count of each period, and whether the actual count is anomalous.
+    """Return the expected count of each period, and whether the actual count is anomalous.
 
     ``counts`` is indexed by the start of each day (or hour), without gaps. Returns ``value``,
     ``expected``, ``low``, ``high`` (NaN where the history is too short) and ``odd boolean``.
@@ -104,7 +104,7 @@ def expected_counts(counts: pd.Series, hourly: bool = False) -> pd.DataFrame:
 
 
 def odd_shares(parts: pd.Series, totals: pd.Series) -> pd.DataFrame:
-    """Shares of nulls by day, and whether they have jumped: ``value``, ``expected`` and ``odd boolean``."""
+    """Return the shares of nulls by day, and whether they have jumped: ``value``, ``expected`` and ``odd boolean``."""
     shares = (parts / totals.where(totals > 0)).to_numpy(float)
     expected, odd = np.full(len(shares), np.nan), np.zeros(len(shares), bool)
     score = np.full(len(shares), np.nan)
@@ -124,7 +124,7 @@ def odd_shares(parts: pd.Series, totals: pd.Series) -> pd.DataFrame:
 
 
 def longest_wait(arrivals: list[datetime]) -> timedelta | None:
-    """The longest normal wait after the last arrival, judged by the waits that began on the same weekday.
+    """Return the longest normal wait after the last arrival, judged by the waits that began on the same weekday.
 
     None if the history is too short: fewer than three such waits, and fewer than seven in total.
     """
@@ -142,7 +142,7 @@ def longest_wait(arrivals: list[datetime]) -> timedelta | None:
 
 
 def daily(settings: Settings, table: Table) -> pd.DataFrame:
-    """Rows and nulls of each day, from the log: indexed by day, with ``rows`` and ``null:<column>``.
+    """Return the rows and nulls of each day, from the log: indexed by day, with ``rows`` and ``null:<column>``.
 
     Covers the days up to the last arrival, without gaps; empty if the table has no date partition.
     """
@@ -185,7 +185,7 @@ def volume(settings: Settings, table: Table) -> pd.DataFrame:
 
 
 def hourly(settings: Settings, table: Table) -> pd.Series:
-    """Rows of each hour for the tables that ``hourly_metrics_gold`` counts; empty for others."""
+    """Return the rows of each hour for the tables that ``hourly_metrics_gold`` counts; empty for others."""
     column = {"app_events_silver": "total_events", "clickstream_silver": "total_clicks"}.get(table.name)
     if column is None:
         return pd.Series(dtype=float)
@@ -203,7 +203,7 @@ def hourly(settings: Settings, table: Table) -> pd.Series:
 
 
 def arrivals(settings: Settings, table: Table) -> list[datetime]:
-    """When new data arrived: the times of landed files, or of the runs that updated the table."""
+    """Return when new data arrived: the times of landed files, or of the runs that updated the table."""
     if table.layer == "bronze":
         return [file.modified for file in landing.list_files(settings, landing.feed_of(table))]
     return [
@@ -214,7 +214,7 @@ def arrivals(settings: Settings, table: Table) -> list[datetime]:
 
 
 def find(settings: Settings, table: Table, now: datetime | None = None) -> list[Anomaly]:
-    """All anomalies of a table, oldest first."""
+    """Return all anomalies of a table, oldest first."""
     now = now or datetime.now(UTC)
     days = daily(settings, table)
     anomalies: list[Anomaly] = []
@@ -236,7 +236,7 @@ def find(settings: Settings, table: Table, now: datetime | None = None) -> list[
 
 
 def incidents(table: str, metric: str, judged: pd.DataFrame, kind: str = "") -> list[Anomaly]:
-    """The odd periods of `expected_counts` or `odd_shares`; adjacent periods of the same kind are merged."""
+    """Return the odd periods of `expected_counts` or `odd_shares`; adjacent periods of the same kind are merged."""
     anomalies: list[Anomaly] = []
     step = judged.index[1] - judged.index[0] if len(judged) > 1 else pd.Timedelta(days=1)
     at: Any
@@ -253,16 +253,16 @@ def incidents(table: str, metric: str, judged: pd.DataFrame, kind: str = "") -> 
 
 
 @delta.look()
-def overview(settings: Settings, now: datetime | None = None) -> pd.DataFrame:
-    """All anomalies of all tables: ``table``, ``kind`` and ``what``, a sentence."""
-    anomalies = [anomaly for table in tables.declared(settings).values() for anomaly in find(settings, table, now)]
+def overview(settings: Settings) -> pd.DataFrame:
+    """Return all anomalies of all tables: ``table``, ``kind`` and a sentence (``what``)."""
+    anomalies = [anomaly for table in tables.declared(settings).values() for anomaly in find(settings, table)]
     return pd.DataFrame(
         [(anomaly.table, anomaly.kind, anomaly.message) for anomaly in anomalies], columns=["table", "kind", "what"]
     )
 
 
 def text(settings: Settings, table: Table) -> str:
-    """The anomalies of a table as text for the terminal."""
+    """Return the anomalies of a table as text for the terminal."""
     anomalies = find(settings, table)
     return "\n".join(anomaly.message for anomaly in anomalies) or f"{table.name}: nothing unusual"
 

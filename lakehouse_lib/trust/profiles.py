@@ -53,8 +53,8 @@ class ColumnProfile:
 
 
 def profile(settings: Settings, table: Table, only: list[str] | None = None) -> list[ColumnProfile]:
-    """A profile of each column without a leading underscore, or only of the named ones; a table that does not exist
-    yet has no rows."""
+    """Return a profile of each column without a leading underscore, or only of the named ones; a table that does not
+    exist yet has no rows."""
     connection = _opened(settings, table)
     profiles: list[ColumnProfile] = []
     types = {c.name: c.type for c in table.columns if c.name in (only or table.business)}
@@ -88,7 +88,7 @@ def _opened(settings: Settings, table: Table) -> duckdb.DuckDBPyConnection:
 
 
 def _shapes(texts: pa.ChunkedArray) -> pa.Array:
-    """Texts with A for capitals, a for small letters and 9 for digits.
+    """Return the texts with A for capitals, a for small letters and 9 for digits.
 
     In UTF-8 no byte of another character is one of ASCII: the bytes of all texts are translated at once, in a tenth
     of the time that DuckDB's functions take.
@@ -110,7 +110,7 @@ def _frequent(
 
 
 def frame(profiles: list[ColumnProfile]) -> pd.DataFrame:
-    """The profile as a table for display."""
+    """Return the profile as a table for display."""
     shorten: Callable[[Any], Any] = lambda text: text if text is None or len(text) < 28 else text[:26] + "…"  # noqa: E731
     rows = [
         {
@@ -126,7 +126,7 @@ def frame(profiles: list[ColumnProfile]) -> pd.DataFrame:
 
 
 def suggest(table: Table, profiles: list[ColumnProfile]) -> list[dict[str, Any]]:
-    """Checks that the table passes now, with some slack, in the form that YAML takes.
+    """Return the checks that the table passes now, with some slack, in the form that YAML takes.
 
     Checks that are already declared are left out.
     """
@@ -154,7 +154,7 @@ def suggest(table: Table, profiles: list[ColumnProfile]) -> list[dict[str, Any]]
 
 
 def _range(p: ColumnProfile) -> dict[str, Any]:
-    """Bounds around the values, half the spread wider; the lower one is zero if no value is negative."""
+    """Return bounds around the values, half the spread wider; the lower one is zero if no value is negative."""
     whole = p.type != "double"
     low, high = float(cast("str", p.minimum)), float(cast("str", p.maximum))
     room = (high - low) / 2 or abs(high) / 2 or 1
@@ -164,7 +164,7 @@ def _range(p: ColumnProfile) -> dict[str, Any]:
 
 
 def _pattern(p: ColumnProfile) -> str | None:
-    """A regular expression, if all values have the same shape."""
+    """Return a regular expression, if all values have the same shape."""
     if len(p.patterns) != 1:
         return None
     ranges = {"9": "[0-9]", "a": "[a-z]", "A": "[A-Z]"}
@@ -178,7 +178,7 @@ def _pattern(p: ColumnProfile) -> str | None:
 
 
 def as_yaml(table: Table, suggested: list[dict[str, Any]]) -> str:
-    """Suggestions as YAML to paste into a parameters file."""
+    """Return the suggestions as YAML to paste into a parameters file."""
     if not suggested:
         return f"quality:\n  {table.name}: []\n"
     lines = [yaml.safe_dump(check, default_flow_style=True, sort_keys=False, width=1000).strip() for check in suggested]
@@ -186,7 +186,7 @@ def as_yaml(table: Table, suggested: list[dict[str, Any]]) -> str:
 
 
 def text(settings: Settings, table: Table) -> str:
-    """Text for the terminal: the profile, then the suggested checks as YAML."""
+    """Return the text for the terminal: the profile, then the suggested checks as YAML."""
     profiles = profile(settings, table)
     suggested = suggest(table, profiles)
     head = f"{table.name}: {profiles[0].rows if profiles else 0:,} rows\n{frame(profiles).to_string(index=False)}"

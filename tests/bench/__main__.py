@@ -21,11 +21,14 @@ def main() -> None:
     options.add_argument("--browse", action="store_true", help="the explorer on one large table instead")
     options.add_argument("--layout", action="store_true", help="what optimize saves a reader, on one large table")
     options.add_argument("--api", action="store_true", help="the API on one large table instead")
+    options.add_argument("--mix", action="store_true", help="all routes of the API on the sample, 8 clients at once")
     options.add_argument("--seconds", type=float, default=60, help="how long the API is asked by 1 and by 8 clients")
     options.add_argument("--requests", type=int, default=20_000, help="after how many the API's memory is told")
     given = options.parse_args()
     if given.api:
         serving.serve(given.rows, given.seconds, given.requests)
+    elif given.mix:
+        serving.mixed(given.rows, given.requests)
     elif given.browse:
         reading.browse(given.rows)
     elif given.layout:

@@ -38,21 +38,21 @@ def checks(rows: int, rounds: int) -> None:
         sample.write(settings.sample, Path(folder) / "landing", rows)
         worker = [sys.executable, "tests/worker.py", f'{{"lakehouse_base_path": "{folder}"}}']
         subprocess.run(worker, check=True, capture_output=True)
-        made = list(tables.declared(settings).values())
+        tables_in_use = list(tables.declared(settings).values())
         for number in range(rounds + 1):  # the first warms the file cache and does not count
-            found = {"checks": 0.0, "scan": 0.0}
-            for table in made:
+            seconds = {"checks": 0.0, "scan": 0.0}
+            for table in tables_in_use:
                 for name, work in (
                     ("scan", lambda t: scan(settings, t)),
                     ("checks", lambda t: quality.run_checks(settings, t)),
                 ):
                     began = time.perf_counter()
                     work(table)
-                    found[name] += time.perf_counter() - began
+                    seconds[name] += time.perf_counter() - began
             if number:
                 print(
-                    f"round {number}  {rows:,} rows  checks {found['checks']:.2f} s  scan {found['scan']:.2f} s  "
-                    f"ratio {found['checks'] / found['scan']:.2f}",
+                    f"round {number}  {rows:,} rows  checks {seconds['checks']:.2f} s  scan {seconds['scan']:.2f} s  "
+                    f"ratio {seconds['checks'] / seconds['scan']:.2f}",
                     flush=True,
                 )
 
@@ -88,12 +88,12 @@ def browse(rows: int) -> None:
         big_table(settings, rows)
 
         def median(*actions: Callable[[], object]) -> float:
-            found = []
+            durations = []
             for number in range(9):
                 began = time.perf_counter()
                 actions[number % len(actions)]()
-                found.append(time.perf_counter() - began)
-            return statistics.median(found)
+                durations.append(time.perf_counter() - began)
+            return statistics.median(durations)
 
         began = time.perf_counter()
         seen = explorer.Explorer(settings)

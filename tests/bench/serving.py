@@ -1,4 +1,4 @@
-"""What the API takes on one large table."""
+"""What the API takes: on one large table, and on the sample with all of its routes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,21 @@ AGGREGATE = ("POST", "/query", "SELECT event_type, count(*), avg(event_value) FR
 SORTED = ("GET", PATH + "/preview?limit=10&order_by=event_value&columns=event_id,event_value")
 CATALOG = ("GET", "/tables?layer=silver")
 ONE_USER = ("POST", "/query", "SELECT * FROM app_events_silver WHERE user_id = 'user_81' ORDER BY event_timestamp")
+
+
+MIX = {
+    "/tables": ("GET", "/tables"),
+    "/catalog": ("GET", "/catalog"),
+    "/tables/{name}": ("GET", PATH),
+    "preview": PREVIEW,
+    "history": ("GET", PATH + "/history"),
+    "quality": ("GET", PATH + "/quality"),
+    "lineage": ("GET", "/catalog/lineage/user_segments_gold"),
+    "/query": ("POST", "/query", "SELECT event_type, count(*) FROM app_events_silver GROUP BY 1 ORDER BY 2 DESC"),
+    "/health": ("GET", "/health"),
+    "/metrics": ("GET", "/metrics"),
+}
+"""One request of each route."""
 
 
 @contextmanager
@@ -76,12 +91,48 @@ def load(port: int, clients: int, lasting: float, mix: list[tuple]) -> tuple[lis
             if status != 200:
                 wrong.append(status)
 
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return times, wrong
+
+
+def mixed(rows: int, requests: int, clients: int = 8) -> None:
+    """How many requests the API answers in a second on the sample, each route as often as the others."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = [sys.executable, "-m", "lakehouse_lib", "run", "--sample", "--set", f"sample.rows={rows}"]
+        subprocess.run(run, env=os.environ | {"LAKEHOUSE_BASE_PATH": folder}, check=True, stdout=subprocess.DEVNULL)
+        with service(folder) as (port, process, _):
+            for part in range(requests // 4000):
+                _mixed(port, 4000, clients, f"requests {part * 4000:>6,} to {(part + 1) * 4000:,}")
+                print(f"    service {process.memory_info().rss / 2**20:.0f} MB", flush=True)
+
+
+def _mixed(port: int, requests: int, clients: int, name: str) -> None:
+    times: dict[str, list[float]] = {route: [] for route in MIX}
+    wrong: list[int] = []
+
+    def client(number: int) -> None:
+        connection, picks = http.client.HTTPConnection("127.0.0.1", port), random.Random(number)
+        for _ in range(requests // clients):
+            route = picks.choice([*MIX])
+            status, took = ask(connection, *MIX[route])
+            times[route].append(took * 1000)
+            wrong.extend([status] if status != 200 else [])
+
+    began = time.perf_counter()
     everyone = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for one in everyone:
         one.start()
     for one in everyone:
         one.join()
-    return times, wrong
+    wall = time.perf_counter() - began
+    print(f"{name}: {clients} clients, {requests / wall:.0f} a second, errors {wrong or 'none'}")
+    for route, took in times.items():
+        last = statistics.quantiles(took, n=100)[98]
+        print(f"    {route:<15} p50 {statistics.median(took):6.1f} ms  p99 {last:6.1f} ms")
 
 
 def serve(rows: int, lasting: float, requests: int) -> None:
@@ -90,10 +141,10 @@ def serve(rows: int, lasting: float, requests: int) -> None:
         big_table(config.load({"lakehouse_base_path": folder}), rows)
         with service(folder) as (port, process, began):
             print(f"{rows:,} rows  start         {began:6.2f} s to the first answer")
-            one = http.client.HTTPConnection("127.0.0.1", port)
+            connection = http.client.HTTPConnection("127.0.0.1", port)
             for name, request in (("preview", PREVIEW), ("sorted", SORTED), ("aggregate", AGGREGATE),
                                   ("one user", ONE_USER), ("catalog", CATALOG)):  # fmt: skip
-                times = [ask(one, *request)[1] * 1000 for _ in range(50)]
+                times = [ask(connection, *request)[1] * 1000 for _ in range(50)]
                 print(f"{rows:,} rows  {name:<13} p50 {statistics.median(times):6.1f} ms  max {max(times):6.1f} ms")
             for clients in (1, 8, 1, 8):
                 times, wrong = load(port, clients, lasting, [PREVIEW, AGGREGATE])
@@ -106,14 +157,14 @@ def serve(rows: int, lasting: float, requests: int) -> None:
                 )
             everything = [PREVIEW, AGGREGATE, ONE_USER, CATALOG, ("POST", "/query", "SELECT 1 FROM nothing")]
             everything += [("GET", path) for path in (PATH + "/history", "/metrics", "/health")]
-            done, picks, one = 0, random.Random(1), http.client.HTTPConnection("127.0.0.1", port)
+            done, picks, connection = 0, random.Random(1), http.client.HTTPConnection("127.0.0.1", port)
             while done <= requests:
                 if done % (requests // 10) == 0:
-                    sizes = [one.memory_info().rss / 2**20 for one in (process, *process.children())]
+                    sizes = [part.memory_info().rss / 2**20 for part in (process, *process.children())]
                     print(
                         f"after {done:>6,} requests  service {sizes[0]:4.0f} MB  queries "
                         + " ".join(f"{size:4.0f} MB" for size in sizes[1:]),
                         flush=True,
                     )
-                ask(one, *picks.choice(everything))
+                ask(connection, *picks.choice(everything))
                 done += 1

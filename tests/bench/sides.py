@@ -112,12 +112,12 @@ def one(side: str, rows: int) -> Iterator[tuple[str, Cost]]:
 
 
 def _answers(folder: str) -> dict[str, int]:
-    found = reader.query(
+    answer = reader.query(
         config.load({"lakehouse_base_path": folder}),
         "SELECT sum(total_clicks), (SELECT count(*) FROM clickstream_silver), sum(error_count), "
         "count_if(total_clicks > 0) FROM hourly_metrics_gold",
     )
-    return dict(zip(("clicks", "sessions", "errors", "hours"), map(int, found.iloc[0]), strict=True))
+    return dict(zip(("clicks", "sessions", "errors", "hours"), map(int, answer.iloc[0]), strict=True))
 
 
 def compare(rows: int, rounds: int, sides: list[str], target: str = "") -> None:

@@ -14,7 +14,8 @@
     filter();
     const heads = [...box.querySelectorAll("[data-sort]")];
     const sort = (head) => {
-      const key = head.dataset.sort, up = head.ariaSort ? head.ariaSort === "descending" : head.dataset.first !== "down";
+      const key = head.dataset.sort, last = head.getAttribute("aria-sort");
+      const up = last ? last === "descending" : head.dataset.first !== "down";
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const value = (row) => row.dataset[key], number = (row) => (value(row) === "" ? -Infinity : Number(value(row)));
@@ -30,9 +31,11 @@
         if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sort(head); }
       });
     }
-    box.querySelector(".lh-by")?.addEventListener("change", (event) => {
+    bar.querySelector("select").addEventListener("change", (event) => {
       const head = heads.find((one) => one.dataset.sort === event.target.value);
-      if (head) { head.removeAttribute("aria-sort"); sort(head); }
+      if (!head) { list.append(...rows); return; }
+      head.removeAttribute("aria-sort");
+      sort(head);
     });
   }
   const reveal = () => {

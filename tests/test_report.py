@@ -336,6 +336,17 @@ def test_business_report_names_tables_that_are_held_back(lake):
     assert "user_segments_gold is not up to date" in text and "because of &lt;script&gt;" in text
 
 
+def test_events_by_hour_are_the_mean_of_the_days_that_there_are(lake):
+    day = (NOW - timedelta(days=1)).date()
+    put(lake, "event_metrics_gold", [
+        {"metric_date": day - timedelta(days=ago), "metric_hour": hour, "event_type": kind, "total_events": events}
+        for ago, hour, kind, events in ((0, 7, "tap", 30), (3, 7, "tap", 10), (3, 8, "buy", 4), (40, 7, "tap", 1000))
+    ])  # fmt: skip
+    assert business.event_types(lake).values.tolist() == [["tap", 40], ["buy", 4]]
+    hours = business.by_hour(lake, ["tap", "buy", "none"]).set_index("hour")
+    assert list(hours) == ["tap", "buy"] and hours.tap[7] == 40 / 28 and hours.buy[8] == 4 / 28 and hours.tap[9] == 0
+
+
 def test_business_report_of_nothing_says_so(lake):
     days = business.days(lake)
     assert "No full day yet" in business.front(lake, days).data

@@ -170,7 +170,7 @@ class Facts:
     """Tables rebuilt since the previous report because their code or settings changed, with the id of the run."""
 
     def owner(self, name: str) -> str:
-        """The owner of a table; empty for tables of ``ops/``."""
+        """Return the owner of a table; empty for tables of ``ops/``."""
         return next((facts.owner for facts in self.tables if facts.table.name == name), "")
 
 
@@ -196,13 +196,13 @@ def gather(settings: Settings, now: datetime | None = None) -> Facts:
 
 
 def reports(settings: Settings) -> list[tuple[datetime, str, str]]:
-    """When each report was made, its verdict and its run, oldest first."""
+    """Return when each report was made, its verdict and its run, oldest first."""
     return sorted(delta.ops_tuples(settings, "health_reports", ["generated_at", "verdict", "run_id"]))
 
 
 @delta.look()
 def runs(settings: Settings, limit: int = RUNS) -> list[RunFacts]:
-    """The last runs that changed a table or tried to, oldest first."""
+    """Return the last runs that changed a table or tried to, oldest first."""
     verdicts = {run_id: verdict for _, verdict, run_id in reports(settings)}
     by_run: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"]):
@@ -226,7 +226,7 @@ def runs(settings: Settings, limit: int = RUNS) -> list[RunFacts]:
 def _since(
     report: Report, earlier: list[tuple[datetime, str, str]]
 ) -> tuple[datetime | None, dict[tuple[str, str], datetime]]:
-    """Since when the verdict has been what it is, and since when each finding has been reported."""
+    """Return since when the verdict has been what it is, and since when each finding has been reported."""
     since, same = None, True
     open_findings = {(finding.table, finding.kind) for finding in report.findings}
     finding_since: dict[tuple[str, str], datetime] = {}
@@ -280,7 +280,7 @@ def _added(report: Report, name: str) -> int | None:
 
 
 def _days(settings: Settings, table: Table, now: datetime) -> tuple[list[Day], date | None]:
-    """The last days of a table, also those without rows, and its newest day with rows."""
+    """Return the last days of a table, also those without rows, and its newest day with rows."""
     counts: pd.Series = anomalies.so_far(settings, table)["rows"]
     if counts.empty:
         return [], None

@@ -45,7 +45,7 @@ class Tile:
 
 
 def days(settings: Settings) -> pd.DataFrame:
-    """The rows of ``daily_summary_gold``, oldest first, without technical columns, of the days that were
+    """Return the rows of ``daily_summary_gold``, oldest first, without technical columns, of the days that were
     over when the table was last updated."""
     frame = reader.query(
         settings, "SELECT * EXCLUDE (_run_id, _processed_at) FROM daily_summary_gold ORDER BY summary_date"
@@ -56,13 +56,13 @@ def days(settings: Settings) -> pd.DataFrame:
 
 
 def known(frame: pd.DataFrame, names: list[str]) -> list[str]:
-    """The columns that hold something other than zero."""
+    """Return the columns that hold something other than zero."""
     return [name for name in names if name in frame and frame[name].fillna(0).any()]
 
 
 def segments(settings: Settings) -> pd.DataFrame:
-    """A row for each segment of ``user_segments_gold``: users, their share, value and risk of churn."""
-    frame = reader.query(
+    """Return a row for each segment of ``user_segments_gold``: users, their share, value and risk of churn."""
+    return reader.query(
         settings,
         """
         SELECT segment_name AS segment, count(*) AS users, 100.0 * count(*) / sum(count(*)) OVER () AS "% of users",
@@ -71,13 +71,11 @@ def segments(settings: Settings) -> pd.DataFrame:
         FROM user_segments_gold GROUP BY 1 ORDER BY users DESC, segment
     """,
     )
-    return frame
 
 
 def event_types(settings: Settings, limit: int = 8) -> pd.DataFrame:
-    """The most frequent event types of the last `SPAN` days of data: ``event_type``, ``events`` and ``share``, percent
-    of the first one's events."""
-    frame = reader.query(
+    """Return the most frequent event types of the last `SPAN` days of data: ``event_type`` and ``events``."""
+    return reader.query(
         settings,
         f"""
         SELECT event_type, sum(total_events)::BIGINT AS events FROM event_metrics_gold
@@ -85,18 +83,18 @@ def event_types(settings: Settings, limit: int = 8) -> pd.DataFrame:
         GROUP BY 1 ORDER BY events DESC, event_type LIMIT {limit}
     """,
     )
-    return frame.assign(share=100.0 * frame.events / (frame.events.max() if len(frame) else 1))
 
 
 def by_hour(settings: Settings, names: list[str]) -> pd.DataFrame:
-    """Events of each hour of the day (UTC), the mean of the last `SPAN` days of data: ``hour`` and a column for each
-    event type."""
+    """Return the events of each hour of the day (UTC), the mean of the last `SPAN` days of data or of as many as there
+    are: ``hour`` and a column for each event type."""
     frame = reader.query(
         settings,
         f"""
-        WITH newest AS (SELECT max(metric_date) AS day FROM event_metrics_gold)
-        SELECT metric_hour AS hour, event_type, sum(total_events) / {SPAN}.0 AS events
-        FROM event_metrics_gold, newest WHERE metric_date > day - {SPAN} GROUP BY ALL
+        WITH days AS (SELECT max(metric_date) AS newest, least({SPAN}, max(metric_date) - min(metric_date) + 1) AS many
+                      FROM event_metrics_gold)
+        SELECT metric_hour AS hour, event_type, sum(total_events) / any_value(many) AS events
+        FROM event_metrics_gold, days WHERE metric_date > newest - {SPAN} GROUP BY ALL
     """,
     )
     wide = frame.pivot(index="hour", columns="event_type", values="events").reindex(range(24)).fillna(0)
@@ -104,8 +102,8 @@ def by_hour(settings: Settings, names: list[str]) -> pd.DataFrame:
 
 
 def front(settings: Settings, frame: pd.DataFrame) -> HTML:
-    """The key figures of the last full day, each with its trend and the same weekday of the week before; and which of
-    the tables behind them are not up to date."""
+    """Show the key figures of the last full day, each with its trend and the same weekday of the week before; and
+    which of the tables behind them are not up to date."""
     if frame.empty:
         return HTML("<p>No full day yet: daily_summary_gold has no rows. Run the layers first.</p>")
     steps = probes.last_steps(settings)

@@ -40,8 +40,8 @@ class Layer:
 
 
 def chart(title: str, unit: str, layers: Sequence[Layer], ticks: Sequence[tuple[float, str]], height: int = 170) -> str:
-    """A chart with labelled axes; y begins at 0. ``ticks`` are positions on the x axis and their labels. At least one
-    layer must have a point."""
+    """Draw a chart with labelled axes; y begins at 0. ``ticks`` are positions on the x axis and their labels. At least
+    one layer must have a point."""
     layers = [layer for layer in layers if layer.drawn]
     xs = [x for layer in layers for x, _ in layer.points]
     pad = max([layer.width / 2 for layer in layers if layer.kind == "bars"], default=0)
@@ -68,7 +68,7 @@ def chart(title: str, unit: str, layers: Sequence[Layer], ticks: Sequence[tuple[
 
 
 def spark(values: Sequence[float], odd: Sequence[bool] = (), open_last: bool = False, label: str = "") -> str:
-    """Bars without axes: the trend of a table in its line. An open last bar is that of a day that is not over."""
+    """Draw bars without axes: the trend of a table in its line. An open last bar is that of a day that is not over."""
     top, last = max(values, default=0) or 1, len(values) - 1
     bars: dict[tuple[str, float], str] = {}
     for i, value in enumerate(values):
@@ -82,7 +82,7 @@ def spark(values: Sequence[float], odd: Sequence[bool] = (), open_last: bool = F
 
 
 def spark_line(points: Sequence[Point], start: float, end: float, label: str = "") -> str:
-    """A stepped line without axes, from a start to an end on the x axis."""
+    """Draw a stepped line without axes, from a start to an end on the x axis."""
     top, span = max((y for _, y in points), default=0) or 1, (end - start) or 1
     places = [(120 * max(0.0, x - start) / span, 26 - 23 * y / top) for x, y in points]
     (first, at), *rest = places
@@ -92,7 +92,7 @@ def spark_line(points: Sequence[Point], start: float, end: float, label: str = "
 
 
 def strip(colors: Sequence[str], titles: Sequence[str], label: str) -> str:
-    """Squares in a row, each with a tooltip: how something went before."""
+    """Draw squares in a row, each with a tooltip: how something went before."""
     squares = "".join(
         f'<span title="{html.escape(title)}" style="display:inline-block;width:7px;height:12px;margin-right:2px;'
         f'border-radius:2px;background:{color}"></span>'
@@ -102,7 +102,7 @@ def strip(colors: Sequence[str], titles: Sequence[str], label: str) -> str:
 
 
 def nice(values: Sequence[float]) -> list[float]:
-    """Round steps from 0 to the largest value or above; whole numbers unless the values are smaller."""
+    """Return round steps from 0 to the largest value or above; whole numbers unless the values are smaller."""
     top = max((value for value in values if not math.isnan(value)), default=0) or 1
     raw = top / 3
     magnitude = 10 ** math.floor(math.log10(raw))
@@ -112,7 +112,7 @@ def nice(values: Sequence[float]) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A label of an axis."""
+    """Return a label of an axis."""
     for unit, factor in (("G", 1e9), ("M", 1e6)):
         if abs(value) >= factor:
             return f"{value / factor:,.4g} {unit}"
@@ -120,7 +120,7 @@ def number(value: float) -> str:
 
 
 def time_ticks(start: datetime, end: datetime, count: int = 4) -> list[tuple[float, str]]:
-    """Ticks of a time axis counted back from the newest day or hour, which always has one."""
+    """Return the ticks of a time axis, counted back from the newest day or hour, which always has one."""
     span = end - start
     if span <= timedelta(days=2):
         step, form = timedelta(hours=max(1, math.ceil(span.total_seconds() / 3600 / count))), "%d %b %H:%M"
@@ -134,7 +134,7 @@ def time_ticks(start: datetime, end: datetime, count: int = 4) -> list[tuple[flo
 
 
 def stamp(at: datetime) -> float:
-    """A time as a position on the x axis."""
+    """Return a time as a position on the x axis."""
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 

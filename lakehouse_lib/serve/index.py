@@ -40,12 +40,12 @@ def write(settings: Settings) -> Path:
 
 
 def _age(folder: Path) -> float:
-    """Newest first."""
+    """Return a key that sorts the newest first."""
     return -folder.stat().st_mtime
 
 
 def _pages(folder: Path) -> list[tuple[str, str]]:
-    """The HTML pages of a run, reports first: their titles and links."""
+    """Return the HTML pages of a run, reports first: their titles and links."""
     names = sorted((page.name for page in folder.glob("*.html")), key=lambda name: ("report" not in name, name))
     return [(_title(name), f"{quote(folder.name)}/{quote(name)}") for name in names]
 

@@ -23,15 +23,17 @@ from lakehouse_lib.serve.charts import Layer, chart, stamp
 
 FIRST = 4
 """Findings on the first screen; the others are one click away."""
-ORDERS = (("", "as the data flows"), ("state", "worst first"), ("name", "by name"), ("rows", "most rows"), ("age", "oldest data"),
-          ("failed", "failed checks"), ("run", "last run"), ("bytes", "largest"))  # fmt: skip
+ORDERS = (
+    ("", "as the data flows"), ("state", "worst first"), ("name", "by name"), ("rows", "most rows"),
+    ("age", "oldest data"), ("failed", "failed checks"), ("run", "last run"), ("bytes", "largest"),
+)  # fmt: skip
 """Orders to choose from where the screen is too narrow for the heads of columns."""
 LISTED = 10
 """Runs that are listed below the timeline."""
 
 
 def front(facts: Facts) -> HTML:
-    """The first screen: the verdict and since when, tables by state, what needs a person, and what has changed."""
+    """Show the first screen: the verdict and since when, tables by state, what needs a person, and what has changed."""
     report = facts.report
     states = [table.state for table in facts.tables]
     words = [*reversed(health.VERDICTS), health.NOT_IN_USE]
@@ -50,14 +52,14 @@ def front(facts: Facts) -> HTML:
 
 
 def tables(settings: Settings, facts: Facts) -> HTML:
-    """A line for each table, with its details behind a click; it can be filtered and sorted."""
+    """Show a line for each table, with its details behind a click; it can be filtered and sorted."""
     known = {table.table.name for table in facts.tables}
     lines = [_line(settings, table, facts.report.generated_at) for table in facts.tables]
     return _html("tables", templates.SCRIPT, tables=lines, known=known, span=care_facts.DAYS, orders=ORDERS)
 
 
 def runs(facts: Facts) -> HTML:
-    """The last runs as a timeline, and as a list, newest first."""
+    """Show the last runs as a timeline, and as a list, newest first."""
     return _html("runs", chart=_timeline(facts.runs), runs=facts.runs[: -LISTED - 1 : -1])
 
 
@@ -80,7 +82,7 @@ def _finding_since(facts: Facts, finding: Finding) -> str:
 
 
 def _past_verdicts(facts: Facts) -> Markup:
-    """The worst verdict of each of the last days."""
+    """Draw the worst verdict of each of the last days."""
     worst: dict[date, str] = {}
     for at, verdict in facts.verdicts:
         worst[at.date()] = max(worst.get(at.date(), verdict), verdict, key=health.VERDICTS.index)
@@ -92,7 +94,7 @@ def _past_verdicts(facts: Facts) -> Markup:
 
 
 def _line(settings: Settings, facts: TableFacts, now: datetime) -> dict[str, Any]:
-    """What the template shows of one table."""
+    """Return what the template shows of one table."""
     table, step = facts.table, facts.last_step
     state_order = [health.NOT_IN_USE, *health.VERDICTS].index(facts.state)
     words = (table.name, table.layer, facts.owner, facts.state, *table.tags, *(f.kind for f in facts.findings))
@@ -119,7 +121,7 @@ def _line(settings: Settings, facts: TableFacts, now: datetime) -> dict[str, Any
 
 
 def _share(facts: TableFacts) -> float | None:
-    """The age of a table's data as a share of its target; None for rejected records, where nothing new is no delay."""
+    """Return the age of a table's data as a share of its target; None for rejected records: nothing new is no delay."""
     age = facts.freshness.age
     return None if age is None or facts.table.layer == "quarantine" else age / facts.freshness.target
 
@@ -146,7 +148,7 @@ def _checks_in_short(facts: TableFacts) -> str:
 
 
 def _spark(facts: TableFacts, now: datetime) -> str:
-    """The trend of a table in its line: rows by day, or for a table without days its number of rows."""
+    """Draw the trend of a table in its line: rows by day, or for a table without days its number of rows."""
     if facts.days:
         label = _days_in_words(facts)
         return charts.spark([d.rows for d in facts.days], [d.odd for d in facts.days], not facts.days[-1].over, label)
@@ -166,7 +168,7 @@ def _days_in_words(facts: TableFacts) -> str:
 
 
 def _volume(facts: TableFacts, now: datetime) -> str:
-    """The rows of each day with the expected range, or the number of rows over time."""
+    """Draw the rows of each day with the expected range, or the number of rows over time."""
     if facts.days:
         if not any(day.rows for day in facts.days):
             return f'<p class="lh-soft">{_days_in_words(facts)}</p>'
@@ -219,7 +221,7 @@ def _sizes(facts: TableFacts) -> list[tuple[str, str]]:
 
 
 def _timeline(runs: list[RunFacts]) -> Markup:
-    """Seconds of each run, oldest first; a single run is no trend."""
+    """Draw the seconds of each run, oldest first; a single run is no trend."""
     if len(runs) < 3:
         return Markup("")
     colors = {"ok": style.ACCENT, "held": style.ODD, "failed": "#d0453c"}

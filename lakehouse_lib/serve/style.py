@@ -27,7 +27,7 @@ FEW = 100
 
 
 def size(count: float) -> str:
-    """Bytes, for people."""
+    """Write bytes for people."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:,.1f} {unit}"
@@ -35,7 +35,7 @@ def size(count: float) -> str:
 
 
 def age(span: timedelta | None) -> str:
-    """A length of time in its largest unit; empty for None."""
+    """Write a length of time in its largest unit; empty for None."""
     if span is None:
         return ""
     minutes = max(0.0, span.total_seconds() / 60)
@@ -45,17 +45,17 @@ def age(span: timedelta | None) -> str:
 
 
 def seconds(count: float) -> str:
-    """Seconds, for people."""
+    """Write seconds for people."""
     return f"{count:.1f} s" if count < 10 else f"{count:.0f} s" if count < 120 else f"{count / 60:,.0f} min"
 
 
 def moment(at: datetime) -> str:
-    """A time to the minute."""
+    """Write a time to the minute."""
     return f"{at:%Y-%m-%d %H:%M}"
 
 
 def change(before: float, now: float) -> str:
-    """A difference; in percent as well, but only of a number that is large enough and at most doubled."""
+    """Write a difference, in percent as well, but only of a number that is large enough and at most doubled."""
     if now == before:
         return "no change"
     text = f"{now - before:+,.0f}"

@@ -14,7 +14,7 @@ _FOLDER = Path(__file__).parent / "templates"
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may be broken after an underscore."""
+    """Return a name that may be broken after an underscore."""
     return Markup("_<wbr>").join(name.split("_"))
 
 

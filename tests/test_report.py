@@ -333,7 +333,7 @@ def test_business_report_names_tables_that_are_held_back(lake):
     put(lake, "daily_summary_gold", [summary(1, total_users=5)])
     ran(lake, "r", timedelta(0), "user_segments_gold", "x", 0, state="held", message=f"because of {EVIL}")
     text = business.front(lake, business.days(lake)).data
-    assert "user_segments_gold is not up to date" in text and "because of &lt;script&gt;" in text
+    assert "Not up to date: user_segments_gold. because" in text and "because of &lt;script&gt;" in text
 
 
 def test_events_by_hour_are_the_mean_of_the_days_that_there_are(lake):

@@ -107,7 +107,10 @@ def front(settings: Settings, frame: pd.DataFrame) -> HTML:
     if frame.empty:
         return HTML("<p>No full day yet: daily_summary_gold has no rows. Run the layers first.</p>")
     steps = probes.last_steps(settings)
-    stale = [step for name in TABLES if (step := steps.get(name)) and step["state"] in ("failed", "held")]
+    stale: dict[tuple[str, str], list[str]] = {}
+    for step in (steps[name] for name in TABLES if name in steps):
+        if step["state"] in ("failed", "held"):
+            stale.setdefault((step["state"], step["message"]), []).append(step["target"])
     by_day = frame.set_index(pd.to_datetime(frame.summary_date).dt.date)
     last: date = by_day.index.max()
     tiles = [_tile(by_day, name, label, form, last) for name, label, form in _FIGURES if known(frame, [name])]

@@ -29,7 +29,8 @@ def write(settings: Settings) -> Path:
         run = known.get(path.name)
         reported_at, verdict = verdicts.get(path.name, (None, ""))
         written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        rows.append({"run_id": path.name, "facts": run, "verdict": verdict, "pages": _pages(path),
+        rows.append({"run_id": path.name, "facts": run, "verdict": verdict,
+                     "reports": _pages(path, True), "others": _pages(path, False),
                      "started_at": run.started_at if run else reported_at or written})  # fmt: skip
     rows.sort(key=lambda row: row["started_at"], reverse=True)
     page = folder / "index.html"
@@ -44,9 +45,9 @@ def _age(folder: Path) -> float:
     return -folder.stat().st_mtime
 
 
-def _pages(folder: Path) -> list[tuple[str, str]]:
-    """Return the HTML pages of a run, reports first: their titles and links."""
-    names = sorted((page.name for page in folder.glob("*.html")), key=lambda name: ("report" not in name, name))
+def _pages(folder: Path, reports: bool) -> list[tuple[str, str]]:
+    """Return the titles and links of a run's reports, or of its other pages."""
+    names = sorted(page.name for page in folder.glob("*.html") if page.stem.endswith("_report") is reports)
     return [(_title(name), f"{quote(folder.name)}/{quote(name)}") for name in names]
 
 

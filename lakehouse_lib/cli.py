@@ -123,7 +123,7 @@ def _add_trust(add_command: _AddCommand) -> None:
         care.show_health,
         "the health of the lakehouse, and what needs attention; exits with 3 if it is degraded",
     )
-    add_command("report", runs.write_report, "the health report as one HTML page, with the figures")
+    add_command("report", runs.write_report, "the health report and the business report, each as one HTML page")
     sample = add_command("sample", runs.write_sample, "write sample landing files")
     sample.add_argument("--rows", type=int, required=True)
     sample.add_argument("--out", required=True)

@@ -90,11 +90,21 @@ class _Indented(io.TextIOBase):
 
 
 def to_html(notebook: Path, code: bool) -> None:
-    """Export an executed notebook as HTML beside it, with or without its code; the page works offline."""
+    """Export an executed notebook as HTML beside it, with or without its code; the page works offline, and is light or
+    dark as its reader's system is."""
     body, _ = _exporter(code).from_filename(str(notebook))
     # The template loads MathJax and RequireJS from the network.
     body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
+    body = body.replace("</head>", f"{_dark()}</head>", 1)
     notebook.with_suffix(".html").write_text(body)
+
+
+@functools.cache
+def _dark() -> str:
+    """Return the template's dark theme for readers whose system is dark; the template has one theme at a time."""
+    folders = map(Path, _exporter(True).template_paths)
+    theme = next(path for folder in folders if (path := folder / "static/theme-dark.css").exists()).read_text()
+    return f"<style>@media (prefers-color-scheme: dark) {{ :root {{ color-scheme: dark; }} {theme} }}</style>"
 
 
 @functools.cache

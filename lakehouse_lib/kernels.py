@@ -22,7 +22,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 _IMPORTED = ["ipykernel.kernelapp", "ipykernel.zmqshell", "ipykernel.debugger", "pyspark.sql.connect.session"]
 _IMPORTED += [f"lakehouse_lib.{name}" for name in (
-    "serve.figures", "flow.pipeline", "serve.plots", "trust.profiles", "care.maintenance", "care.health"
+    "serve.page", "flow.pipeline", "serve.plots", "trust.profiles", "care.maintenance", "care.health"
 )]  # fmt: skip
 # The first two are what a child needs to find its main module and `_kernel`.
 _IMPORTED += ["lakehouse_lib.cli", "lakehouse_lib.kernels", "lakehouse_lib.preloaded"]
@@ -37,8 +37,6 @@ def prepare() -> None:
     """Start importing in the background."""
     if not _FORKS:
         return
-    # matplotlib reads it when it is imported.
-    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or ipykernel's debugger warns in the terminal
     _server.set_forkserver_preload(_IMPORTED)
     forkserver.ensure_running()

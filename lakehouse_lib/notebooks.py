@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from lakehouse_lib.model import tables
 
 ORDER = ("00_start_here", "10_bronze_ingestion", "20_silver_transformations", "30_gold_aggregations", "40_data_quality")
 
-MAINTENANCE, REPORT = "70_maintenance", "60_health_report"
-"""Executed at the end of a run: maintenance if it is worthwhile, and always the report."""
+MAINTENANCE, REPORT, BUSINESS = "70_maintenance", "60_health_report", "65_business_report"
+"""Executed at the end of a run: maintenance if it is worthwhile, and always both reports."""
 
 EXPLORE = ("50_catalog_explorer", "55_time_travel")
 """Notebooks for interactive use; a run does not execute them."""
@@ -46,6 +47,10 @@ def settings(namespace: dict[str, Any]) -> Settings:
     found = config.load({name: value for name, value in plain.items() if name in _known})
     config.log_to_file(found)
     tables.declared(found)  # rejects invalid checks and replicas
+    if "IPython" in sys.modules:
+        from lakehouse_lib.serve import browse  # not at the top: a run with nothing new shows nothing
+
+        browse.use_everywhere()
     return found
 
 
@@ -117,7 +122,7 @@ def execute(
 
 
 def _copy(notebook: Path) -> None:
-    """Write an HTML copy; the report's copy hides the code."""
+    """Write an HTML copy; those of the reports hide the code."""
     from lakehouse_lib import execution
 
-    execution.to_html(notebook, code=notebook.stem != REPORT)
+    execution.to_html(notebook, code=notebook.stem not in (REPORT, BUSINESS))

@@ -147,7 +147,12 @@ def _one(
 
 
 def report(settings: Settings, run_id: str, latest: bool = True) -> None:
-    """Render the health report."""
-    print(notebooks.REPORT, flush=True)
-    page = notebooks.execute(settings, notebooks.REPORT, run_id, latest=latest).with_suffix(".html")
-    print(f"Health report: {page}")
+    """Render the reports, and list all runs."""
+    from lakehouse_lib.serve import index  # not at the top: a run with nothing new writes no page
+
+    pages = []
+    for name in (notebooks.REPORT, notebooks.BUSINESS):
+        print(name, flush=True)
+        pages.append(notebooks.execute(settings, name, run_id, latest=latest).with_suffix(".html"))
+    health_page, business_page = pages
+    print(f"Health report: {health_page}\nBusiness report: {business_page}\nAll runs: {index.write(settings)}")

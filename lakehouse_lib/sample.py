@@ -266,7 +266,8 @@ def _line(rng: random.Random, settings: SampleSettings, feed: str, record: dict[
 
 
 def _set_modified(path: Path, day: date) -> None:
-    moment = datetime(day.year, day.month, day.day, 1, tzinfo=UTC).timestamp()
+    delivered = datetime(day.year, day.month, day.day, 1, tzinfo=UTC)
+    moment = min(delivered, datetime.now(UTC)).timestamp()  # between midnight and one, not ahead of the clock
     os.utime(path, (moment, moment))
 
 

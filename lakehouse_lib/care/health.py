@@ -32,7 +32,6 @@ VERDICTS = ("Healthy", "Unknown", "Warning", "Degraded")
 """From best to worst; the worst finding decides."""
 NOT_IN_USE = "Not in use"
 """State of a table whose feed has never had a file."""
-COLORS = dict(zip(VERDICTS, ("#2e7d4f", "#5f6b7a", "#b26a00", "#b3261e"), strict=True))
 
 
 @dataclass

@@ -52,11 +52,19 @@ class Work:
     command: str
     by_itself: bool = True
     """Whether a run may do it; otherwise it waits for a person."""
+    value: str = ""
+    """What was measured, with its unit."""
+    bound: str = ""
+    """What is in order."""
 
 
 @delta.look()
 def due(settings: Settings, today: date | None = None) -> list[Work]:
     """Everything worth doing, judged from the logs."""
+    return delta.once(f"maintenance due {today}", lambda: _due(settings, today))
+
+
+def _due(settings: Settings, today: date | None) -> list[Work]:
     work = _ops(settings) if settings.enable_delta else []
     for table in _existing(settings):
         try:
@@ -81,7 +89,8 @@ def to_archive(settings: Settings, table: Table, today: date | None = None) -> l
     blocker, work = waiting(settings, table), []
     if aged:
         why = f"{aged.rows:,} rows before {aged.before} have passed its retention since they were loaded"
-        work.append(_archive(table, [why, blocker], len(aged.days), aged.bytes, command("run"), by_itself=not blocker))
+        fix = command("run")
+        work.append(_archive(table, [why, blocker], len(aged.days), aged.bytes, fix, not blocker, aged.rows))
         rows, size, days = rows - aged.rows, size - aged.bytes, days - len(aged.days)
     if rows or not aged:
         why = f"{rows:,} rows before {past.before} are past its retention"
@@ -91,12 +100,13 @@ def to_archive(settings: Settings, table: Table, today: date | None = None) -> l
             else "auto_archive is off"
         )
         fix = command("run" if blocker else f"retention {table.name}")
-        work.append(_archive(table, [why, reason, blocker], days, size, fix, by_itself=False))
+        work.append(_archive(table, [why, reason, blocker], days, size, fix, False, rows))
     return work
 
 
-def _archive(table: Table, why: list[str], days: int, size: int, fix: str, by_itself: bool) -> Work:
-    return Work(table.name, "archive", "; ".join(filter(None, why)), days, size, fix, by_itself)
+def _archive(table: Table, why: list[str], days: int, size: int, fix: str, by_itself: bool, rows: int) -> Work:
+    cause = "; ".join(filter(None, why))
+    return Work(table.name, "archive", cause, days, size, fix, by_itself, f"{rows:,} rows", "none past retention")
 
 
 def _ops(settings: Settings) -> list[Work]:
@@ -107,7 +117,8 @@ def _ops(settings: Settings) -> list[Work]:
         files = len(delta_table.file_uris()) if delta_table else 0
         if files >= MANY_RUNS:
             why = f"{files} files, one from each run; {MANY_RUNS} or more are worth compacting"
-            work.append(Work(f"ops/{name}", "compact", why, files, 0, command("optimize")))
+            work.append(Work(f"ops/{name}", "compact", why, files, 0, command("optimize"),
+                             value=f"{files} files", bound=f"fewer than {MANY_RUNS}"))  # fmt: skip
     return work
 
 
@@ -131,10 +142,10 @@ def aged(settings: Settings, today: date | None = None) -> list[Work]:
     return due_work
 
 
-def overview(settings: Settings) -> pd.DataFrame:
-    """The work worth doing: ``table, what, why, files, MB, command``."""
-    rows = [(w.table, w.kind, w.why, w.files, w.bytes / 1e6, f"`{w.command}`") for w in due(settings)]
-    return pd.DataFrame(rows, columns=["table", "what", "why", "files", "MB", "command"])
+def overview(work: list[Work]) -> pd.DataFrame:
+    """Work as a table: ``table, what, command, why, files, MB``."""
+    rows = [(w.table, w.kind, f"`{w.command}`", w.why, w.files, w.bytes / 1e6) for w in work]
+    return pd.DataFrame(rows, columns=["table", "what", "command", "why", "files", "MB"])
 
 
 def freeable(settings: Settings) -> pd.DataFrame:
@@ -292,7 +303,8 @@ def _compact(table: Table, delta_table: DeltaTable) -> Work | None:
     files, size = sum(map(len, partitions.values())), sum(map(sum, partitions.values()))
     where = f" in {len(partitions)} days" if table.partition_by else ""
     why = f"{files} files below {SMALL // 2**20} MB{where}, {MANY} or more together"
-    return Work(table.name, "compact", why, files, size, command(f"optimize {table.name}"))
+    return Work(table.name, "compact", why, files, size, command(f"optimize {table.name}"),
+                value=f"{files} small files", bound=f"fewer than {MANY} together")  # fmt: skip
 
 
 def _checkpoint(table: Table, delta_table: DeltaTable) -> Work | None:
@@ -300,25 +312,28 @@ def _checkpoint(table: Table, delta_table: DeltaTable) -> Work | None:
     if commits < LONG_LOG:
         return None
     why = f"{commits} commits since the last checkpoint, at most {LONG_LOG} open fast"
-    return Work(table.name, "checkpoint", why, commits, 0, command(f"optimize {table.name}"))
+    return Work(table.name, "checkpoint", why, commits, 0, command(f"optimize {table.name}"),
+                value=f"{commits} commits", bound=f"fewer than {LONG_LOG}")  # fmt: skip
 
 
 def _vacuum(settings: Settings, table: Table, delta_table: DeltaTable) -> Work | None:
     files, size = removable(settings, table)
-    live = sum(pa.table(delta_table.get_add_actions())["size_bytes"].to_pylist())
+    live = sum(delta.files(delta_table)["size_bytes"].to_pylist())
     if not files or size < WORTH_VACUUM * live:
         return None
     why = f"{size:,} bytes belong to versions older than {kept_hours(settings) // 24} days, {live:,} are live"
-    return Work(table.name, "vacuum", why, len(files), size, command(f"vacuum {table.name}"))
+    return Work(table.name, "vacuum", why, len(files), size, command(f"vacuum {table.name}"),
+                value=f"{size / 1e6:,.1f} MB", bound=f"less than {WORTH_VACUUM * live / 1e6:,.1f} MB")  # fmt: skip
 
 
 def _file_sizes(table: Table, delta_table: DeltaTable, below: int) -> dict[str | None, list[int]]:
     """Sizes of the files smaller than ``below`` bytes, by partition."""
-    files = pa.table(delta_table.get_add_actions(flatten=True)).to_pylist()
+    files, partition_column = delta.files(delta_table), f"partition.{table.partition_by}"
+    names = [name for name in ("size_bytes", partition_column) if name in files.column_names]
     sizes: dict[str | None, list[int]] = defaultdict(list)
-    for file in files:
+    for file in files.select(names).to_pylist():
         if file["size_bytes"] < below:
-            partition = file.get(f"partition.{table.partition_by}")
+            partition = file.get(partition_column)
             sizes[None if partition is None else str(partition)].append(file["size_bytes"])
     return sizes
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 from deltalake import DeltaTable
 
 from lakehouse_lib.care import maintenance
@@ -52,6 +51,10 @@ class Finding:
     """The cause, with the measured value and its bound."""
     command: str
     """The command to run; empty if no command here would help."""
+    value: str = ""
+    """The measured value with its unit; empty where the cause is not a number."""
+    bound: str = ""
+    """What is allowed, in the words after "allowed:"; empty where there is no value."""
 
 
 def broken(settings: Settings, table: Table, text: str, unreadable: set[str]) -> Finding:
@@ -95,7 +98,7 @@ def _rebuild_obstacle(settings: Settings, table: Table, unreadable: set[str]) ->
 def files_there(settings: Settings, table: Table, delta_table: DeltaTable) -> str:
     """Says which files of a table's newest version are missing; empty if none are."""
     present = {path for path, _ in delta.data_files(delta_table)}
-    needed = pa.table(delta_table.get_add_actions())["path"].to_pylist()
+    needed = delta.files(delta_table)["path"].to_pylist()
     missing = [path for path in needed if path not in present]
     if not missing:
         return ""
@@ -124,16 +127,23 @@ def half_written(table: Table, delta_table: DeltaTable, accounted: ledger.Accoun
         return []
     run_id = delta.says(missing[0])["run_id"]
     text = f"{len(missing)} commits of run {run_id} are not in the ledger: the run was cut off"
-    return [Finding("half-written run", "Warning", table.name, text, command("run"))]
+    return [Finding("half-written run", "Warning", table.name, text, command("run"), f"{len(missing)} commits", "none")]
 
 
 def failed_checks(table: Table, known: dict[str, Result]) -> list[Finding]:
     """Failed checks, except freshness: that is left to `freshness`, which also looks at landing."""
     return [
         Finding("failed check", "Degraded" if result.stops else "Warning", table.name,
-                result.message.split(": ", 1)[1], _closer_look(table, result))
+                result.message.split(": ", 1)[1], _closer_look(table, result), *_measured(result))
         for result in known.values() if result.failed and result.kind != "freshness"
     ]  # fmt: skip
+
+
+def _measured(result: Result) -> tuple[str, str]:
+    """The value that a check measured and its bounds, for people."""
+    if result.measured is None:
+        return "", ""
+    return f"{result.measured:,.4g} {result.unit}".rstrip(), result.expected
 
 
 def _closer_look(table: Table, result: Result) -> str:
@@ -155,17 +165,17 @@ def clock_skew(settings: Settings, table: Table, delta_table: DeltaTable, now: d
     """Commits and landing files dated ahead of this machine's clock."""
     findings = []
     ahead = delta.committed_at(delta_table) - now
-    bound = f"at most {SKEW.seconds // 60} minutes are allowed: set the clock right"
+    bound = f"{_minutes(SKEW)} are allowed: set the clock right"
     if ahead > SKEW:
         text = f"its last commit is dated {_hours(ahead)} ahead of this machine's clock, {bound}"
-        findings.append(Finding("clock skew", "Warning", table.name, text, ""))
+        findings.append(Finding("clock skew", "Warning", table.name, text, "", _hours(ahead), _minutes(SKEW)))
     if table.layer == "bronze":
         feed = landing.feed_of(table)
         early = [file for file in landing.list_files(settings, feed) if file.modified - now > SKEW]
         if early:
             lead = max(file.modified for file in early) - now
             text = f"{len(early)} files of landing/{feed} are dated up to {_hours(lead)} ahead of this clock, {bound}"
-            findings.append(Finding("clock skew", "Warning", table.name, text, ""))
+            findings.append(Finding("clock skew", "Warning", table.name, text, "", _hours(lead), _minutes(SKEW)))
     return findings
 
 
@@ -182,8 +192,9 @@ def newest(settings: Settings, table: Table, delta_table: DeltaTable) -> tuple[d
 
 
 def _newest_event(table: Table, delta_table: DeltaTable) -> datetime | None:
-    files = pa.table(delta_table.get_add_actions(flatten=True)).to_pylist()
-    day = f"partition.{table.partition_by}"
+    known = delta.files(delta_table)
+    wanted = (f"max.{table.event_time}", day := f"partition.{table.partition_by}")
+    files = known.select([name for name in wanted if name in known.column_names]).to_pylist()
     times = [file.get(f"max.{table.event_time}") for file in files if file.get(day) is not None]
     return max((at.replace(tzinfo=UTC) if at.tzinfo is None else at for at in times if at), default=None)
 
@@ -213,14 +224,15 @@ def freshness(settings: Settings, table: Table, delta_table: DeltaTable, now: da
     cause, fix = _cause(settings, table)
     text = f"its {age_text}, at most {table.freshness_hours} hours are allowed{backfill}; {cause}"
     verdict = "Degraded" if max(late.values()) > 3 * target else "Warning"
-    return [Finding("stale feed", verdict, table.name, text, fix)]
+    allowed = f"at most {table.freshness_hours} hours"
+    return [Finding("stale feed", verdict, table.name, text, fix, _hours(max(late.values())), allowed)]
 
 
 def volume(settings: Settings, table: Table, now: datetime) -> list[Finding]:
     """Days of the last week with far fewer or far more rows than usual, judged from the log."""
     if table.layer != "bronze":
         return []
-    judged = anomalies.expected_counts(anomalies.daily(settings, table)["rows"])
+    judged = anomalies.volume(settings, table)
     since = (now - RECENT).replace(tzinfo=None)
     recent = [
         anomaly
@@ -231,9 +243,10 @@ def volume(settings: Settings, table: Table, now: datetime) -> list[Finding]:
         return []
     cause, fix = _cause(settings, table)
     return [
-        Finding("volume", "Warning", table.name, f"{anomaly.message.split(': ', 1)[1]}; {cause}", fix)
+        Finding("volume", "Warning", table.name, f"{anomaly.message.split(': ', 1)[1]}; {cause}", fix,
+                f"{anomaly.value:,.0f} rows", f"about {anomaly.expected:,.0f}")
         for anomaly in recent
-    ]
+    ]  # fmt: skip
 
 
 def _cause(settings: Settings, table: Table) -> tuple[str, str]:
@@ -268,7 +281,8 @@ def behind(settings: Settings, table: Table) -> list[Finding]:
         states = inputs.source_states(settings, table)
         waiting = sum(state.changed for state in states.values())
         text = f"{waiting} of its {len(states)} sources have changed since it read them"
-    return [Finding("behind", "Warning", table.name, text, command("run"))] if waiting else []
+    unit = "files" if table.layer == "bronze" else "sources"
+    return [Finding("behind", "Warning", table.name, text, command("run"), f"{waiting} {unit}", "none")] * bool(waiting)
 
 
 def rules(table: Table, book: Book) -> list[Finding]:
@@ -293,10 +307,14 @@ def upkeep(settings: Settings, now: datetime) -> list[Finding]:
         return any(item.by_itself == work.by_itself for item in overdue)
 
     return [
-        Finding(kinds[work.kind], "Warning", work.table, work.why, work.command)
+        Finding(kinds[work.kind], "Warning", work.table, work.why, work.command, work.value, work.bound)
         for work in maintenance.due(settings, now.date())
         if work.kind != "archive" or is_late(work)
     ]
+
+
+def _minutes(span: timedelta) -> str:
+    return f"at most {span.seconds // 60} minutes"
 
 
 def _hours(age: timedelta) -> str:

@@ -37,6 +37,7 @@ __all__ = [
     "lines",
     "matching",
     "overview",
+    "owners",
     "publish",
     "register_table",
     "search",
@@ -176,6 +177,12 @@ def overview(catalog_entries: list[Entry]) -> pd.DataFrame:
     )
 
 
+def owners(settings: Settings) -> dict[str, str]:
+    """The owner of each table, as declared or as people have changed it."""
+    edits = _edits(settings)
+    return {name: _edited(table, edits.get(name, []))[0] for name, table in tables.declared(settings).items()}
+
+
 def views(spark: SparkSession, settings: Settings) -> list[str]:
     """Create a temporary view of each existing table in a Spark session; returns their names."""
     existing = [table for table in tables.declared(settings).values() if delta.exists(settings, table)]
@@ -190,10 +197,7 @@ def _entry(
 ) -> Entry:  # fmt: skip
     path = delta.table_path(settings, table)
     delta_table = delta.opened(settings, table)
-    owner, tags = table.owner, list(table.tags)
-    for change in edits:
-        owner = change["owner"] or owner
-        tags = [tag for tag in dict.fromkeys([*tags, *change["add_tags"]]) if tag not in change["remove_tags"]]
+    owner, tags = _edited(table, edits)
     tags += more_tags
     facts: dict[str, Any] = {"version": -1, "rows": 0, "files": 0, "bytes": 0, "updated_at": None, "state": "not made"}
     if delta_table is not None:
@@ -215,9 +219,18 @@ def _entry(
     )  # fmt: skip
 
 
+def _edited(table: Table, edits: list[dict[str, Any]]) -> tuple[str, list[str]]:
+    """The owner and the tags of a table after what people have changed."""
+    owner, tags = table.owner, list(table.tags)
+    for change in edits:
+        owner = change["owner"] or owner
+        tags = [tag for tag in dict.fromkeys([*tags, *change["add_tags"]]) if tag not in change["remove_tags"]]
+    return owner, tags
+
+
 def _facts(delta_table: DeltaTable) -> dict[str, Any]:
     """What the log says of a table."""
-    files = pa.table(delta_table.get_add_actions())
+    files = delta.files(delta_table)
     return {
         "version": delta_table.version(),
         "files": files.num_rows,

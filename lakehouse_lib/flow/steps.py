@@ -64,6 +64,11 @@ class RunResult:
         file_problems = [problem for step in self.steps for problem in step.problems]
         return file_problems + [f"{s.table}: {s.message}" for s in self.steps if s.state == "failed"]
 
+    def balance(self) -> str:
+        """One sentence for a run whose `check` raises nothing: that its records add up, if it read any."""
+        read = any(step.counts["records_read"] for step in self.steps)
+        return "It adds up." if read else "Nothing was read, so there is nothing to add up."
+
     def check(self) -> None:
         """Raise an error if the run had a problem.
 

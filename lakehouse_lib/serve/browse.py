@@ -7,38 +7,62 @@ from datetime import datetime, time
 from typing import Any
 
 import pandas as pd
+from IPython.core.getipython import get_ipython
 from IPython.display import HTML
 
-BADGES = {
-    "ok": "#2e7d4f", "fresh": "#2e7d4f", "warn": "#b26a00", "late": "#b26a00", "error": "#b3261e",
-    "failed": "#b3261e", "held": "#b3261e", "quarantine": "#6a4c93",
-    "Healthy": "#2e7d4f", "Unknown": "#5f6b7a", "Warning": "#b26a00", "Degraded": "#b3261e",
-}  # fmt: skip
-"""Colour of each word that is shown as a badge; the word itself carries the meaning as well."""
+from lakehouse_lib.serve.style import BADGES
 
 VERDICTS = ("verdict", "severity", "freshness", "state", "checks", "last run")
 """Columns whose values are shown as badges."""
 
-_CELL = "padding:3px 12px 3px 0;border-bottom:1px solid #8884;vertical-align:top;"
+MOST = 200
+"""Rows of a frame that are shown where a cell ends with it."""
+
+_CELL = "padding:4px 12px 4px 0;border-bottom:1px solid #8884;vertical-align:top;max-width:none;"
+_HEAD = f"{_CELL}font-weight:400;font-size:12px;opacity:.78;"
+_FIRST = "position:sticky;left:0;background:var(--jp-layout-color0,Canvas);"
+"""The first column stays in sight where a narrow screen scrolls the others."""
 
 
 def table(frame: pd.DataFrame, empty: str = "Nothing.") -> HTML:
     """A frame as a table without an index: numbers right-aligned, verdicts as badges."""
     if frame.empty:
         return HTML(f"<p>{html.escape(empty)}</p>")
-    right = {name: pd.api.types.is_numeric_dtype(frame[name]) for name in frame}
-    align = {name: "text-align:right" if right[name] else "text-align:left" for name in frame}
-    head = "".join(f'<th style="{_CELL}{align[name]}">{html.escape(str(name))}</th>' for name in frame)
+    style = {name: _alignment(frame[name]) + _FIRST * (n == 0) for n, name in enumerate(frame)}
+    head = "".join(f'<th style="{_HEAD}{style[name]}">{html.escape(str(name))}</th>' for name in frame)
     rows = "".join(
-        "<tr>"
-        + "".join(f'<td style="{_CELL}{align[n]}">{_text(n, v)}</td>' for n, v in zip(frame, row, strict=True))
+        '<tr style="background:none">'
+        + "".join(f'<td style="{_CELL}{style[n]}">{_text(n, v)}</td>' for n, v in zip(frame, row, strict=True))
         + "</tr>"
         for row in frame.itertuples(index=False)
     )
     return HTML(
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;line-height:1.35">'
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:13px;line-height:1.4;margin:0">'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _alignment(column: pd.Series) -> str:
+    """Numbers to the right and in one line; long texts wrap."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return "text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums;"
+    longest = max((len(str(value)) for value in column), default=0)
+    wrapped = "white-space:normal;overflow-wrap:anywhere;min-width:14em;" if longest > 30 else "white-space:nowrap;"
+    return f"text-align:left;{wrapped}"
+
+
+def use_everywhere() -> None:
+    """Show every frame of this kernel in this style, also where a cell ends with the frame itself."""
+    kernel = get_ipython()
+    if kernel is not None and kernel.display_formatter is not None:
+        kernel.display_formatter.formatters["text/html"].for_type(pd.DataFrame, _shown)
+
+
+def _shown(frame: pd.DataFrame) -> str:
+    """A frame as HTML, with its index if that has a name."""
+    named = frame.reset_index() if any(frame.index.names) else frame
+    cut = f"<p>The first {MOST:,} of {len(named):,} rows.</p>" if len(named) > MOST else ""
+    return f"{table(named.head(MOST), 'No rows.').data}{cut}"
 
 
 def code(text: str) -> HTML:

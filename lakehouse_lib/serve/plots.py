@@ -1,108 +1,109 @@
-"""Figures, one function each: labelled with units, legible at a glance, with alternative text for screen readers."""
+"""Figures, one function each: labelled with units, legible at a glance and at any width, with alternative text for
+screen readers."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from typing import TYPE_CHECKING
+import math
+from typing import Any
 
-import matplotlib.dates as mdates
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-INK, ACCENT = "#33415c", "#2a7f9e"
-COLORS = (ACCENT, "#d08c3a", "#7a5c99", "#5b8c5a")
+from lakehouse_lib.serve.charts import Layer, chart, number, stamp, time_ticks
+from lakehouse_lib.serve.style import ACCENT, ODD, SERIES
 
 
 def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) -> HTML:
-    """Lines over time; ``frame`` holds a time column and number columns."""
+    """Lines over time; ``frame`` holds a time column and number columns. One moment is told in words."""
     if frame.empty or not y:
         return _nothing(title)
-    figure, axes = _axes(title, "", unit)
-    for name, color in zip(y, COLORS, strict=False):
-        # A line of few points is hard to see without markers.
-        marker = "o" if len(frame) < 40 else ""
-        axes.plot(pd.to_datetime(frame[x]), frame[name], lw=1.4, marker=marker, ms=4, color=color,
-                  label=name.replace("_", " "))  # fmt: skip
-    axes.margins(y=0.15)
-    axes.set_ylim(bottom=0)
-    if len(frame) == 1:
-        moment = pd.to_datetime(frame[x].iloc[0])
-        axes.set_xlim(moment - pd.Timedelta(days=3), moment + pd.Timedelta(days=3))
-    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    if len(y) > 1:
-        axes.legend(frameon=False, ncols=len(y))
-    return _picture(figure, title)
+    times = pd.to_datetime(frame[x])
+    if times.nunique() < 2:
+        values = ", ".join(f"{name.replace('_', ' ')} {frame[name].iloc[-1]:,.0f}" for name in y)
+        only = f"{times.iloc[-1]:%Y-%m-%d %H:%M}".removesuffix(" 00:00")
+        return HTML(f"<p>{html.escape(f'{title}: {values} {unit} (so far only {only}).')}</p>")
+    stamps = [stamp(at) for at in times]
+    layers = [
+        Layer("line", list(zip(stamps, frame[name].astype(float), strict=True)), color,
+              name.replace("_", " ") if len(y) > 1 else "")
+        for name, color in zip(y, SERIES, strict=False)
+    ]  # fmt: skip
+    if not any(layer.drawn for layer in layers):
+        return _nothing(title)
+    return HTML(chart(title, unit, layers, time_ticks(times.min(), times.max())))
+
+
+def by_hour(frame: pd.DataFrame, title: str, unit: str) -> HTML:
+    """Lines over the hours of a day: ``hour`` and number columns."""
+    names = [name for name in frame if name != "hour"]
+    if frame.empty or not names:
+        return _nothing(title)
+    hours = frame.hour.astype(float)
+    layers = [Layer("line", list(zip(hours, frame[name], strict=True)), color, str(name))
+              for name, color in zip(names, SERIES, strict=False)]  # fmt: skip
+    return HTML(chart(title, unit, layers, [(float(hour), f"{hour}:00") for hour in (0, 6, 12, 18, 23)]))
 
 
 def band(frame: pd.DataFrame, title: str, unit: str) -> HTML:
     """A series with its expected band: the frame of `anomalies.expected_counts`."""
     if frame.empty:
         return _nothing(title)
-    figure, axes = _axes(title, "", unit)
-    axes.fill_between(frame.index, frame.low, frame.high, color=ACCENT, alpha=0.15, lw=0, label="expected band")
-    axes.plot(frame.index, frame.value, lw=1.4, marker="o" if len(frame) < 80 else "", ms=3, color=ACCENT, label="rows")
-    odd = frame[frame.odd]
-    axes.plot(odd.index, odd.value, "o", ms=8, color=COLORS[1], label="anomaly")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(frameon=False, ncols=3, loc="lower left")
-    return _picture(figure, title)
+    stamps = [stamp(at) for at in frame.index]
+    expected = frame[["low", "high"]].notna().all(axis=1)
+    low, high = (frame[name].where(expected) for name in ("low", "high"))
+    layers = [
+        Layer("band", list(zip(stamps, low, strict=True)), ACCENT, "expected range", list(high)),
+        Layer("line", list(zip(stamps, frame.value, strict=True)), ACCENT),
+        Layer("dots", list(zip(stamps, frame.value.where(frame.odd), strict=True)), ODD, "unusual"),
+    ]
+    if not expected.any():
+        unit += ", too little history to expect a range"
+    return HTML(chart(title, unit, layers, time_ticks(frame.index.min(), frame.index.max())))
 
 
 def bars(frame: pd.DataFrame, label: str, value: str, title: str, unit: str) -> HTML:
     """Horizontal bars with their values."""
     if not frame[value].any():
         return _nothing(title)
-    figure, axes = _axes(title, unit, "", height=0.9 + 0.34 * max(2, len(frame)))
-    rectangles = axes.barh(frame[label].astype(str)[::-1], frame[value][::-1], color=ACCENT)
-    axes.bar_label(rectangles, fmt="{:,.0f}", padding=4, color=INK)
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    return _picture(figure, title)
+    largest = frame[value].max()
+    rows = "".join(
+        f'<div style="overflow-wrap:anywhere">{html.escape(_category(name))}</div>'
+        f'<div style="display:flex;align-items:center"><div style="background:{ACCENT};height:14px;border-radius:2px;'
+        f'flex:0 1 {100 * count / largest:.2f}%"></div><span style="padding-left:6px">{count:,.0f}</span></div>'
+        for name, count in zip(frame[label], frame[value], strict=True)
+    )
+    name = html.escape(f"{title}, {unit}")
+    return HTML(
+        f'<figure style="margin:8px 0 16px;max-width:860px" role="img" aria-label="{name}">'
+        f'<figcaption style="margin-bottom:6px;font-size:13px"><b>{html.escape(title)}</b> '
+        f'<span style="opacity:.75">{html.escape(unit)}</span></figcaption>'
+        f'<div style="display:grid;grid-template-columns:fit-content(45%) minmax(0,1fr);gap:5px 12px;font-size:12px;'
+        f'line-height:1.3;align-items:center">{rows}</div></figure>'
+    )
 
 
 def histogram(values: pd.Series, title: str, x: str, y: str, upper: float | None = None) -> HTML:
     """Distribution of numbers; values above ``upper`` are collected in the last bar."""
+    values = values.dropna()
     if values.empty:
         return _nothing(title)
-    figure, axes = _axes(title, x, y)
-    axes.hist(values.clip(upper=upper), bins=40, color=ACCENT)
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    return _picture(figure, title)
+    counts, edges = np.histogram(values.clip(upper=upper).to_numpy(float), bins=40)
+    centres, width = (edges[:-1] + edges[1:]) / 2, float(edges[1] - edges[0])
+    layer = Layer("bars", list(zip(centres.tolist(), counts.astype(float).tolist(), strict=True)), width=0.9 * width)
+    low, high = float(edges[0]), float(edges[-1])
+    ticks = [(at, number(round(at, 1)) + ("+" if upper and at == high and values.max() > upper else ""))
+             for at in np.linspace(low, high, 5).tolist()]  # fmt: skip
+    return HTML(chart(title, f"{y}, by {x}", [layer], ticks))
+
+
+def _category(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:,.0f}" if value.is_integer() else f"{value:,.2f}"
+    return str(value)
 
 
 def _nothing(title: str) -> HTML:
     """A placeholder for a figure without rows."""
     return HTML(f"<p>{html.escape(title)}: there are no rows to draw.</p>")
-
-
-def _axes(title: str, x: str, y: str, height: float = 3.0) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", color=INK)
-    axes.set(xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _picture(figure: Figure, title: str) -> HTML:
-    """The figure as HTML with its title as alternative text, which exported notebooks would otherwise drop."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110)
-    plt.close(figure)
-    image = base64.b64encode(data.getvalue()).decode()
-    return HTML(
-        # On a phone the figure scrolls sideways instead of shrinking until it is unreadable.
-        f'<figure style="overflow-x:auto;margin:8px 0"><img alt="{html.escape(title)}" '
-        f'style="max-width:100%;min-width:560px" src="data:image/png;base64,{image}"></figure>'
-    )

@@ -321,9 +321,19 @@ def _info(entries: list[dict[str, Any]]) -> dict[str, Any]:
     return next((action["commitInfo"] for action in entries if "commitInfo" in action), {})
 
 
+def files(opened: DeltaTable) -> pa.Table:
+    """Return the files of a table's version with their statistics, one column each; read once within `look`."""
+    key = f"{opened.table_uri}, version {opened.version()}: files"
+    return once(key, lambda: pa.table(opened.get_add_actions(flatten=True)))
+
+
 def data_files(opened: DeltaTable) -> list[tuple[str, int]]:
-    """List every data file in a table's folder, of any version, with its size in bytes."""
-    files, root = filesystem(opened.table_uri)
+    """List every data file in a table's folder, of any version, with its size in bytes; once within `look`."""
+    return once(f"{opened.table_uri}: folder", lambda: _data_files(opened.table_uri))
+
+
+def _data_files(path: str) -> list[tuple[str, int]]:
+    files, root = filesystem(path)
     infos = files.get_file_info(pafs.FileSelector(root, recursive=True))
     return [
         (info.path.removeprefix(root).lstrip("/"), info.size)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.intake import landing
@@ -147,18 +146,9 @@ def daily(settings: Settings, table: Table) -> pd.DataFrame:
 
     Covers the days up to the last arrival, without gaps; empty if the table has no date partition.
     """
-    delta_table = delta.opened(settings, table)
-    if delta_table is None or not table.partition_by:
-        return pd.DataFrame({"rows": []}, dtype=float)
-    files = pa.table(delta_table.get_add_actions(flatten=True)).to_pandas()
-    day = f"partition.{table.partition_by}"
-    columns = {"num_records": "rows"} | {
-        f"null_count.{name}": f"null:{name}" for name in table.business if f"null_count.{name}" in files
-    }
-    days: pd.DataFrame = files.dropna(subset=[day]).groupby(day)[list(columns)].sum().rename(columns=columns)
+    days = so_far(settings, table)
     if days.empty:
         return days
-    days.index = pd.DatetimeIndex(pd.to_datetime(days.index))
     arrival_times = arrivals(settings, table)
     # A day is complete once it is over and something has arrived since.
     last_day = (
@@ -167,6 +157,31 @@ def daily(settings: Settings, table: Table) -> pd.DataFrame:
         else days.index.max()
     )
     return days.reindex(pd.date_range(days.index.min(), last_day), fill_value=0)
+
+
+def so_far(settings: Settings, table: Table) -> pd.DataFrame:
+    """As `daily`, but of each day that has rows, also of days that are not over."""
+    delta_table = delta.opened(settings, table)
+    if delta_table is None or not table.partition_by:
+        return pd.DataFrame({"rows": []}, dtype=float)
+    known, day = delta.files(delta_table), f"partition.{table.partition_by}"
+    if day not in known.column_names:
+        return pd.DataFrame({"rows": []}, dtype=float)
+    columns = {"num_records": "rows"} | {
+        f"null_count.{name}": f"null:{name}" for name in table.business if f"null_count.{name}" in known.column_names
+    }
+    files = known.select([day, *columns]).to_pandas()
+    days: pd.DataFrame = files.dropna(subset=[day]).groupby(day)[list(columns)].sum().rename(columns=columns)
+    days.index = pd.DatetimeIndex(pd.to_datetime(days.index))
+    return days
+
+
+def volume(settings: Settings, table: Table) -> pd.DataFrame:
+    """The rows of the last days, each with its expected range: `expected_counts` of `daily`; once within `delta.look`.
+
+    A day is judged by the 17 weeks before it, so earlier ones are left out.
+    """
+    return delta.once(f"volume of {table.name}", lambda: expected_counts(daily(settings, table)["rows"].tail(180)))
 
 
 def hourly(settings: Settings, table: Table) -> pd.Series:

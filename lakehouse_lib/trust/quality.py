@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 import pandas as pd
 from deltalake import DeltaTable
@@ -40,6 +41,26 @@ def _latest(delta_table: DeltaTable) -> Latest:
     for row in rows.to_pylist():
         results_by_table.setdefault(row["table_name"], {})[row["check_name"]] = Result(**row)
     return results_by_table
+
+
+def past(settings: Settings, times: int = 20) -> dict[str, dict[str, list[tuple[datetime, bool | None]]]]:
+    """Return how each check went at its table's last checks, by table and check name, oldest first: when, and whether
+    it passed."""
+    opened = delta.open_table(_path(settings)) if settings.enable_delta else None
+    found: dict[str, dict[str, list[tuple[datetime, bool | None]]]] = {}
+    if opened is None:
+        return found
+    results = delta.dataset(opened)  # noqa: F841 - named in the query
+    with reader.cursor() as connection:
+        rows = connection.sql(f"""
+            SELECT table_name, check_name, checked_at, passed FROM results
+            QUALIFY dense_rank() OVER (PARTITION BY table_name ORDER BY checked_at DESC) <= {int(times)}
+            ORDER BY checked_at
+        """).to_arrow_table()
+    for row in rows.to_pylist():
+        of_check = found.setdefault(row["table_name"], {}).setdefault(row["check_name"], [])
+        of_check.append((row["checked_at"], row["passed"]))
+    return found
 
 
 def due(settings: Settings, table: Table, last: Mapping[str, Result]) -> bool:

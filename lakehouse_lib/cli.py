@@ -111,10 +111,18 @@ def _add_runs(add_command: _AddCommand) -> None:
                        "settings or code have changed; exits with 4 if there are any")  # fmt: skip
     plan.add_argument("--json", action="store_true", help="as JSON")
     plan.add_argument("--preview", default="", metavar="TABLE",
-                      help="build this table under ops/preview, beside the existing one, and show how they "
-                           "differ")  # fmt: skip
+                      help="build this table under ops/preview, beside the existing one, and show how they and the "
+                           "gold tables made from them differ")  # fmt: skip
+    plan.add_argument("--days", type=_days, default=0, metavar="N", help="compare only the last N days of the table")
+    plan.add_argument("--apply", action="store_true", help="then rebuild the table, in one commit")
     notebook = add_command("notebook", runs.run_notebook, "execute one notebook")
     notebook.add_argument("name")
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days: 1 or more")
+    return int(text)
 
 
 def _add_trust(add_command: _AddCommand) -> None:

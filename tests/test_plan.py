@@ -13,20 +13,22 @@ import sys
 import tarfile
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import change, click, event
-from lake import assert_same, contents, rows, run_tables, versions
+from lake import assert_same, contents, rows, rows_at, run_tables, versions
 
 from lakehouse_lib import cli, config
 from lakehouse_lib.care import health, restore
 from lakehouse_lib.catalog import history
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, TableError
 from lakehouse_lib.flow import pipeline, plan, preview, selection
+from lakehouse_lib.intake import landing as landing_files
 from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import sources, tables
 from lakehouse_lib.model.ops import COUNTS
@@ -486,33 +488,110 @@ def test_restored_table_has_the_fingerprint_of_its_version(lake):
 # Preview ------------------------------------------------------------------------
 
 
+def expected(name: str, before: Settings, clean: Settings, where: str = "") -> history.Difference:
+    """The difference of a table between two clean loads."""
+    old, new = (delta.dataset(delta.opened(settings, tables.get(settings, name))) for settings in (before, clean))
+    return history.compare(tables.get(before, name), old, new, 0, 1, where)
+
+
+def assert_same_difference(found: history.Difference, wanted: history.Difference) -> None:
+    numbers = [(one.added, one.removed, one.changed, one.columns) for one in (found, wanted)]
+    assert numbers[0] == numbers[1]
+    assert wanted.examples.equals(found.examples[wanted.examples.columns])
+
+
 @pytest.mark.parametrize(
     ("name", "given"),
     [("clickstream_silver", {"session_gap_minutes": 21}), ("user_segments_gold", {"segments": {"active_events": 1}}),
-     ("people_silver", {"cdc": {"replicas": [REPLICA | {"keys": ["name"]}]}})],
+     ("people_silver", {"cdc": {"replicas": [REPLICA | {"keys": ["name"]}]}}),
+     ("app_events_bronze", {"feeds": {"app_events": {"timezone": "Asia/Tokyo"}}}),
+     ("users_silver", {"feeds": {"clickstream": {"select": {"user_id": "upper(user_id)"}}}})],
 )  # fmt: skip
 def test_preview_differs_from_the_table_as_two_clean_loads_do(lake, before, name, given):
     changed, clean = lake(**given), lake.named("clean", **given)
     was = versions(changed)
-    found = preview.preview(changed, name)
-    assert versions(changed) == was and name in affected(changed)
+    found = preview.preview(changed, [name])
+    assert versions(changed) == was
     run_tables(clean)
-    table = tables.get(before, name)
-    old, new = (delta.dataset(delta.opened(settings, table)) for settings in (before, clean))
-    expected = history.compare(table, old, new, 0, 1)
-    assert (found.difference.added, found.difference.removed, found.difference.changed, found.difference.columns) == (
-        expected.added, expected.removed, expected.changed, expected.columns,
-    )  # fmt: skip
-    assert found.differs and expected.examples.equals(found.difference.examples[expected.examples.columns])
-    assert found.rows == len(rows(clean, name))
+    (one,) = found.tables
+    assert one.differs and one.rows == len(rows(clean, name))
+    for made in (one, *found.gold):
+        assert rows_at(made.path, flags=True) == rows(clean, made.table, flags=True)
+        assert_same_difference(made.difference, expected(made.table, before, clean))
+    differ = {gold.table for gold in found.gold if gold.differs}
+    whole_before, whole_clean = contents(before), contents(clean)
+    assert differ <= {n for n in whole_clean if whole_clean[n] != whole_before[n]}
+    preview.apply(changed, [name], lambda line: None)
+    assert name not in affected(changed) and name not in selection.pending(changed)
+    assert rows(changed, name, flags=True) == rows(clean, name, flags=True)
+    run_tables(changed)
+    assert_same(changed, clean, flags=True)
+
+
+def test_preview_of_days_differs_as_these_days_of_two_clean_loads_do(lake, before):
+    given = {"session_gap_minutes": 21, "feeds": {"app_events": {"timezone": "Asia/Tokyo"}}}
+    changed, clean = lake(**given), lake.named("clean", **given)
+    run_tables(clean)
+    names = ["app_events_bronze", "app_events_silver", "clickstream_silver", "daily_summary_gold"]
+    found = preview.preview(changed, names, days=2)
+    assert found.gold == []
+    for one in found.tables:
+        table = tables.get(changed, one.table)
+        newest = max(row[table.partition_by] for row in rows(before, one.table) if row[table.partition_by])
+        assert one.since == newest - timedelta(1) and one.rows < len(rows(clean, one.table))
+        where = f"{table.partition_by} >= DATE '{one.since}'"
+        assert_same_difference(one.difference, expected(one.table, before, clean, where))
+    with pytest.raises(ConfigError, match="users_silver has no days to select from"):
+        preview.preview(changed, ["users_silver"], days=2)
 
 
 def test_preview_without_a_change_shows_no_difference(lake):
-    for name in ("app_events_silver", "app_events_bronze_quarantine", "event_metrics_gold", "users_history_silver"):
-        found = preview.preview(lake(), name)
-        assert not found.differs and found.rows, found.text()
-    with pytest.raises(ConfigError, match="clickstream_bronze is loaded from files"):
-        preview.preview(lake(), "clickstream_bronze")
+    names = ["app_events_bronze", "app_events_silver", "app_events_bronze_quarantine", "event_metrics_gold",
+             "users_history_silver", "people_silver"]  # fmt: skip
+    found = preview.preview(lake(), names)
+    assert not found.differs and all(one.rows for one in found.tables), found.text()
+
+
+def test_preview_shows_the_largest_changes_and_the_figures(lake, before):
+    found = preview.preview(lake(session_gap_minutes=21), ["clickstream_silver"])
+    (sessions,), gold = found.tables, {one.table: one for one in found.gold}
+    old, new = (
+        sum(row["total_clicks"] for row in rows(before, "clickstream_silver")),
+        len(rows(before, "clickstream_silver")),
+    )
+    said = dict(
+        zip(sessions.figures.figure, zip(sessions.figures.before, sessions.figures.after, strict=True), strict=True)
+    )
+    assert said["sum of total_clicks"] == (old, old) and said["rows"] == (new, new + 1)
+    longest = sessions.largest.set_index("column").loc["session_duration_seconds"]
+    assert (longest.before, longest.after) == (2700.0, 1200.0)
+    moved = gold["daily_summary_gold"].moved().set_index("figure")
+    assert moved.loc["sum of total_sessions", "after"] == moved.loc["sum of total_sessions", "before"] + 1
+    text = found.text()
+    assert "session_duration_seconds" in text and "sum of total_sessions" in text
+    assert json.loads(json.dumps(found.as_json(), default=str))["gold"]
+
+
+def test_preview_of_bronze_says_which_files_cannot_be_loaded_again(lake, before, tmp_path, landing):
+    own = tmp_path / "landing"
+    shutil.copytree(landing, own)
+    (own / "cdc_changes/b.json").unlink()
+    delivered(own, {"cdc_changes/waits.json": [change("c", 9, None, {"user_id": "new"})]})
+    settings = lake(landing_path=str(own), feeds={"cdc_changes": {"select": {"source_system": "'elsewhere'"}}})
+    was = versions(settings)
+    (found,) = preview.preview(settings, ["cdc_changes_bronze"]).tables
+    kept = [row for row in rows(before, "cdc_changes_bronze", ["_source_file"]) if row["_source_file"] == "a.json"]
+    assert (found.missing, found.rows) == (["b.json"], len(kept))
+    assert found.difference.added == found.difference.removed == len(kept)
+    assert (
+        "1 of its files cannot be loaded again, e.g. b.json" in preview.preview(settings, ["cdc_changes_bronze"]).text()
+    )
+    with pytest.raises(TableError, match="cdc_changes_bronze cannot be rebuilt, because 1 of its files"):
+        preview.apply(settings, ["cdc_changes_bronze"])
+    assert versions(settings) == was
+    assert [
+        file.path for file in landing_files.pending_files(settings, tables.get(settings, "cdc_changes_bronze"))
+    ] == ["waits.json"]
 
 
 # The command -------------------------------------------------------------------
@@ -558,3 +637,9 @@ def test_forward_only_applies_new_rules_to_new_rows(command, lake):
     assert command("plan", *changed)[0] == 0
     assert "segments.vip_value: 500.0 → 60.0" in command("plan", *changed)[1]
     assert versions(lake()) == held | {"user_segments_gold": held["user_segments_gold"] + 1}
+
+
+def test_preview_options_that_do_not_fit_are_refused(command, capsys):
+    for arguments in (("--days", "2"), ("--apply",), ("--preview", "users_silver", "--days", "2", "--apply")):
+        assert cli.main(["plan", *arguments]) == 2
+    assert "leave one out" in capsys.readouterr().err

@@ -144,6 +144,14 @@ def described(inputs: Inputs, outcome: Outcome) -> Write:
     return describe[type(outcome)](inputs, outcome)
 
 
+def rows_of(outcome: Outcome, key: list[str]) -> DataFrame:
+    """Return the rows of a full refresh, without counting or writing any."""
+    if not isinstance(outcome, Upsert):
+        return outcome.rows
+    ranked = outcome.ranked(outcome.rows.withColumn("_old", F.lit(False)), key)
+    return ranked.where("_rank = 1").select(*outcome.rows.columns)
+
+
 def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
     """Write an outcome in one commit; returns the ledger counts."""
     table, reschema = inputs.table, False
@@ -189,19 +197,19 @@ def _commit(inputs: Inputs, table: Table, meant: Write, reschema: bool) -> None:
     if meant.whole:
         archive.restore(settings, table)
         if not is_empty(settings, table) or (reschema and meant.inserted):
-            commits.overwrite(stamped(inputs, meant), settings, table, consumed, says, None, reschema)
+            commits.overwrite(stamped(inputs, meant.rows), settings, table, consumed, says, None, reschema)
             return
     elif meant.updated or meant.deleted:
         archive.restore(settings, table, meant.parts)
-        rows = stamped(inputs, meant).select(*table.names, "_action")
+        rows = stamped(inputs, meant.rows).select(*table.names, "_action")
         commits.merge(rows, settings, table, consumed, says, meant.parts)
         return
     elif meant.days:
         archive.restore(settings, table, meant.days)
-        commits.overwrite(stamped(inputs, meant), settings, table, consumed, says, meant.days)
+        commits.overwrite(stamped(inputs, meant.rows), settings, table, consumed, says, meant.days)
         return
     if meant.inserted:
-        commits.append(stamped(inputs, meant), settings, table, consumed, says)
+        commits.append(stamped(inputs, meant.rows), settings, table, consumed, says)
     else:
         commits.mark(settings, table, consumed, says)
 
@@ -212,10 +220,10 @@ def is_empty(settings: Settings, table: Table) -> bool:
     return opened is not None and not opened.file_uris()
 
 
-def stamped(inputs: Inputs, meant: Write) -> DataFrame:
-    """Add the run id and the time to the rows."""
-    assert meant.rows is not None, "what is written has rows"
-    return meant.rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
+def stamped(inputs: Inputs, rows: DataFrame | None) -> DataFrame:
+    """Add the run id and the time to the rows of a write."""
+    assert rows is not None, "what is written has rows"
+    return rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
 
 
 def _added(rows: DataFrame, counts: dict[str, int] | None, days: set[date] | None, whole: bool) -> Write:

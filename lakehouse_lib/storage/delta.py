@@ -375,6 +375,11 @@ def read(spark: SparkSession, settings: Settings, table: Table, version: int | N
     path = table_path(settings, table)
     if not settings.enable_delta:
         return spark.read.parquet(path)
+    return read_path(spark, settings, path, version)
+
+
+def read_path(spark: SparkSession, settings: Settings, path: str, version: int | None = None) -> DataFrame:
+    """Read the Delta table in a folder."""
     reader = spark.read.format("delta")
     reader = reader if version is None else reader.option("versionAsOf", version)
     if settings.native:  # Sail's unions fail on column comments and on NOT NULL

@@ -43,12 +43,12 @@ def write(
         write_deltalake(target, stream, mode="overwrite", predicate=where, commit_properties=commit_properties)
 
 
-def write_shadow(rows: DataFrame, path: str) -> None:
-    """Write rows as a table of their own, in place of what is there."""
+def write_shadow(rows: DataFrame, path: str, table: Table) -> None:
+    """Write rows as a Delta table with the declared types, in place of what is there."""
     files, root = filesystem(path)
     files.create_dir(root, recursive=True)
     files.delete_dir_contents(root)
-    write_deltalake(path, _stream(rows, None))
+    write_deltalake(path, _stream(rows.select(*table.names), _declared(table)))
 
 
 def merge(

@@ -176,7 +176,9 @@ def figures(table: Table, old: ds.Dataset, new: ds.Dataset, where: str = "") -> 
         connection.execute(f"SELECT {', '.join(f'({sql})::DOUBLE' for sql in kinds.values())} FROM {side}").fetchone()
         for side in ("old", "new")
     ]
-    return pd.DataFrame({"figure": [*kinds], "before": columns[0], "after": columns[1]})
+    # The last digits of a mean depend on the order of the rows.
+    before, after = ([value if value is None else float(f"{value:.12g}") for value in side or ()] for side in columns)
+    return pd.DataFrame({"figure": [*kinds], "before": before, "after": after})
 
 
 def _both(old: ds.Dataset, new: ds.Dataset, where: str) -> duckdb.DuckDBPyConnection:

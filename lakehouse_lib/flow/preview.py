@@ -25,6 +25,9 @@ from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, delta
 
+COLUMNS = 7
+"""Columns of an example that are shown."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -34,7 +37,8 @@ class Compared:
     path: str
     """Folder of the Delta table with the rows that it would have."""
     rows: int
-    """How many they are."""
+    """How many of them were compared."""
+    key: tuple[str, ...]
     difference: history.Difference
     largest: pd.DataFrame
     """The largest change of each column of numbers: ``column``, ``row``, ``before``, ``after``."""
@@ -57,6 +61,12 @@ class Compared:
             f"{self.table} rebuilt: {self.rows:,} rows{since}; {found.added:,} added, {found.removed:,} removed, "
             f"{found.changed:,} changed"
         )
+
+    def examples(self) -> pd.DataFrame:
+        """Some rows that differ: their key, and the columns that differ."""
+        found = self.difference.examples
+        named = [*self.key, *self.difference.columns] or [name for name in found.columns if name != "what"]
+        return found[["what", *named[:COLUMNS]]] if self.differs else found
 
     def moved(self) -> pd.DataFrame:
         """The figures that change."""
@@ -96,7 +106,7 @@ class Preview:
         for one in self.tables:
             lines += [one.summary(), *missing_sentence(one)]
             lines += [f"    {name} differs in {count:,}" for name, count in one.difference.columns.items()]
-            lines += _shown(one.difference.examples if one.differs else pd.DataFrame(), "")
+            lines += _shown(one.examples(), "Some of the rows, as they would be:")
             lines += _shown(one.largest, "Largest changes:") + _shown(one.moved(), "Figures:")
             lines.append(f"All of its rows: {one.path}")
         for one in self.gold:
@@ -115,7 +125,10 @@ def missing_sentence(one: Compared) -> list[str]:
 
 
 def _shown(frame: pd.DataFrame, head: str) -> list[str]:
-    return [*filter(None, [head]), frame.to_string(index=False, max_colwidth=40)] if len(frame) else []
+    if frame.empty:
+        return []
+    text = frame.to_string(index=False, max_colwidth=40, float_format=_number)
+    return [*filter(None, [head]), text]
 
 
 @delta.look()
@@ -141,7 +154,9 @@ def preview(settings: Settings, names: list[str], days: int = 0) -> Preview:
                 delta.made(settings, tables.get(settings, source), f"{table.name} is made from it")
         since = {table.name: _first_day(settings, table, days) for table in wanted} if days else {}
         gold = [] if days else _gold_below(settings, names)
-        made = shadows.make(settings, _anew(settings, book_of(settings), names, gold), since)
+        anew = _anew(settings, book_of(settings), names, gold)
+        read = {source for table in anew for source in table.sources}  # by others, which need all of their days
+        made = shadows.make(settings, anew, {name: day for name, day in since.items() if name not in read})
         compared = {name: _compare(settings, made[name], since.get(name)) for name in (*names, *gold)}
         above = {source for name in names for source in lineage.upstream(settings, name)}
         return Preview(
@@ -209,7 +224,13 @@ def _compare(settings: Settings, shadow: Shadow, since: date | None) -> Compared
         listed = ", ".join("'" + path.replace("'", "''") + "'" for path in shadow.missing)
         selected.append(f"_source_file NOT IN ({listed})")
     where, version = " AND ".join(selected), delta.made(settings, table, "it has no rows").version()
+    figures = history.figures(table, old, new, where)
     return Compared(
-        table.name, shadow.path, new.count_rows(), history.compare(table, old, new, version, version + 1, where),
-        history.largest(table, old, new, where), history.figures(table, old, new, where), since, shadow.missing,
+        table.name, shadow.path, int(figures.after[0]), table.key,
+        history.compare(table, old, new, version, version + 1, where),
+        history.largest(table, old, new, where), figures, since, shadow.missing,
     )  # fmt: skip
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4f}"

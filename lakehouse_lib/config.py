@@ -287,7 +287,15 @@ class Settings(BaseSettings):
 
     def table_names(self) -> list[str]:
         """Return the tables that the run is limited to; empty for all."""
-        return [name.strip() for name in self.tables.split(",") if name.strip()]
+        return _listed(self.tables)
+
+    def dropping(self) -> list[str]:
+        """Return the tables that are to lose the columns that are no longer declared."""
+        return _listed(self.drop_columns)
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def day_of(value: Any) -> date | None:

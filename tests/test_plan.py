@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 from conftest import change, click, event
-from lake import assert_same, contents, rows, rows_at, run_tables, versions
+from lake import assert_ledger_matches_tables, assert_same, contents, rows, rows_at, run_tables, versions
 
 from lakehouse_lib import cli, config
-from lakehouse_lib.care import health, restore
+from lakehouse_lib.care import health, quarantine, restore
 from lakehouse_lib.catalog import history
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
-from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.errors import ConfigError, ConfirmError, TableError
 from lakehouse_lib.flow import pipeline, plan, preview, selection
 from lakehouse_lib.intake import landing as landing_files
 from lakehouse_lib.layers.fingerprints import Book
@@ -185,15 +185,66 @@ def test_changed_setting_gives_the_tables_of_a_clean_load(lake, before, landing,
     assert affected(changed) == {} and selection.pending(changed) == []
 
 
-def test_new_quarantine_check_is_applied_to_existing_records(lake):
-    check = {"name": "cheap", "check": "expression", "condition": "event_type = 'tap'", "severity": "quarantine"}
-    given = {"quality": {"app_events_bronze": [check]}}
+CHEAP = {"name": "cheap", "check": "expression", "condition": "event_type <> 'app_failure' AND user_id <> 'ann'",
+         "severity": "quarantine"}  # fmt: skip
+
+
+@pytest.mark.parametrize("by_command", [True, False])
+def test_new_quarantine_check_is_applied_to_existing_records(lake, before, by_command):
+    given = {"quality": {"app_events_bronze": [CHEAP]}}
     changed, clean = lake(**given), lake.named("clean", **given)
-    assert "app_events_bronze" in affected(changed)
-    run_tables(changed)
     run_tables(clean)
+    (planned,) = plan.plan(changed).checks
+    aside = len(rows(clean, "app_events_bronze_quarantine")) - len(rows(before, "app_events_bronze_quarantine"))
+    assert (planned.check, planned.severity, planned.failing_rows, planned.rows) == ("cheap", "quarantine", aside, 8)
+    assert f"new check cheap (quarantine) would set aside {aside} of 8 accepted records" in plan.plan(changed).text()
+    if by_command:
+        quarantine.apply(changed, check="cheap", progress=lambda line: None)
+    else:
+        run_tables(changed)
     assert_same(changed, clean, flags=True)
+    assert counted(changed) == counted(clean)
     assert "cheap" in str(rows(changed, "app_events_bronze_quarantine"))
+    assert affected(changed) == {} and plan.plan(changed).checks == []
+    said: list[str] = []
+    quarantine.apply(changed, progress=said.append)
+    assert said == ["Nothing to do: no check of severity quarantine has changed since the tables were made."]
+
+
+def test_quarantine_apply_refuses_what_is_more_than_a_check(lake, tmp_path, landing):
+    own, quality = tmp_path / "landing", {"app_events_bronze": [CHEAP]}
+    more = lake(quality=quality, feeds={"app_events": {"timezone": "Asia/Tokyo"}})
+    with pytest.raises(ConfigError, match=r"more has changed than that, feeds\.app_events\.timezone"):
+        quarantine.apply(more)
+    with pytest.raises(ConfigError, match="there is no check 'dear' of severity quarantine; there are cheap"):
+        quarantine.apply(lake(quality=quality), "app_events_bronze", "dear")
+    shutil.copytree(landing, own)
+    (own / "app_events/a.json").unlink()
+    with pytest.raises(TableError, match="cannot be rebuilt, because 1 of its files are no longer in landing"):
+        quarantine.apply(lake(quality=quality, landing_path=str(own)))
+
+
+def test_new_check_is_tried_before_it_stops_anything(lake):
+    apps = {"check": "allowed_values", "column": "app_type", "values": ["web"]}
+    (tried,) = plan.plan(lake(quality={"app_events_silver": [apps]})).checks
+    assert (tried.check, tried.severity, tried.passed) == ("allowed_values_app_type", "error", True)
+    ids = {"check": "regex", "column": "event_id", "pattern": "x.*", "name": "ids"}
+    found = plan.plan(lake(quality={"app_events_silver": [ids]}))
+    assert found.affected == [] and found.checks[0].passed is False
+    assert "app_events_silver: new check ids (error) fails: check ids" in found.text()
+
+
+def test_large_rebuild_waits_for_a_word(lake):
+    given = {"session_gap_minutes": 21, "plan": {"confirm_rows": 1}}
+    changed, was = lake(**given), versions(lake())
+    with pytest.raises(
+        ConfirmError, match=r"rebuild 2 rows, more than plan.confirm_rows = 1: clickstream_silver \(2\)"
+    ):
+        pipeline.run(changed, progress=lambda line: None)
+    assert versions(changed) == was
+    for allowed in (lake(plan={"confirm_rows": 1}), lake(**given, confirm=True)):
+        run_tables(allowed)
+        assert affected(allowed) == {}
 
 
 def test_only_tables_whose_rows_change_are_written(lake):
@@ -385,6 +436,37 @@ def test_additional_column_is_filled(lake, tmp_path, monkeypatch, extra_table):
     made = delta.opened(settings, tables.get(settings, "kinds_gold"))
     assert made.metadata().partition_columns == ["loud"]
     assert {type(row["n"]) for row in rows(settings, "kinds_gold")} == {float}
+
+
+def test_column_that_is_gone_is_dropped_only_when_asked(lake, tmp_path, monkeypatch, extra_table):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "gone.py").write_text(MINE.replace("by_type", "by_sort").replace(' + 0 AS n"', ' AS n", "1 AS extra"'))
+    mine = of_types("sorts_gold", "gone.by_sort")
+    extra_table(replace(mine, declared=mine.declared + "    extra int -- a number\n"))
+    settings = lake(tables="sorts_gold")
+    run_tables(settings)
+    tables.unregister("sorts_gold")
+    tables.register(mine)
+    assert affected(settings) == {"sorts_gold": ["column extra: int → none"]}
+    run_tables(settings)
+    assert "extra" in rows(settings, "sorts_gold")[0]
+    found = plan.plan(settings)
+    assert found.affected == [] and found.undeclared == {"sorts_gold": ["extra"]}
+    assert "sorts_gold: no longer declared, and kept: extra; to drop them: lakehouse run --drop-columns" in found.text()
+    dropping = settings.model_copy(update={"drop_columns": "sorts_gold"})
+    assert affected(dropping) == {"sorts_gold": ["column extra (dropped): in the table → none"]}
+    was = rows(settings, "sorts_gold", ["event_type", "n"])
+    run_tables(dropping)
+    assert rows(settings, "sorts_gold") == was and versions(settings)["sorts_gold"] >= 2
+    assert plan.plan(settings).undeclared == {} and affected(dropping) == {} and selection.pending(dropping) == []
+    assert_ledger_matches_tables(settings)
+
+
+def test_columns_of_what_cannot_be_rebuilt_are_not_dropped(lake):
+    with pytest.raises(ConfigError, match="people_silver takes its columns from its source"):
+        run_tables(lake(drop_columns="people_silver"))
+    with pytest.raises(ConfigError, match="did you mean users_silver"):
+        run_tables(lake(drop_columns="user_silver"))
 
 
 # Kills, early versions, sources that are gone ------------------------------------
@@ -645,3 +727,10 @@ def test_preview_options_that_do_not_fit_are_refused(command, capsys):
     for arguments in (("--days", "2"), ("--apply",), ("--preview", "users_silver", "--days", "2", "--apply")):
         assert cli.main(["plan", *arguments]) == 2
     assert "leave one out" in capsys.readouterr().err
+
+
+def test_large_rebuild_ends_with_status_4_before_anything_starts(command, lake):
+    was = versions(lake())
+    changed = ("--set", "session_gap_minutes=21", "--set", "plan.confirm_rows=1")
+    assert command("run", *changed)[0] == 4
+    assert versions(lake()) == was

@@ -45,10 +45,16 @@ class Change:
     """Something that a table is made by and that has changed since it was made."""
 
     kind: str
-    """setting, declaration, function or version."""
+    """setting, declaration, column, function or version."""
     name: str
     old: Any = None
     new: Any = None
+
+    @property
+    def check(self) -> str:
+        """The name of the check of severity quarantine that has changed; empty if it is something else."""
+        head, _, name = self.name.partition(" ")
+        return name if self.kind == "declaration" and head == "check" else ""
 
     def __str__(self) -> str:
         if self.kind == "function":
@@ -129,6 +135,9 @@ class Book:
         if key not in self._known:
             before = self._record(opened, key[1])
             self._known[key] = [] if before is None else self._compared(table, before)
+            if table.name in self.settings.dropping():
+                self._known[key] += [Change("column", f"column {name} (dropped)", "in the table")
+                                     for name in delta.undeclared(self.settings, table)]  # fmt: skip
         return self._known[key]
 
     def _compared(self, table: Table, before: Record) -> list[Change]:

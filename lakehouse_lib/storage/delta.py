@@ -239,11 +239,23 @@ def ensure(settings: Settings, table: Table) -> None:
                                     for item in missing])  # fmt: skip
 
 
+def undeclared(settings: Settings, table: Table) -> list[str]:
+    """Return the columns that a table has and that are no longer declared; a replica takes its columns from its
+    source."""
+    existing = opened(settings, table)
+    if existing is None or table.name in {replica.target for replica in settings.cdc.replicas}:
+        return []
+    return [column.name for column in existing.schema().fields if column.name not in table.names]
+
+
 def fits(settings: Settings, table: Table) -> bool:
-    """Return whether a table has the declared partition column and, for the columns that it has, the types."""
+    """Return whether a table has the declared partition column and, for the columns that it has, the types, and none
+    to drop."""
     existing = opened(settings, table)
     if existing is None:
         return True
+    if table.name in settings.dropping() and undeclared(settings, table):
+        return False
     declared = table.types
     same = all(
         spark_type(column.type) == declared.get(column.name, spark_type(column.type))

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lake import assert_ledger_matches_tables, assert_same, contents, rows, rows
 
 from lakehouse_lib import cli, config
 from lakehouse_lib.care import health, quarantine, restore
-from lakehouse_lib.catalog import history
+from lakehouse_lib.catalog import catalog, history, rules
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
 from lakehouse_lib.errors import ConfigError, ConfirmError, TableError
@@ -567,6 +567,46 @@ def test_restored_table_has_the_fingerprint_of_its_version(lake):
     assert affected(changed) == {"user_segments_gold": ["segments.vip_value: 500.0 → 60.0"]}
 
 
+# Catalog, lineage, what has changed ----------------------------------------------
+
+
+def test_catalog_and_lineage_name_the_rules_of_each_table(lake):
+    assert {entry.rules for entry in catalog.entries(lake()).values()} == {"current"}
+    changed = lake(session_gap_minutes=21)
+    old = catalog.describe(changed, "clickstream_silver")
+    assert old.rules == "changed rules: session_gap_minutes: 30 → 21"
+    assert json.loads(old.made_with)["settings"] == {"session_gap_minutes": 30}
+    run_tables(changed)
+    new = catalog.describe(changed, "clickstream_silver")
+    assert new.rules == "current" and new.fingerprint != old.fingerprint and new.rules_since > old.rules_since
+    assert json.loads(new.made_with) == json.loads(old.made_with) | {"settings": {"session_gap_minutes": 21}}
+    recorded = delta.read_ops(changed, "lineage", target="clickstream_silver")
+    by_version = {row["target_version"]: row["fingerprint"] for row in recorded}
+    assert [by_version[version] for version in sorted(by_version)][-2:] == [old.fingerprint, new.fingerprint]
+    run_id = max(recorded, key=lambda row: row["target_version"])["run_id"]
+    events = Path(changed.path(), "runs", run_id, "openlineage.jsonl").read_text().splitlines()
+    tags = [output["facets"]["tags"]["tags"] for event in map(json.loads, events) if event["eventType"] == "COMPLETE"
+            for output in event["outputs"] if output["name"].endswith("clickstream_silver")]  # fmt: skip
+    assert [(tag["key"], tag["value"]) for (tag,) in tags] == [("fingerprint", new.fingerprint)]
+
+
+def test_what_has_changed_names_settings_and_functions(lake, library):
+    settings, began = lake(), datetime.now(UTC)
+    assert rules.moved(settings) == []  # the first run made everything
+    edit(library, "user_segments_gold")
+    changed = lake(session_gap_minutes=21)
+    result = run_tables(changed)
+    found = {one.table: one for one in rules.moved(changed)}
+    assert {name: one.changes for name, one in found.items()} == {
+        "clickstream_silver": ["session_gap_minutes: 30 → 21"],
+        "user_segments_gold": ["layers.gold.RECOMMENDED changed"],
+    }
+    assert {one.run_id for one in found.values()} == {result.run_id}
+    run_tables(lake(session_gap_minutes=21, active_days=1))
+    assert [one.changes for one in rules.moved(changed)] == [["active_days: 30 → 1"]]
+    assert {one.table for one in rules.moved(changed, began)} == {*found, "users_silver"}
+
+
 # Preview ------------------------------------------------------------------------
 
 
@@ -721,6 +761,10 @@ def test_forward_only_applies_new_rules_to_new_rows(command, lake):
     assert command("plan", *changed)[0] == 0
     assert "segments.vip_value: 500.0 → 60.0" in command("plan", *changed)[1]
     assert versions(lake()) == held | {"user_segments_gold": held["user_segments_gold"] + 1}
+    entry = catalog.describe(lake(segments={"vip_value": 60}), "user_segments_gold")
+    assert entry.rules.startswith("forward only since ") and entry.rules.endswith("segments.vip_value: 500.0 → 60.0")
+    (moved,) = rules.moved(lake())
+    assert (moved.table, moved.forward_only, moved.run_id) == ("user_segments_gold", True, "")
 
 
 def test_preview_options_that_do_not_fit_are_refused(command, capsys):

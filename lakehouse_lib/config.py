@@ -180,6 +180,7 @@ class Settings(BaseSettings):
     run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="'' = a new one")
     tables: str = Field("", description="comma-separated; '' = all")
     full: bool = Field(False, description="rebuild instead of increment")
+    preview_days: int = Field(0, ge=0, description="last days of each table that 15_plan_preview compares; 0 = all")
     confirm: bool = Field(False, description="rebuild however many rows it takes; see plan.confirm_rows")
     drop_columns: str = Field(
         "", description="comma-separated tables: columns that are no longer declared are dropped, which rebuilds them"

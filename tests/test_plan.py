@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from lakehouse_lib.care import health, quarantine, restore
 from lakehouse_lib.catalog import catalog, history, rules
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
-from lakehouse_lib.errors import ConfigError, ConfirmError, TableError
+from lakehouse_lib.errors import ConfigError, ConfirmError, LakehouseError, TableError
 from lakehouse_lib.flow import pipeline, plan, preview, selection
 from lakehouse_lib.intake import landing as landing_files
 from lakehouse_lib.layers.fingerprints import Book
@@ -143,6 +144,11 @@ def counted(settings: Settings) -> dict[str, dict[str, int]]:
     return found
 
 
+def rebuilt(settings: Settings) -> set[str]:
+    """Run the tables; returns those that were rebuilt because of what has changed."""
+    return {step.table for step in run_tables(settings).steps if step.state == "rebuilt"}
+
+
 # Settings ---------------------------------------------------------------------
 
 OTHERS = {
@@ -160,28 +166,67 @@ OTHERS = {
 """For every setting that a transformation reads: a value that makes other rows."""
 
 
+BATCHES = [
+    ["feeds.app_events.timezone", "feeds.clickstream.timezone", "feeds.cdc_changes.timezone"],
+    ["feeds.app_events.format", "feeds.clickstream.format", "feeds.cdc_changes.format"],
+    ["feeds.app_events.select", "feeds.clickstream.select", "feeds.cdc_changes.select"],
+    ["session_gap_minutes", "cdc.users_table"], ["cdc.users_key"], ["cdc.absent"], ["cdc.replicas"],
+]  # fmt: skip
+"""Settings that are changed at once: each makes other tables anew, none of which is a source of those of another."""
+ONE_BY_ONE = ["active_days", *(path for path in OTHERS if path.startswith("segments."))]
+"""Settings of the last tables, which follow from everything: they are changed one after another."""
+
+
+def with_values(paths: list[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for path in paths:
+        given = config._merge(given, nested(path, OTHERS[path]))
+    return given
+
+
 def test_every_setting_that_a_transformation_reads_is_covered(before):
     read = {path for record in Book(before).records.values() for path in record["settings"]}
-    assert read == {*OTHERS}
+    assert read == {*OTHERS} == {path for batch in [*BATCHES, ONE_BY_ONE] for path in batch}
 
 
-@pytest.mark.parametrize("path", OTHERS)
-def test_changed_setting_gives_the_tables_of_a_clean_load(lake, before, landing, tmp_path, path):
-    given = nested(path, OTHERS[path])
-    if path.endswith("format"):
+def planned_for(settings: Settings, path: str) -> set[str]:
+    """The tables that are planned, all of them because of one setting."""
+    planned = affected(settings)
+    assert planned and all(path in change for changes in planned.values() for change in changes), (path, planned)
+    assert {*planned} <= {*selection.pending(settings)}, path
+    return {*planned}
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids="+".join)
+def test_changed_settings_give_the_tables_of_a_clean_load(lake, before, landing, tmp_path, batch):
+    given = with_values(batch)
+    if batch[0].endswith("format"):
         shutil.copytree(landing, tmp_path / "landing")
         given["landing_path"] = str(delivered(tmp_path / "landing", MISNAMED))
-    changed = lake(**given)
-    planned = affected(changed)
-    assert planned and all(path in change for changes in planned.values() for change in changes)
-    assert {*planned} <= {*selection.pending(changed)}
-    result = run_tables(changed)
-    assert {step.table for step in result.steps if step.state == "rebuilt"} == {*planned}
-    clean = lake.named("clean", **given)
+    planned = {path: planned_for(lake(**nested(path, OTHERS[path])), path) for path in batch}
+    changed, clean = lake(**given), lake.named("clean", **given)
+    made = rebuilt(changed)
+    assert len(made) == sum(map(len, planned.values())) and made == set().union(*planned.values())
     run_tables(clean)
     assert_same(changed, clean, flags=True)
     assert counted(changed) == counted(clean)
-    assert contents(changed, flags=True) != contents(before, flags=True)
+    was, now = contents(before, flags=True), contents(changed, flags=True)
+    assert [path for path in batch if all(was.get(name) == now[name] for name in planned[path])] == []
+    assert affected(changed) == {} and selection.pending(changed) == []
+
+
+def test_settings_changed_one_after_another_give_the_tables_of_a_clean_load(lake, before):
+    clean, was = lake.named("clean", **with_values(ONE_BY_ONE)), contents(before)
+    for number, path in enumerate(ONE_BY_ONE):
+        changed = lake(**with_values(ONE_BY_ONE[: number + 1]))
+        (name,) = planned = planned_for(changed, path)
+        assert rebuilt(changed) == planned, path
+        now = contents(changed)
+        assert now[name] != was[name], path
+        was = now
+    run_tables(clean)
+    assert_same(changed, clean, flags=True)
+    assert counted(changed) == counted(clean)
     assert affected(changed) == {} and selection.pending(changed) == []
 
 
@@ -189,8 +234,7 @@ CHEAP = {"name": "cheap", "check": "expression", "condition": "event_type <> 'ap
          "severity": "quarantine"}  # fmt: skip
 
 
-@pytest.mark.parametrize("by_command", [True, False])
-def test_new_quarantine_check_is_applied_to_existing_records(lake, before, by_command):
+def test_new_quarantine_check_is_applied_to_existing_records(lake, before):
     given = {"quality": {"app_events_bronze": [CHEAP]}}
     changed, clean = lake(**given), lake.named("clean", **given)
     run_tables(clean)
@@ -198,10 +242,7 @@ def test_new_quarantine_check_is_applied_to_existing_records(lake, before, by_co
     aside = len(rows(clean, "app_events_bronze_quarantine")) - len(rows(before, "app_events_bronze_quarantine"))
     assert (planned.check, planned.severity, planned.failing_rows, planned.rows) == ("cheap", "quarantine", aside, 8)
     assert f"new check cheap (quarantine) would set aside {aside} of 8 accepted records" in plan.plan(changed).text()
-    if by_command:
-        quarantine.apply(changed, check="cheap", progress=lambda line: None)
-    else:
-        run_tables(changed)
+    quarantine.apply(changed, check="cheap", progress=lambda line: None)
     assert_same(changed, clean, flags=True)
     assert counted(changed) == counted(clean)
     assert "cheap" in str(rows(changed, "app_events_bronze_quarantine"))
@@ -472,10 +513,21 @@ def test_columns_of_what_cannot_be_rebuilt_are_not_dropped(lake):
 # Kills, early versions, sources that are gone ------------------------------------
 
 
+@pytest.fixture(scope="module")
+def clean_gap(before, tmp_path_factory) -> Settings:
+    """A lakehouse that is made with shorter sessions."""
+    home = str(tmp_path_factory.mktemp("clean") / "lake")
+    settings = before.model_copy(update={"lakehouse_base_path": home, "session_gap_minutes": 21})
+    run_tables(settings)
+    return settings
+
+
 @pytest.mark.parametrize("committed", [False, True])
-def test_interrupted_rebuild_leaves_the_old_table_or_the_new_one(lake, before, monkeypatch, committed):
-    changed, clean = lake(session_gap_minutes=21), lake.named("clean", session_gap_minutes=21)
-    run_tables(clean)
+@pytest.mark.parametrize("rebuild", [run_tables, lambda settings: preview.apply(settings, ["clickstream_silver"])])
+def test_interrupted_rebuild_leaves_the_old_table_or_the_new_one(
+    lake, before, clean_gap, monkeypatch, committed, rebuild
+):
+    changed = lake(session_gap_minutes=21)
     honest = commits.merge
 
     def cut_off(*arguments: Any) -> None:
@@ -486,26 +538,30 @@ def test_interrupted_rebuild_leaves_the_old_table_or_the_new_one(lake, before, m
     with monkeypatch.context() as patch:
         patch.setattr(commits, "merge", cut_off)
         patch.setattr("lakehouse_lib.flow.bookkeeping.write", lambda *_: None)
-        pipeline.run(changed, progress=lambda line: None)
-    of = clean if committed else before
+        with contextlib.suppress(LakehouseError, AssertionError):
+            rebuild(changed)
+    of = clean_gap if committed else before
     assert rows(changed, "clickstream_silver") == rows(of, "clickstream_silver")
     assert ("clickstream_silver" in affected(changed)) is not committed
     run_tables(changed)
-    assert_same(changed, clean)
+    assert_same(changed, clean_gap)
 
 
-def test_next_run_completes_a_killed_rebuild(lake, before):
-    changed, clean = lake(session_gap_minutes=21), lake.named("clean", session_gap_minutes=21)
-    run_tables(clean)
-    whole = [rows(settings, "clickstream_silver") for settings in (before, clean)]
-    for seconds in (3, 4, 5):
+def test_next_run_completes_a_killed_rebuild(lake, before, clean_gap):
+    changed = lake(session_gap_minutes=21)
+    whole = [rows(settings, "clickstream_silver") for settings in (before, clean_gap)]
+    folder = Path(delta.table_path(changed, tables.get(changed, "clickstream_silver")))
+    # Once work on the table has begun, once there are files with its rows, and once they are committed.
+    for watched, pattern in ((Path(changed.path(), "runs"), "*.jsonl"), (folder, "*.parquet"), (folder, "*.json")):
+        before_it = {*watched.rglob(pattern)}
         process = run_by(LIBRARY.absolute(), changed, session_gap_minutes=21)
-        time.sleep(seconds)
+        while process.poll() is None and {*watched.rglob(pattern)} == before_it:
+            time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert rows(changed, "clickstream_silver") in whole
     run_tables(changed)
-    assert_same(changed, clean)
+    assert_same(changed, clean_gap)
 
 
 def test_early_lakehouse_gets_fingerprints_without_a_rebuild(lakehouse, tmp_path):
@@ -622,32 +678,30 @@ def assert_same_difference(found: history.Difference, wanted: history.Difference
     assert wanted.examples.equals(found.examples[wanted.examples.columns])
 
 
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [("clickstream_silver", {"session_gap_minutes": 21}), ("user_segments_gold", {"segments": {"active_events": 1}}),
-     ("people_silver", {"cdc": {"replicas": [REPLICA | {"keys": ["name"]}]}}),
-     ("app_events_bronze", {"feeds": {"app_events": {"timezone": "Asia/Tokyo"}}}),
-     ("users_silver", {"feeds": {"clickstream": {"select": {"user_id": "upper(user_id)"}}}})],
-)  # fmt: skip
-def test_preview_differs_from_the_table_as_two_clean_loads_do(lake, before, name, given):
+def test_preview_differs_from_the_table_as_two_clean_loads_do(lake, before):
+    given = {"session_gap_minutes": 21, "feeds": {"app_events": {"timezone": "Asia/Tokyo"}},
+             "segments": {"active_events": 1}, "cdc": {"replicas": [REPLICA | {"keys": ["name"]}]}}  # fmt: skip
     changed, clean = lake(**given), lake.named("clean", **given)
-    was = versions(changed)
-    found = preview.preview(changed, [name])
-    assert versions(changed) == was
     run_tables(clean)
-    (one,) = found.tables
-    assert one.differs and one.rows == len(rows(clean, name))
-    for made in (one, *found.gold):
-        assert rows_at(made.path, flags=True) == rows(clean, made.table, flags=True)
-        assert_same_difference(made.difference, expected(made.table, before, clean))
-    differ = {gold.table for gold in found.gold if gold.differs}
-    whole_before, whole_clean = contents(before), contents(clean)
-    assert differ <= {n for n in whole_clean if whole_clean[n] != whole_before[n]}
-    preview.apply(changed, [name], lambda line: None)
-    assert name not in affected(changed) and name not in selection.pending(changed)
-    assert rows(changed, name, flags=True) == rows(clean, name, flags=True)
+    was, shown = versions(changed), set[str]()
+    for name in ("people_silver", "app_events_bronze", "users_silver", "clickstream_silver"):
+        found = preview.preview(changed, [name])
+        assert [one.table for one in found.tables] == [name] and found.differs
+        for one in (*found.tables, *found.gold):
+            shown |= {one.table} if one.differs else set()
+            assert rows_at(one.path, flags=True) == rows(clean, one.table, flags=True)
+            assert one.rows == len(rows(clean, one.table))
+            assert_same_difference(one.difference, expected(one.table, before, clean))
+    assert versions(changed) == was
+    assert shown > {"people_silver", "app_events_bronze", "users_silver", "clickstream_silver", "user_segments_gold"}
+    for name in ("users_silver", "people_silver"):
+        preview.apply(changed, [name], lambda line: None)
+        assert name not in affected(changed) and name not in selection.pending(changed)
+        assert rows(changed, name, flags=True) == rows(clean, name, flags=True)
+    assert {*affected(changed)} == {"user_segments_gold"}  # the others are sources of these two
     run_tables(changed)
     assert_same(changed, clean, flags=True)
+    assert counted(changed) == counted(clean)
 
 
 def test_preview_of_days_differs_as_these_days_of_two_clean_loads_do(lake, before):
@@ -665,7 +719,7 @@ def test_preview_of_days_differs_as_these_days_of_two_clean_loads_do(lake, befor
         assert one.rows == sum(day is not None and day >= one.since for day in days)
         where = f"{table.partition_by} >= DATE '{one.since}'"
         assert_same_difference(one.difference, expected(one.table, before, clean, where))
-    with pytest.raises(ConfigError, match="users_silver has no days to select from"):
+    with pytest.raises(ConfigError, match="users_silver: no days to select from"):
         preview.preview(changed, ["users_silver"], days=2)
 
 

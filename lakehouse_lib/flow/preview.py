@@ -15,7 +15,7 @@ import pandas as pd
 
 from lakehouse_lib.catalog import history, lineage
 from lakehouse_lib.config import Settings, command
-from lakehouse_lib.errors import ConfigError, TableError
+from lakehouse_lib.errors import ConfigError, LedgerError, TableError
 from lakehouse_lib.flow import pipeline, shadows
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.flow.shadows import Shadow
@@ -82,6 +82,48 @@ class Preview:
     with_them: list[str]
     """Their sources that would be rebuilt with them."""
 
+    def overview(self) -> pd.DataFrame:
+        """How each table would differ: ``table, rows, added, removed, changed``."""
+        found = [(one, one.difference) for one in (*self.tables, *self.gold)]
+        rows = [(one.table, one.rows, by.added, by.removed, by.changed) for one, by in found]
+        return pd.DataFrame(rows, columns=["table", "rows", "added", "removed", "changed"])
+
+    def by_column(self) -> pd.DataFrame:
+        """In how many of the changed rows each column differs: ``column`` with its table, ``rows``."""
+        rows = [(f"{one.table}.{name}", count) for one in self.tables for name, count in one.difference.columns.items()]
+        return pd.DataFrame(rows, columns=["column", "rows"])
+
+    def largest(self) -> pd.DataFrame:
+        """The largest change of each column of numbers: ``table, column, row, before, after``."""
+        return self._listed([one.largest for one in self.tables], self.tables, ["column", "row", "before", "after"])
+
+    def moved(self) -> pd.DataFrame:
+        """The figures that change, of the tables and of gold: ``table, figure, before, after``."""
+        every = [*self.tables, *self.gold]
+        return self._listed([one.moved() for one in every], every, ["figure", "before", "after"])
+
+    @staticmethod
+    def _listed(frames: list[pd.DataFrame], of: list[Compared], columns: list[str]) -> pd.DataFrame:
+        named = [frame.assign(table=one.table) for frame, one in zip(frames, of, strict=True) if len(frame)]
+        empty = pd.DataFrame(columns=["table", *columns])
+        return pd.concat(named, ignore_index=True)[empty.columns] if named else empty
+
+    def check(self) -> None:
+        """Raise an error if the rows of a table do not add up: those before, added and removed to those after.
+
+        Raises
+        ------
+        LedgerError
+            They do not.
+        """
+        for one in (*self.tables, *self.gold):
+            before, found = int(one.figures.before[0]), one.difference
+            if before + found.added - found.removed != one.rows:
+                raise LedgerError(
+                    f"{one.table}: {before:,} rows, {found.added:,} added and {found.removed:,} removed are not the "
+                    f"{one.rows:,} rows of the preview in {one.path}"
+                )
+
     @property
     def differs(self) -> bool:
         """Whether any row would."""
@@ -135,24 +177,26 @@ def _shown(frame: pd.DataFrame, head: str) -> list[str]:
 def preview(settings: Settings, names: list[str], days: int = 0) -> Preview:
     """Make tables under ``ops/preview`` and compare them with the existing ones, including archived rows.
 
-    With ``days`` only the last days of the tables are written and compared, and no gold table made from them.
+    With ``days`` only the last days of those tables that have days are compared, and no gold table made from them.
 
     Raises
     ------
     ConfigError
-        There is no such table, or the rows of one have no day.
+        There is no such table, or none of them has days.
     TableError
         The table or one of its sources has not been made.
     LockedError
         A run holds the lakehouse.
     """
     wanted = [tables.get(settings, name) for name in names]
+    if not wanted:
+        return Preview([], [], [])
     with locked(settings):
         for table in wanted:
             delta.made(settings, table, "there is nothing to compare a preview with")
             for source in table.sources:
                 delta.made(settings, tables.get(settings, source), f"{table.name} is made from it")
-        since = {table.name: _first_day(settings, table, days) for table in wanted} if days else {}
+        since = _first_days(settings, wanted, days) if days else {}
         gold = [] if days else _gold_below(settings, names)
         anew = _anew(settings, book_of(settings), names, gold)
         read = {source for table in anew for source in table.sources}  # by others, which need all of their days
@@ -210,11 +254,12 @@ def _anew(settings: Settings, book: Book, names: list[str], gold: list[str]) -> 
     return [*anew.values()]
 
 
-def _first_day(settings: Settings, table: Table, days: int) -> date:
-    known = archive.days(settings, table)
-    if not known:
-        raise ConfigError(f"{table.name} has no days to select from (--days): preview all of it.")
-    return max(known) - timedelta(days - 1)
+def _first_days(settings: Settings, wanted: list[Table], days: int) -> dict[str, date]:
+    known = {table.name: archive.days(settings, table) for table in wanted}
+    first = {name: max(found) - timedelta(days - 1) for name, found in known.items() if found}
+    if not first:
+        raise ConfigError(f"{', '.join(known)}: no days to select from (--days). Preview all of it.")
+    return first
 
 
 def _compare(settings: Settings, shadow: Shadow, since: date | None) -> Compared:

@@ -13,7 +13,7 @@ from lakehouse_lib.catalog import catalog
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.engines import session
 from lakehouse_lib.errors import LakehouseError
-from lakehouse_lib.flow import bookkeeping, ledger, openlineage
+from lakehouse_lib.flow import bookkeeping, consent, ledger, openlineage
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.flow.selection import is_pending, selected
 from lakehouse_lib.flow.steps import RunResult, Step
@@ -48,6 +48,8 @@ def run(
         Another run holds the lakehouse.
     LandingError
         The landing folder does not exist.
+    ConfirmError
+        More rows would be rebuilt than ``plan.confirm_rows``; nothing was done.
     """
     result = RunResult(settings.run_id or new_run_id())
     with locked(settings):
@@ -55,6 +57,7 @@ def run(
             wanted, unused = selected(settings, layer), landing.not_in_use(settings)
             settled, checked = ledger.last_accounted(settings), quality.latest(settings)
         book = Book(settings)
+        consent.check(settings, (table for table in wanted if table.name not in unused), book)
         for note in book.adopt(table for table in wanted if table.name not in unused):
             progress(note)
         created = _create_unused(settings, wanted, unused)

@@ -24,7 +24,7 @@ from lakehouse_lib.errors import TableError
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import code, ops, reads, sources, tables
 from lakehouse_lib.model.tables import Table
-from lakehouse_lib.storage import archive, commits, delta
+from lakehouse_lib.storage import archive, commits, delta, remembered
 from lakehouse_lib.storage.transactions import FINGERPRINT
 
 REBUILD = "rebuild"
@@ -233,8 +233,18 @@ class Book:
 
 
 def book_of(settings: Settings) -> Book:
-    """Return the fingerprints of a lakehouse; within `delta.look` they are read once."""
-    return delta.once(f"fingerprints, by settings {id(settings)}", lambda: Book(settings))
+    """Return the fingerprints of a lakehouse, to read them; they are read again only if they, the settings or the code
+    have changed."""
+    return delta.once(f"fingerprints, by settings {id(settings)}", lambda: _known_book(settings))
+
+
+def _known_book(settings: Settings) -> Book:
+    recorded = delta.open_table(f"{settings.layer_path('ops')}/fingerprints")
+    if recorded is None:
+        return Book(settings)
+    packages = sorted({table.transform.split(".")[0] for table in tables.declared(settings).values()})
+    key = f"book {settings.model_dump_json()} {sources.digest_of(packages)}"
+    return remembered.made_of(recorded, key, lambda _: Book(settings))
 
 
 def number_of(record: Record) -> int:

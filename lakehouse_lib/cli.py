@@ -107,14 +107,27 @@ def _add_runs(add_command: _AddCommand) -> None:
     run.add_argument("--forward-only", action="append", default=[], metavar="TABLE",
                      help="keep the existing rows of this table although its code or settings have changed; only "
                           "new rows follow the new rules")  # fmt: skip
+    run.add_argument("--confirm", action="store_true",
+                     help="rebuild tables although that takes more rows than plan.confirm_rows")  # fmt: skip
+    run.add_argument("--drop-columns", default="", metavar="TABLES",
+                     help="comma-separated: rebuild these tables without the columns that are no longer "
+                          "declared")  # fmt: skip
     plan = add_command("plan", runs.show_plan, "show which tables the next run rebuilds because their declaration, "
                        "settings or code have changed; exits with 4 if there are any")  # fmt: skip
     plan.add_argument("--json", action="store_true", help="as JSON")
     plan.add_argument("--preview", default="", metavar="TABLE",
-                      help="build this table under ops/preview, beside the existing one, and show how they "
-                           "differ")  # fmt: skip
+                      help="build this table under ops/preview, beside the existing one, and show how they and the "
+                           "gold tables made from them differ")  # fmt: skip
+    plan.add_argument("--days", type=_days, default=0, metavar="N", help="compare only the last N days of the table")
+    plan.add_argument("--apply", action="store_true", help="then rebuild the table, in one commit")
     notebook = add_command("notebook", runs.run_notebook, "execute one notebook")
     notebook.add_argument("name")
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days: 1 or more")
+    return int(text)
 
 
 def _add_trust(add_command: _AddCommand) -> None:
@@ -134,11 +147,15 @@ def _add_trust(add_command: _AddCommand) -> None:
     quality.add_argument("action", nargs="?", default="show", choices=("show", "check", "profile", "anomalies"))
     quality.add_argument("table", nargs="?", default="", help="default: all tables")
     quarantine = add_command(
-        "quarantine", care.handle_quarantine, "show the rejected records and why they were rejected, or replay them"
+        "quarantine",
+        care.handle_quarantine,
+        "show the rejected records and why they were rejected, replay them, or "
+        "set aside accepted records that fail a new check",
     )
-    quarantine.add_argument("action", nargs="?", default="show", choices=("show", "replay"))
+    quarantine.add_argument("action", nargs="?", default="show", choices=("show", "replay", "apply"))
     quarantine.add_argument("table", nargs="?", default="", help="bronze table; required for replay")
     quarantine.add_argument("--reason", default="", help="only records that carry this flag")
+    quarantine.add_argument("--check", default="", help="with apply: only if this check has changed")
 
 
 def _add_tables(add_command: _AddCommand) -> None:
@@ -216,7 +233,7 @@ def _add_services(add_command: _AddCommand) -> None:
 def _set_environment(options: argparse.Namespace) -> None:
     """Pass ``--set``, ``--params`` and the limits of a run on to the notebooks' kernels, as environment variables.
     They take precedence over variables that are already set."""
-    for name in ("tables", "full", "date_from", "date_to"):
+    for name in ("tables", "full", "confirm", "drop_columns", "date_from", "date_to"):
         if value := getattr(options, name, ""):
             os.environ[config.variable(name)] = str(value)
     for assignment in options.assignments:

@@ -93,6 +93,14 @@ class SegmentSettings(_Part):
     inactive_days: int = Field(default=30, ge=1, description="not seen for more days: Inactive")
 
 
+class PlanSettings(_Part):
+    """What a run does about tables whose declaration, settings or code have changed."""
+
+    confirm_rows: int = Field(
+        default=0, ge=0, description="a run that would rewrite more rows stops, unless `confirm` is set; 0 = never"
+    )
+
+
 def _plain(name: str) -> AliasChoices:
     return AliasChoices(name.upper(), name)
 
@@ -150,6 +158,7 @@ class Settings(BaseSettings):
     profile_table: str = Field("app_events_silver", description="table that the quality notebook looks at closely")
     segments: SegmentSettings = Field(default_factory=SegmentSettings)
     sample: SampleSettings = Field(default_factory=SampleSettings)
+    plan: PlanSettings = Field(default_factory=PlanSettings)
 
     openlineage_url: str = Field(
         "", validation_alias=_plain("openlineage_url"), description="'' = a file beside the run's notebooks"
@@ -172,6 +181,11 @@ class Settings(BaseSettings):
     run_id: str = Field("", pattern=r"^[A-Za-z0-9_-]*$", description="'' = a new one")
     tables: str = Field("", description="comma-separated; '' = all")
     full: bool = Field(False, description="rebuild instead of increment")
+    preview_days: int = Field(0, ge=0, description="last days of each table that 15_plan_preview compares; 0 = all")
+    confirm: bool = Field(False, description="rebuild however many rows it takes; see plan.confirm_rows")
+    drop_columns: str = Field(
+        "", description="comma-separated tables: columns that are no longer declared are dropped, which rebuilds them"
+    )
     date_from: date | None = Field(
         None, description="first day of the gold tables to compute again; without date_to: up to the last there is"
     )
@@ -190,7 +204,9 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
 
-    @field_validator("enable_delta", "auto_optimize", "auto_archive", "quality_samples", "full", mode="before")
+    @field_validator(
+        "enable_delta", "auto_optimize", "auto_archive", "quality_samples", "full", "confirm", mode="before"
+    )
     @classmethod
     def _strict_bool(cls, value: Any) -> Any:
         if isinstance(value, bool) or str(value).lower() in ("true", "false"):
@@ -273,7 +289,15 @@ class Settings(BaseSettings):
 
     def table_names(self) -> list[str]:
         """Return the tables that the run is limited to; empty for all."""
-        return [name.strip() for name in self.tables.split(",") if name.strip()]
+        return _listed(self.tables)
+
+    def dropping(self) -> list[str]:
+        """Return the tables that are to lose the columns that are no longer declared."""
+        return _listed(self.drop_columns)
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def day_of(value: Any) -> date | None:

@@ -28,6 +28,12 @@ class UnknownTableError(ConfigError):
     """There is no table with that name."""
 
 
+class ConfirmError(LakehouseError):
+    """A run would rebuild more rows than it may without a person's word; nothing was started."""
+
+    exit_status = 4
+
+
 class EngineError(LakehouseError):
     """The Spark engine cannot be reached, or has died."""
 

@@ -21,6 +21,9 @@ MAINTENANCE, REPORT, BUSINESS = "70_maintenance", "60_health_report", "65_busine
 EXPLORE = ("50_catalog_explorer", "55_time_travel")
 """Notebooks for interactive use; a run does not execute them."""
 
+PREVIEW = "15_plan_preview"
+"""Shows what a rebuild would change, before a run does it; a run does not execute it."""
+
 _JUPYTER = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _known: set[str] | None = None
 

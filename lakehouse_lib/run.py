@@ -12,9 +12,10 @@ from lakehouse_lib.care import health, maintenance
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
 from lakehouse_lib.errors import ConfigError, EngineError, LakehouseError, QualityError, SetupError
-from lakehouse_lib.flow import plan, selection
+from lakehouse_lib.flow import consent, plan, selection
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import landing
+from lakehouse_lib.layers.fingerprints import book_of
 from lakehouse_lib.storage import delta
 from lakehouse_lib.trust import quality
 
@@ -39,11 +40,13 @@ def everything(settings: Settings, run_id: str, with_sample: bool) -> None:
                     landing.check_there(settings, landing.feed_of(table))
         with delta.look():
             has_work = empty or bool(selection.pending(settings))
+            consent.check(settings, selection.selected(settings) if has_work else (), book_of(settings))
             aged = not has_work and bool(maintenance.aged(settings))
             outdated = not has_work and health.outdated(settings)
             for sentence in () if has_work else plan.settle(settings):
                 print(sentence)
         if has_work:
+            session.check_reachable(settings)
             failures = _all_notebooks(settings, run_id, empty)
             latest = settings.local_dir("runs") / "latest"
             print(f"{time.monotonic() - began:.0f} s. Read the notebooks: {latest}/")

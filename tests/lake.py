@@ -29,7 +29,11 @@ QUALITY = ("_quality_flags", "_rescued_data", "_raw")
 def rows(settings: Settings, name: str, columns: list[str] | None = None, flags: bool = False) -> list[dict[str, Any]]:
     """The rows of a table, by Delta's log, sorted; by default the columns that the laws cover; with ``flags`` those
     that say what is wrong with a record too."""
-    path = delta.table_path(settings, tables.get(settings, name))
+    return rows_at(delta.table_path(settings, tables.get(settings, name)), columns, flags)
+
+
+def rows_at(path: str, columns: list[str] | None = None, flags: bool = False) -> list[dict[str, Any]]:
+    """`rows` of the Delta table in a folder."""
     opened = DeltaTable(path)
     business = [
         field.name

@@ -6,10 +6,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -21,6 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_ledger_matches_tables, assert_same, contents, rows, versions
+from worker import Worker
 
 from lakehouse_lib import config, sample
 from lakehouse_lib.config import SampleSettings, Settings
@@ -44,16 +41,10 @@ def run(settings: Settings) -> None:
     pipeline.run(settings, progress=lambda line: None).check()
 
 
-def started(settings: Settings) -> subprocess.Popen:
+def started(settings: Settings) -> Worker:
     """Start a run in a separate process."""
     values = {name: getattr(settings, name) for name in ("lakehouse_base_path", "landing_path", "spark_master")}
-    values["sample"] = {"rows": 0}
-    return subprocess.Popen(
-        [sys.executable, "tests/worker.py", json.dumps(values)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Worker(values | {"sample": {"rows": 0}})
 
 
 def put(files: list[Path], source: Path, landing_folder: Path, suffix: str = "") -> None:
@@ -113,7 +104,7 @@ def test_batches_in_any_order_repeated_or_killed_give_the_same_tables(
     cuts = sorted(data.draw(st.lists(st.integers(1, len(files) - 1), min_size=1, max_size=2, unique=True)))
     batches = [order[i:j] for i, j in zip([0, *cuts], [*cuts, len(files)], strict=True)]
     again = data.draw(st.lists(st.sampled_from(files), max_size=3, unique=True))
-    killed, after = data.draw(st.integers(0, len(batches) - 1)), data.draw(st.floats(2.5, 15))
+    killed, after = data.draw(st.integers(0, len(batches) - 1)), data.draw(st.floats(0.1, 4))
     base = tmp_path_factory.mktemp("parts")
     settings = clean_load.model_copy(
         update={"lakehouse_base_path": str(base / "lake"), "landing_path": str(base / "landing")}
@@ -123,10 +114,7 @@ def test_batches_in_any_order_repeated_or_killed_give_the_same_tables(
         if number:
             put(again, dirty, base / "landing", suffix="again-")
         if number == killed:
-            process = started(settings)
-            time.sleep(after)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            started(settings).kill_after(after)
         run(settings)
     run(settings)
     assert_same(settings, clean_load)
@@ -144,12 +132,7 @@ def test_twenty_kills_lose_and_duplicate_nothing(dirty, clean_load, tmp_path):
     reached = set()
     for number in range(20):
         put(files[number::20], dirty, tmp_path / "landing")
-        process = started(settings)
-        try:
-            process.communicate(timeout=rng.uniform(1.5, 7))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+        started(settings).kill_after(rng.uniform(0.1, 3))
         for name, counts in contents(settings).items():
             keys = tables.get(settings, name).key
             if keys and not keys[0].startswith("_"):
@@ -191,9 +174,9 @@ def test_run_killed_between_commit_and_watermarks_is_recovered(lakehouse, jvm, d
 def test_concurrent_runs_succeed_or_report_the_lock(dirty, clean_load, tmp_path):
     settings = clean_load.model_copy(update={"lakehouse_base_path": str(tmp_path / "lake")})
     both = [started(settings) for _ in range(2)]
-    ends = [(process.communicate(timeout=300), process.returncode) for process in both]
-    assert sorted(status for _, status in ends) == [0, 1]
-    (((_, outputs), _),) = (end for end in ends if end[1])
+    ends = [worker.ended() for worker in both]
+    assert sorted(status for status, _ in ends) == [0, 1]
+    (outputs,) = (output for status, output in ends if status)
     assert "Another run holds the lakehouse" in outputs and "Traceback" not in outputs
     assert_same(settings, clean_load)
 

@@ -436,8 +436,9 @@ def test_events_reach_a_service_and_an_unreachable_one_fails_no_run(lakehouse, d
     assert [(path, auth) for path, auth, _ in received] == [("/api/v1/lineage", "Bearer secret")] * 4
     assert [item["eventType"] for *_, item in received] == ["START", "COMPLETE"] * 2
     deliver("app_events/2.json", [event(2)])
-    pipeline.run(settings, progress=lambda line: None).check()
+    pipeline.run(settings.model_copy(update={"run_id": "unheard"}), progress=lambda line: None).check()
     assert reader.count(settings, "app_events_bronze") == 2
+    assert [e["eventType"] for e in events_of(settings, "unheard")] == ["START", "COMPLETE"] * 2  # kept in the file
 
 
 def test_failed_table_is_reported_as_failed(lakehouse, deliver, monkeypatch):

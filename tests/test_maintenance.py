@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -18,6 +14,7 @@ import pytest
 from conftest import change, click, event
 from deltalake import DeltaTable, write_deltalake
 from lake import assert_same, contents, rows
+from worker import Worker
 
 from lakehouse_lib import cli, notebooks
 from lakehouse_lib.care import health, maintenance, restore
@@ -431,16 +428,12 @@ def test_archiving_killed_at_any_moment_loses_and_duplicates_nothing(lakehouse):
     lake = lakehouse(retention={"event_metrics_gold": 30})
     table = many_hours(lake, 40)
     expected = Counter(f"e{n}" for n in range(40))
-    settings_json = json.dumps({"lakehouse_base_path": lake.path(), "retention": lake.retention})
+    values = {"lakehouse_base_path": lake.path(), "retention": lake.retention}
     picks, seen = random.Random(11), set()
     for _ in range(20):
-        command = [sys.executable, "tests/worker.py", settings_json, "archive", table.name]
-        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert worker.stdout.readline() == "ready\n"
-        time.sleep(0.7 * picks.random())
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
-        worker.stdout.close()
+        worker = Worker(values, "archive", table.name)
+        worker.wait_for("ready")
+        worker.kill_after(0.7 * picks.random())
         live = Counter(row["event_type"] for row in rows(lake, table.name, ["event_type"]))
         away = Counter()
         for batch in archive.batches(lake, table):

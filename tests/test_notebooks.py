@@ -38,7 +38,8 @@ def test_notebooks_have_the_agreed_structure(path):
 
 
 def test_every_notebook_is_part_of_the_run_or_interactive():
-    known = (*notebooks.ORDER, notebooks.MAINTENANCE, notebooks.REPORT, notebooks.BUSINESS, *notebooks.EXPLORE)
+    at_the_end = (notebooks.MAINTENANCE, notebooks.REPORT, notebooks.BUSINESS)
+    known = (*notebooks.ORDER, notebooks.PREVIEW, *at_the_end, *notebooks.EXPLORE)
     assert sorted(known) == [path.stem for path in SOURCES]
 
 
@@ -125,6 +126,20 @@ def test_interactive_notebook_runs_alone_and_works_offline(finished, environment
     assert "<svg" in page or "<figure " in page
     assert "application/vnd.jupyter.widget-view" not in page
     assert (base / "runs/latest").resolve() == before
+
+
+def test_preview_notebook_runs_alone_and_changes_no_table(finished, environment, lake):
+    before = versions(lake)
+    nothing = lakehouse_command(environment | {"SPARK_MASTER": "sc://localhost:1"}, "notebook", notebooks.PREVIEW)
+    assert nothing.returncode == 0, nothing.stderr
+    page = Path(nothing.stdout.split()[-1]).read_text()
+    assert "Nothing to preview: no table is to be rebuilt." in page and "It adds up." in page
+    result = lakehouse_command(environment, "notebook", notebooks.PREVIEW, "--set", "session_gap_minutes=5")
+    assert result.returncode == 0, result.stderr
+    page = Path(result.stdout.split()[-1]).read_text()
+    assert "session_gap_minutes: 30 → 5" in page and page.count("<figure style=") == 1
+    assert "mean of avg_session_duration" in page and "application/vnd.jupyter.widget-view" not in page
+    assert versions(lake) == before
 
 
 def test_broken_file_fails_its_notebook_and_nothing_else(finished, environment, lake):

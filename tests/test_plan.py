@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -13,20 +14,22 @@ import sys
 import tarfile
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import change, click, event
-from lake import assert_same, contents, rows, run_tables, versions
+from lake import assert_ledger_matches_tables, assert_same, contents, rows, rows_at, run_tables, versions
 
 from lakehouse_lib import cli, config
-from lakehouse_lib.care import health, restore
-from lakehouse_lib.catalog import history
+from lakehouse_lib.care import health, quarantine, restore
+from lakehouse_lib.catalog import catalog, history, rules
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session
-from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.errors import ConfigError, ConfirmError, LakehouseError, TableError
 from lakehouse_lib.flow import pipeline, plan, preview, selection
+from lakehouse_lib.intake import landing as landing_files
 from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import sources, tables
 from lakehouse_lib.model.ops import COUNTS
@@ -141,6 +144,11 @@ def counted(settings: Settings) -> dict[str, dict[str, int]]:
     return found
 
 
+def rebuilt(settings: Settings) -> set[str]:
+    """Run the tables; returns those that were rebuilt because of what has changed."""
+    return {step.table for step in run_tables(settings).steps if step.state == "rebuilt"}
+
+
 # Settings ---------------------------------------------------------------------
 
 OTHERS = {
@@ -158,40 +166,126 @@ OTHERS = {
 """For every setting that a transformation reads: a value that makes other rows."""
 
 
+BATCHES = [
+    ["feeds.app_events.timezone", "feeds.clickstream.timezone", "feeds.cdc_changes.timezone"],
+    ["feeds.app_events.format", "feeds.clickstream.format", "feeds.cdc_changes.format"],
+    ["feeds.app_events.select", "feeds.clickstream.select", "feeds.cdc_changes.select"],
+    ["session_gap_minutes", "cdc.users_table"], ["cdc.users_key"], ["cdc.absent"], ["cdc.replicas"],
+]  # fmt: skip
+"""Settings that are changed at once: each makes other tables anew, none of which is a source of those of another."""
+ONE_BY_ONE = ["active_days", *(path for path in OTHERS if path.startswith("segments."))]
+"""Settings of the last tables, which follow from everything: they are changed one after another."""
+
+
+def with_values(paths: list[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for path in paths:
+        given = config._merge(given, nested(path, OTHERS[path]))
+    return given
+
+
 def test_every_setting_that_a_transformation_reads_is_covered(before):
     read = {path for record in Book(before).records.values() for path in record["settings"]}
-    assert read == {*OTHERS}
+    assert read == {*OTHERS} == {path for batch in [*BATCHES, ONE_BY_ONE] for path in batch}
 
 
-@pytest.mark.parametrize("path", OTHERS)
-def test_changed_setting_gives_the_tables_of_a_clean_load(lake, before, landing, tmp_path, path):
-    given = nested(path, OTHERS[path])
-    if path.endswith("format"):
+def planned_for(settings: Settings, path: str) -> set[str]:
+    """The tables that are planned, all of them because of one setting."""
+    planned = affected(settings)
+    assert planned and all(path in change for changes in planned.values() for change in changes), (path, planned)
+    assert {*planned} <= {*selection.pending(settings)}, path
+    return {*planned}
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids="+".join)
+def test_changed_settings_give_the_tables_of_a_clean_load(lake, before, landing, tmp_path, batch):
+    given = with_values(batch)
+    if batch[0].endswith("format"):
         shutil.copytree(landing, tmp_path / "landing")
         given["landing_path"] = str(delivered(tmp_path / "landing", MISNAMED))
-    changed = lake(**given)
-    planned = affected(changed)
-    assert planned and all(path in change for changes in planned.values() for change in changes)
-    assert {*planned} <= {*selection.pending(changed)}
-    result = run_tables(changed)
-    assert {step.table for step in result.steps if step.state == "rebuilt"} == {*planned}
-    clean = lake.named("clean", **given)
+    planned = {path: planned_for(lake(**nested(path, OTHERS[path])), path) for path in batch}
+    changed, clean = lake(**given), lake.named("clean", **given)
+    made = rebuilt(changed)
+    assert len(made) == sum(map(len, planned.values())) and made == set().union(*planned.values())
     run_tables(clean)
     assert_same(changed, clean, flags=True)
     assert counted(changed) == counted(clean)
-    assert contents(changed, flags=True) != contents(before, flags=True)
+    was, now = contents(before, flags=True), contents(changed, flags=True)
+    assert [path for path in batch if all(was.get(name) == now[name] for name in planned[path])] == []
     assert affected(changed) == {} and selection.pending(changed) == []
 
 
-def test_new_quarantine_check_is_applied_to_existing_records(lake):
-    check = {"name": "cheap", "check": "expression", "condition": "event_type = 'tap'", "severity": "quarantine"}
-    given = {"quality": {"app_events_bronze": [check]}}
-    changed, clean = lake(**given), lake.named("clean", **given)
-    assert "app_events_bronze" in affected(changed)
-    run_tables(changed)
+def test_settings_changed_one_after_another_give_the_tables_of_a_clean_load(lake, before):
+    clean, was = lake.named("clean", **with_values(ONE_BY_ONE)), contents(before)
+    for number, path in enumerate(ONE_BY_ONE):
+        changed = lake(**with_values(ONE_BY_ONE[: number + 1]))
+        (name,) = planned = planned_for(changed, path)
+        assert rebuilt(changed) == planned, path
+        now = contents(changed)
+        assert now[name] != was[name], path
+        was = now
     run_tables(clean)
     assert_same(changed, clean, flags=True)
+    assert counted(changed) == counted(clean)
+    assert affected(changed) == {} and selection.pending(changed) == []
+
+
+CHEAP = {"name": "cheap", "check": "expression", "condition": "event_type <> 'app_failure' AND user_id <> 'ann'",
+         "severity": "quarantine"}  # fmt: skip
+
+
+def test_new_quarantine_check_is_applied_to_existing_records(lake, before):
+    given = {"quality": {"app_events_bronze": [CHEAP]}}
+    changed, clean = lake(**given), lake.named("clean", **given)
+    run_tables(clean)
+    (planned,) = plan.plan(changed).checks
+    aside = len(rows(clean, "app_events_bronze_quarantine")) - len(rows(before, "app_events_bronze_quarantine"))
+    assert (planned.check, planned.severity, planned.failing_rows, planned.rows) == ("cheap", "quarantine", aside, 8)
+    assert f"new check cheap (quarantine) would set aside {aside} of 8 accepted records" in plan.plan(changed).text()
+    quarantine.apply(changed, check="cheap", progress=lambda line: None)
+    assert_same(changed, clean, flags=True)
+    assert counted(changed) == counted(clean)
     assert "cheap" in str(rows(changed, "app_events_bronze_quarantine"))
+    assert affected(changed) == {} and plan.plan(changed).checks == []
+    said: list[str] = []
+    quarantine.apply(changed, progress=said.append)
+    assert said == ["Nothing to do: no check of severity quarantine has changed since the tables were made."]
+
+
+def test_quarantine_apply_refuses_what_is_more_than_a_check(lake, tmp_path, landing):
+    own, quality = tmp_path / "landing", {"app_events_bronze": [CHEAP]}
+    more = lake(quality=quality, feeds={"app_events": {"timezone": "Asia/Tokyo"}})
+    with pytest.raises(ConfigError, match=r"more has changed than that, feeds\.app_events\.timezone"):
+        quarantine.apply(more)
+    with pytest.raises(ConfigError, match="there is no check 'dear' of severity quarantine; there are cheap"):
+        quarantine.apply(lake(quality=quality), "app_events_bronze", "dear")
+    shutil.copytree(landing, own)
+    (own / "app_events/a.json").unlink()
+    with pytest.raises(TableError, match="cannot be rebuilt, because 1 of its files are no longer in landing"):
+        quarantine.apply(lake(quality=quality, landing_path=str(own)))
+
+
+def test_new_check_is_tried_before_it_stops_anything(lake):
+    apps = {"check": "allowed_values", "column": "app_type", "values": ["web"]}
+    (tried,) = plan.plan(lake(quality={"app_events_silver": [apps]})).checks
+    assert (tried.check, tried.severity, tried.passed) == ("allowed_values_app_type", "error", True)
+    ids = {"check": "regex", "column": "event_id", "pattern": "x.*", "name": "ids"}
+    found = plan.plan(lake(quality={"app_events_silver": [ids]}))
+    assert found.affected == [] and found.checks[0].passed is False
+    assert "app_events_silver: new check ids (error) fails: check ids" in found.text()
+
+
+def test_large_rebuild_waits_for_a_word(lake):
+    given = {"session_gap_minutes": 21, "plan": {"confirm_rows": 1}}
+    changed, was = lake(**given), versions(lake())
+    with pytest.raises(
+        ConfirmError, match=r"rebuild 2 rows, more than plan.confirm_rows = 1: clickstream_silver \(2\)"
+    ):
+        pipeline.run(changed, progress=lambda line: None)
+    assert versions(changed) == was
+    for allowed in (lake(plan={"confirm_rows": 1}), lake(**given, confirm=True)):
+        run_tables(allowed)
+        assert affected(allowed) == {}
 
 
 def test_only_tables_whose_rows_change_are_written(lake):
@@ -385,13 +479,55 @@ def test_additional_column_is_filled(lake, tmp_path, monkeypatch, extra_table):
     assert {type(row["n"]) for row in rows(settings, "kinds_gold")} == {float}
 
 
+def test_column_that_is_gone_is_dropped_only_when_asked(lake, tmp_path, monkeypatch, extra_table):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "gone.py").write_text(MINE.replace("by_type", "by_sort").replace(' + 0 AS n"', ' AS n", "1 AS extra"'))
+    mine = of_types("sorts_gold", "gone.by_sort")
+    extra_table(replace(mine, declared=mine.declared + "    extra int -- a number\n"))
+    settings = lake(tables="sorts_gold")
+    run_tables(settings)
+    tables.unregister("sorts_gold")
+    tables.register(mine)
+    assert affected(settings) == {"sorts_gold": ["column extra: int → none"]}
+    run_tables(settings)
+    assert "extra" in rows(settings, "sorts_gold")[0]
+    found = plan.plan(settings)
+    assert found.affected == [] and found.undeclared == {"sorts_gold": ["extra"]}
+    assert "sorts_gold: no longer declared, and kept: extra; to drop them: lakehouse run --drop-columns" in found.text()
+    dropping = settings.model_copy(update={"drop_columns": "sorts_gold"})
+    assert affected(dropping) == {"sorts_gold": ["column extra (dropped): in the table → none"]}
+    was = rows(settings, "sorts_gold", ["event_type", "n"])
+    run_tables(dropping)
+    assert rows(settings, "sorts_gold") == was and versions(settings)["sorts_gold"] >= 2
+    assert plan.plan(settings).undeclared == {} and affected(dropping) == {} and selection.pending(dropping) == []
+    assert_ledger_matches_tables(settings)
+
+
+def test_columns_of_what_cannot_be_rebuilt_are_not_dropped(lake):
+    with pytest.raises(ConfigError, match="people_silver takes its columns from its source"):
+        run_tables(lake(drop_columns="people_silver"))
+    with pytest.raises(ConfigError, match="did you mean users_silver"):
+        run_tables(lake(drop_columns="user_silver"))
+
+
 # Kills, early versions, sources that are gone ------------------------------------
 
 
+@pytest.fixture(scope="module")
+def clean_gap(before, tmp_path_factory) -> Settings:
+    """A lakehouse that is made with shorter sessions."""
+    home = str(tmp_path_factory.mktemp("clean") / "lake")
+    settings = before.model_copy(update={"lakehouse_base_path": home, "session_gap_minutes": 21})
+    run_tables(settings)
+    return settings
+
+
 @pytest.mark.parametrize("committed", [False, True])
-def test_interrupted_rebuild_leaves_the_old_table_or_the_new_one(lake, before, monkeypatch, committed):
-    changed, clean = lake(session_gap_minutes=21), lake.named("clean", session_gap_minutes=21)
-    run_tables(clean)
+@pytest.mark.parametrize("rebuild", [run_tables, lambda settings: preview.apply(settings, ["clickstream_silver"])])
+def test_interrupted_rebuild_leaves_the_old_table_or_the_new_one(
+    lake, before, clean_gap, monkeypatch, committed, rebuild
+):
+    changed = lake(session_gap_minutes=21)
     honest = commits.merge
 
     def cut_off(*arguments: Any) -> None:
@@ -402,26 +538,30 @@ def test_interrupted_rebuild_leaves_the_old_table_or_the_new_one(lake, before, m
     with monkeypatch.context() as patch:
         patch.setattr(commits, "merge", cut_off)
         patch.setattr("lakehouse_lib.flow.bookkeeping.write", lambda *_: None)
-        pipeline.run(changed, progress=lambda line: None)
-    of = clean if committed else before
+        with contextlib.suppress(LakehouseError, AssertionError):
+            rebuild(changed)
+    of = clean_gap if committed else before
     assert rows(changed, "clickstream_silver") == rows(of, "clickstream_silver")
     assert ("clickstream_silver" in affected(changed)) is not committed
     run_tables(changed)
-    assert_same(changed, clean)
+    assert_same(changed, clean_gap)
 
 
-def test_next_run_completes_a_killed_rebuild(lake, before):
-    changed, clean = lake(session_gap_minutes=21), lake.named("clean", session_gap_minutes=21)
-    run_tables(clean)
-    whole = [rows(settings, "clickstream_silver") for settings in (before, clean)]
-    for seconds in (3, 4, 5):
+def test_next_run_completes_a_killed_rebuild(lake, before, clean_gap):
+    changed = lake(session_gap_minutes=21)
+    whole = [rows(settings, "clickstream_silver") for settings in (before, clean_gap)]
+    folder = Path(delta.table_path(changed, tables.get(changed, "clickstream_silver")))
+    # Once work on the table has begun, once there are files with its rows, and once they are committed.
+    for watched, pattern in ((Path(changed.path(), "runs"), "*.jsonl"), (folder, "*.parquet"), (folder, "*.json")):
+        before_it = {*watched.rglob(pattern)}
         process = run_by(LIBRARY.absolute(), changed, session_gap_minutes=21)
-        time.sleep(seconds)
+        while process.poll() is None and {*watched.rglob(pattern)} == before_it:
+            time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert rows(changed, "clickstream_silver") in whole
     run_tables(changed)
-    assert_same(changed, clean)
+    assert_same(changed, clean_gap)
 
 
 def test_early_lakehouse_gets_fingerprints_without_a_rebuild(lakehouse, tmp_path):
@@ -483,36 +623,153 @@ def test_restored_table_has_the_fingerprint_of_its_version(lake):
     assert affected(changed) == {"user_segments_gold": ["segments.vip_value: 500.0 → 60.0"]}
 
 
+# Catalog, lineage, what has changed ----------------------------------------------
+
+
+def test_catalog_and_lineage_name_the_rules_of_each_table(lake):
+    assert {entry.rules for entry in catalog.entries(lake()).values()} == {"current"}
+    changed = lake(session_gap_minutes=21)
+    old = catalog.describe(changed, "clickstream_silver")
+    assert old.rules == "changed rules: session_gap_minutes: 30 → 21"
+    assert json.loads(old.made_with)["settings"] == {"session_gap_minutes": 30}
+    run_tables(changed)
+    new = catalog.describe(changed, "clickstream_silver")
+    assert new.rules == "current" and new.fingerprint != old.fingerprint and new.rules_since > old.rules_since
+    assert json.loads(new.made_with) == json.loads(old.made_with) | {"settings": {"session_gap_minutes": 21}}
+    recorded = delta.read_ops(changed, "lineage", target="clickstream_silver")
+    by_version = {row["target_version"]: row["fingerprint"] for row in recorded}
+    assert [by_version[version] for version in sorted(by_version)][-2:] == [old.fingerprint, new.fingerprint]
+    run_id = max(recorded, key=lambda row: row["target_version"])["run_id"]
+    events = Path(changed.path(), "runs", run_id, "openlineage.jsonl").read_text().splitlines()
+    tags = [output["facets"]["tags"]["tags"] for event in map(json.loads, events) if event["eventType"] == "COMPLETE"
+            for output in event["outputs"] if output["name"].endswith("clickstream_silver")]  # fmt: skip
+    assert [(tag["key"], tag["value"]) for (tag,) in tags] == [("fingerprint", new.fingerprint)]
+
+
+def test_what_has_changed_names_settings_and_functions(lake, library):
+    settings, began = lake(), datetime.now(UTC)
+    assert rules.moved(settings) == []  # the first run made everything
+    edit(library, "user_segments_gold")
+    changed = lake(session_gap_minutes=21)
+    result = run_tables(changed)
+    found = {one.table: one for one in rules.moved(changed)}
+    assert {name: one.changes for name, one in found.items()} == {
+        "clickstream_silver": ["session_gap_minutes: 30 → 21"],
+        "user_segments_gold": ["layers.gold.RECOMMENDED changed"],
+    }
+    assert {one.run_id for one in found.values()} == {result.run_id}
+    run_tables(lake(session_gap_minutes=21, active_days=1))
+    assert [one.changes for one in rules.moved(changed)] == [["active_days: 30 → 1"]]
+    assert {one.table for one in rules.moved(changed, began)} == {*found, "users_silver"}
+
+
 # Preview ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [("clickstream_silver", {"session_gap_minutes": 21}), ("user_segments_gold", {"segments": {"active_events": 1}}),
-     ("people_silver", {"cdc": {"replicas": [REPLICA | {"keys": ["name"]}]}})],
-)  # fmt: skip
-def test_preview_differs_from_the_table_as_two_clean_loads_do(lake, before, name, given):
+def expected(name: str, before: Settings, clean: Settings, where: str = "") -> history.Difference:
+    """The difference of a table between two clean loads."""
+    old, new = (delta.dataset(delta.opened(settings, tables.get(settings, name))) for settings in (before, clean))
+    return history.compare(tables.get(before, name), old, new, 0, 1, where)
+
+
+def assert_same_difference(found: history.Difference, wanted: history.Difference) -> None:
+    numbers = [(one.added, one.removed, one.changed, one.columns) for one in (found, wanted)]
+    assert numbers[0] == numbers[1]
+    assert wanted.examples.equals(found.examples[wanted.examples.columns])
+
+
+def test_preview_differs_from_the_table_as_two_clean_loads_do(lake, before):
+    given = {"session_gap_minutes": 21, "feeds": {"app_events": {"timezone": "Asia/Tokyo"}},
+             "segments": {"active_events": 1}, "cdc": {"replicas": [REPLICA | {"keys": ["name"]}]}}  # fmt: skip
     changed, clean = lake(**given), lake.named("clean", **given)
-    was = versions(changed)
-    found = preview.preview(changed, name)
-    assert versions(changed) == was and name in affected(changed)
     run_tables(clean)
-    table = tables.get(before, name)
-    old, new = (delta.dataset(delta.opened(settings, table)) for settings in (before, clean))
-    expected = history.compare(table, old, new, 0, 1)
-    assert (found.difference.added, found.difference.removed, found.difference.changed, found.difference.columns) == (
-        expected.added, expected.removed, expected.changed, expected.columns,
-    )  # fmt: skip
-    assert found.differs and expected.examples.equals(found.difference.examples[expected.examples.columns])
-    assert found.rows == len(rows(clean, name))
+    was, shown = versions(changed), set[str]()
+    for name in ("people_silver", "app_events_bronze", "users_silver", "clickstream_silver"):
+        found = preview.preview(changed, [name])
+        assert [one.table for one in found.tables] == [name] and found.differs
+        for one in (*found.tables, *found.gold):
+            shown |= {one.table} if one.differs else set()
+            assert rows_at(one.path, flags=True) == rows(clean, one.table, flags=True)
+            assert one.rows == len(rows(clean, one.table))
+            assert_same_difference(one.difference, expected(one.table, before, clean))
+    assert versions(changed) == was
+    assert shown > {"people_silver", "app_events_bronze", "users_silver", "clickstream_silver", "user_segments_gold"}
+    for name in ("users_silver", "people_silver"):
+        preview.apply(changed, [name], lambda line: None)
+        assert name not in affected(changed) and name not in selection.pending(changed)
+        assert rows(changed, name, flags=True) == rows(clean, name, flags=True)
+    assert {*affected(changed)} == {"user_segments_gold"}  # the others are sources of these two
+    run_tables(changed)
+    assert_same(changed, clean, flags=True)
+    assert counted(changed) == counted(clean)
+
+
+def test_preview_of_days_differs_as_these_days_of_two_clean_loads_do(lake, before):
+    given = {"session_gap_minutes": 21, "feeds": {"app_events": {"timezone": "Asia/Tokyo"}}}
+    changed, clean = lake(**given), lake.named("clean", **given)
+    run_tables(clean)
+    names = ["app_events_bronze", "app_events_silver", "clickstream_silver", "daily_summary_gold"]
+    found = preview.preview(changed, names, days=2)
+    assert found.gold == []
+    for one in found.tables:
+        table = tables.get(changed, one.table)
+        newest = max(row[table.partition_by] for row in rows(before, one.table) if row[table.partition_by])
+        assert one.since == newest - timedelta(1)
+        days = [row[table.partition_by] for row in rows(clean, one.table)]
+        assert one.rows == sum(day is not None and day >= one.since for day in days)
+        where = f"{table.partition_by} >= DATE '{one.since}'"
+        assert_same_difference(one.difference, expected(one.table, before, clean, where))
+    with pytest.raises(ConfigError, match="users_silver: no days to select from"):
+        preview.preview(changed, ["users_silver"], days=2)
 
 
 def test_preview_without_a_change_shows_no_difference(lake):
-    for name in ("app_events_silver", "app_events_bronze_quarantine", "event_metrics_gold", "users_history_silver"):
-        found = preview.preview(lake(), name)
-        assert not found.differs and found.rows, found.text()
-    with pytest.raises(ConfigError, match="clickstream_bronze is loaded from files"):
-        preview.preview(lake(), "clickstream_bronze")
+    names = ["app_events_bronze", "app_events_silver", "app_events_bronze_quarantine", "event_metrics_gold",
+             "users_history_silver", "people_silver"]  # fmt: skip
+    found = preview.preview(lake(), names)
+    assert not found.differs and all(one.rows for one in found.tables), found.text()
+
+
+def test_preview_shows_the_largest_changes_and_the_figures(lake, before):
+    found = preview.preview(lake(session_gap_minutes=21), ["clickstream_silver"])
+    (sessions,), gold = found.tables, {one.table: one for one in found.gold}
+    old, new = (
+        sum(row["total_clicks"] for row in rows(before, "clickstream_silver")),
+        len(rows(before, "clickstream_silver")),
+    )
+    said = dict(
+        zip(sessions.figures.figure, zip(sessions.figures.before, sessions.figures.after, strict=True), strict=True)
+    )
+    assert said["sum of total_clicks"] == (old, old) and said["rows"] == (new, new + 1)
+    longest = sessions.largest.set_index("column").loc["session_duration_seconds"]
+    assert (longest.before, longest.after) == (2700.0, 1200.0)
+    moved = gold["daily_summary_gold"].moved().set_index("figure")
+    assert moved.loc["sum of total_sessions", "after"] == moved.loc["sum of total_sessions", "before"] + 1
+    text = found.text()
+    assert "session_duration_seconds" in text and "sum of total_sessions" in text
+    assert json.loads(json.dumps(found.as_json(), default=str))["gold"]
+
+
+def test_preview_of_bronze_says_which_files_cannot_be_loaded_again(lake, before, tmp_path, landing):
+    own = tmp_path / "landing"
+    shutil.copytree(landing, own)
+    (own / "cdc_changes/b.json").unlink()
+    delivered(own, {"cdc_changes/waits.json": [change("c", 9, None, {"user_id": "new"})]})
+    settings = lake(landing_path=str(own), feeds={"cdc_changes": {"select": {"source_system": "'elsewhere'"}}})
+    was = versions(settings)
+    (found,) = preview.preview(settings, ["cdc_changes_bronze"]).tables
+    kept = [row for row in rows(before, "cdc_changes_bronze", ["_source_file"]) if row["_source_file"] == "a.json"]
+    assert (found.missing, found.rows) == (["b.json"], len(kept))
+    assert found.difference.added == found.difference.removed == len(kept)
+    assert (
+        "1 of its files cannot be loaded again, e.g. b.json" in preview.preview(settings, ["cdc_changes_bronze"]).text()
+    )
+    with pytest.raises(TableError, match="cdc_changes_bronze cannot be rebuilt, because 1 of its files"):
+        preview.apply(settings, ["cdc_changes_bronze"])
+    assert versions(settings) == was
+    assert [
+        file.path for file in landing_files.pending_files(settings, tables.get(settings, "cdc_changes_bronze"))
+    ] == ["waits.json"]
 
 
 # The command -------------------------------------------------------------------
@@ -558,3 +815,20 @@ def test_forward_only_applies_new_rules_to_new_rows(command, lake):
     assert command("plan", *changed)[0] == 0
     assert "segments.vip_value: 500.0 → 60.0" in command("plan", *changed)[1]
     assert versions(lake()) == held | {"user_segments_gold": held["user_segments_gold"] + 1}
+    entry = catalog.describe(lake(segments={"vip_value": 60}), "user_segments_gold")
+    assert entry.rules.startswith("forward only since ") and entry.rules.endswith("segments.vip_value: 500.0 → 60.0")
+    (moved,) = rules.moved(lake())
+    assert (moved.table, moved.forward_only, moved.run_id) == ("user_segments_gold", True, "")
+
+
+def test_preview_options_that_do_not_fit_are_refused(command, capsys):
+    for arguments in (("--days", "2"), ("--apply",), ("--preview", "users_silver", "--days", "2", "--apply")):
+        assert cli.main(["plan", *arguments]) == 2
+    assert "leave one out" in capsys.readouterr().err
+
+
+def test_large_rebuild_ends_with_status_4_before_anything_starts(command, lake):
+    was = versions(lake())
+    changed = ("--set", "session_gap_minutes=21", "--set", "plan.confirm_rows=1")
+    assert command("run", *changed)[0] == 4
+    assert versions(lake()) == was

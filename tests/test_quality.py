@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from datetime import UTC, date, datetime
@@ -19,6 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from lake import assert_same, rows, versions
+from worker import Worker
 
 from lakehouse_lib import cli, config
 from lakehouse_lib.care import quarantine
@@ -372,18 +370,9 @@ def test_killed_replay_loses_and_duplicates_nothing(lakehouse, deliver, engine):
     clean = lakehouse("clean", **FIXED)
     run(clean)
     values = {name: getattr(fixed, name) for name in ("lakehouse_base_path", "landing_path", "spark_master")}
-    for name, after in (("app_events_bronze", 4), ("app_events_bronze", 7), ("clickstream_bronze", 6),
-                        ("clickstream_bronze", 9)):  # fmt: skip
-        process = subprocess.Popen(
-            [sys.executable, "tests/worker.py", json.dumps(values | FIXED | {"sample": {"rows": 0}}), "replay", name],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            process.wait(timeout=after)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+    for name, after in (("app_events_bronze", 0.3), ("app_events_bronze", 2), ("clickstream_bronze", 0.5),
+                        ("clickstream_bronze", 3)):  # fmt: skip
+        Worker(values | FIXED | {"sample": {"rows": 0}}, "replay", name).kill_after(after)
         for table in tables.declared(fixed).values():
             rows(fixed, table.name)
     replay_all(fixed)

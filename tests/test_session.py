@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lakehouse_lib import config
+from lakehouse_lib import cli, config
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import session, toolchain
 from lakehouse_lib.engines.server import process_mark
@@ -103,10 +104,25 @@ def test_lakehouses_do_not_share_an_engine(lakehouse, base, tmp_path):
     assert gone(engine, [])
 
 
-def test_unreachable_server_is_reported_in_one_sentence(tmp_path):
-    settings = Settings(lakehouse_base_path=str(tmp_path), spark_master="sc://localhost:1")
-    with pytest.raises(EngineError, match=r"The Spark server sc://localhost:1 does not answer"):
+@pytest.mark.parametrize(
+    ("master", "said"),
+    [
+        ("sc://localhost:1/;token=s3cret", "sc://localhost:1 is not reachable (Connection refused)"),
+        ("spark://localhost:1", "spark://localhost:1 is not reachable (Connection refused)"),
+        ("spark://localhost:1,no-such-host.invalid:7077", "spark://no-such-host.invalid:7077 is not reachable"),
+        ("spark://localhost:no-port", "spark://localhost:no-port is not reachable"),
+    ],
+)
+def test_unreachable_server_is_reported_in_one_sentence_and_stops_the_run(tmp_path, monkeypatch, capsys, master, said):
+    settings = Settings(lakehouse_base_path=str(tmp_path), spark_master=master)
+    with pytest.raises(EngineError, match=re.escape(said)) as caught:
         session.connect(settings)
+    assert "s3cret" not in str(caught.value) and "Check SPARK_MASTER" in str(caught.value)
+    for name, value in {"LAKEHOUSE_BASE_PATH": str(tmp_path), "SPARK_MASTER": master}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["run", "--sample", "--set", "sample.rows=100"]) == EngineError.exit_status
+    output = capsys.readouterr()
+    assert said in output.err and "00_start_here" not in output.out
 
 
 def test_sessions_of_an_engine_do_not_share_settings(lakehouse):

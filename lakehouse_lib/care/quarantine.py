@@ -18,16 +18,17 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from pyspark.sql import functions as F
 
-from lakehouse_lib.config import Settings, new_run_id
+from lakehouse_lib.config import Settings, command, new_run_id
 from lakehouse_lib.engines import session
 from lakehouse_lib.engines.session import settle
-from lakehouse_lib.errors import ConfigError, LockedError
+from lakehouse_lib.errors import ConfigError, LockedError, TableError
 from lakehouse_lib.flow import pipeline, selection
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import formats, landing
 from lakehouse_lib.intake.records import ROWS
-from lakehouse_lib.layers import loading, staging
+from lakehouse_lib.layers import fingerprints, loading, staging
 from lakehouse_lib.layers.bronze import field_names
+from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.messages import CHANGES_OF_A_MESSAGE
 from lakehouse_lib.model.ops import COUNTS
@@ -88,6 +89,50 @@ def replay(settings: Settings, name: str, reason: str = "", progress: Callable[[
         )
         pipeline.run(downstream_settings, progress=progress).check()
     return counts
+
+
+def apply(settings: Settings, name: str = "", check: str = "", progress: Callable[[str], None] = print) -> None:
+    """Set aside the accepted records that fail a check of severity quarantine which is new or has changed, and refresh
+    the tables made from them. This is the rebuild that the next run would do, of bronze tables of which nothing but
+    checks has changed; records that a check no longer rejects are accepted.
+
+    ``name`` limits it to a table; ``check`` to tables in which only this check has changed.
+
+    Raises
+    ------
+    ConfigError
+        The table has no quarantine or no such check, or more has changed than that.
+    TableError
+        The landing files of a table are no longer there, so that it cannot be rebuilt.
+    """
+    tables_of_run = [_bronze(settings, name)] if name else [
+        table for table in tables.declared(settings).values() if table.layer == "bronze"
+    ]  # fmt: skip
+    known = [name for table in tables_of_run for name in tables.record_checks(table)]
+    if check and check not in known:
+        raise ConfigError(f"there is no check {check!r} of severity quarantine; there are {', '.join(known) or 'none'}")
+    with locked(settings):
+        book, chosen = Book(settings), list[str]()
+        for table in tables_of_run:
+            changes = book.changes(table)
+            wanted = [change for change in changes if change.check and check in ("", change.check)]
+            if not wanted:
+                continue
+            if others := [str(change) for change in changes if change not in wanted]:
+                raise ConfigError(
+                    f"{table.name}: more has changed than that, {', '.join(others)}. To rebuild it by all of it: "
+                    f"{command(f'run --tables {table.name}')}"
+                )
+            if obstacle := fingerprints.obstacle(settings, table):
+                raise TableError(
+                    f"{table.name} cannot be rebuilt, because {obstacle}. Nothing was changed; new records are checked."
+                )
+            chosen += _downstream(settings, table)
+        if not chosen:
+            progress("Nothing to do: no check of severity quarantine has changed since the tables were made.")
+            return
+        again = settings.model_copy(update={"tables": ",".join(dict.fromkeys(chosen)), "confirm": True})
+        pipeline.run(again, progress=progress).check()
 
 
 def _bronze(settings: Settings, name: str) -> Table:

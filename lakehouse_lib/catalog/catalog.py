@@ -17,8 +17,10 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from lakehouse_lib import sample
+from lakehouse_lib.catalog import rules
 from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
+from lakehouse_lib.layers.fingerprints import Book, book_of
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.model.tables import register as register_table
@@ -90,16 +92,24 @@ class Entry:
     verdict: str
     """ok, warn, error or quarantine, judged by its checks; empty if none has run."""
     sample_query: str
+    fingerprint: str
+    """Names the declaration, settings and code by which it is made; empty if an early version made it."""
+    rules: str
+    """current, changed rules, or forward only, with what has changed; see `rules.Rules`."""
+    rules_since: datetime | None
+    """When it got its fingerprint (UTC)."""
+    made_with: str
+    """JSON: ``settings`` that it was made with, by path, and the version or digest of its ``code``."""
 
 
 @delta.look()
 def entries(settings: Settings) -> dict[str, Entry]:
     """The current entries of all tables by name, sources before targets."""
     declared = tables.declared(settings)
-    verdicts, edits = quality.verdicts(quality.latest(settings)), _edits(settings)
+    verdicts, edits, book = quality.verdicts(quality.latest(settings)), _edits(settings), book_of(settings)
     more_tags = ["sample"] if sample.is_sample(settings) else []
     return {
-        name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []), more_tags)
+        name: _entry(settings, table, declared, verdicts.get(name, ""), edits.get(name, []), more_tags, book)
         for name, table in declared.items()
     }
 
@@ -193,7 +203,7 @@ def views(spark: SparkSession, settings: Settings) -> list[str]:
 
 def _entry(
     settings: Settings, table: Table, declared: dict[str, Table], verdict: str, edits: list[dict[str, Any]],
-    more_tags: list[str],
+    more_tags: list[str], book: Book,
 ) -> Entry:  # fmt: skip
     path = delta.table_path(settings, table)
     delta_table = delta.opened(settings, table)
@@ -208,6 +218,7 @@ def _entry(
         {"name": column.name, "type": column.type, "required": column.required, "comment": column.comment}
         for column in delta.as_made(table, delta_table).columns
     ]
+    made = rules.of(settings, table, book)
     return Entry(
         name=table.name, layer=table.layer, tier=_TIERS[table.layer], description=table.description,
         grain=table.grain, key=list(table.key), columns=json.dumps(columns, ensure_ascii=False), owner=owner, tags=tags,
@@ -215,7 +226,9 @@ def _entry(
         consumers=[target.name for target in declared.values() if table.name in target.sources],
         made_by=table.transform, notebook=NOTEBOOKS[table.layer], partition_by=table.partition_by,
         cluster_by=list(table.cluster_by), freshness_hours=table.freshness_hours, retention_days=table.retention_days,
-        path=path, verdict=verdict, sample_query=_sample_query(table), **facts,
+        path=path, verdict=verdict, sample_query=_sample_query(table),
+        fingerprint=made.fingerprint, rules=made.state, rules_since=made.since,
+        made_with=json.dumps({"settings": made.settings, "code": made.code}, ensure_ascii=False), **facts,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -112,17 +113,20 @@ def diff(settings: Settings, table: Table, from_version: int, to_version: int) -
     return compare(table, old, new, from_version, to_version)
 
 
-def compare(table: Table, old: ds.Dataset, new: ds.Dataset, from_version: int, to_version: int) -> Difference:
-    """`diff` of two sets of files; the versions are only named."""
+def compare(
+    table: Table, old: ds.Dataset, new: ds.Dataset, from_version: int, to_version: int, where: str = ""
+) -> Difference:
+    """`diff` of two sets of files; the versions are only named. ``where`` selects rows of both in SQL."""
     shared = {f.path for f in old.get_fragments()} & {f.path for f in new.get_fragments()}
-    connection = reader.cursor()
-    for name, dataset in (("old", old), ("new", new)):
+    old, new = (
         # Files in both versions cannot differ.
-        fragments = [fragment for fragment in dataset.get_fragments() if fragment.path not in shared]
-        reader.register(
-            connection, name, ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+        ds.FileSystemDataset(
+            [fragment for fragment in dataset.get_fragments() if fragment.path not in shared],
+            dataset.schema, dataset.format, dataset.filesystem,
         )
-    names = [n for n in new.schema.names if n in old.schema.names and (not n.startswith("_") or n in table.key)]
+        for dataset in (old, new)
+    )  # fmt: skip
+    connection, names = _both(old, new, where), _compared(table, old, new)
     non_key = [name for name in names if name not in table.key] if table.key else []
     connection.execute(f"CREATE TEMP TABLE found AS {_by_key(table.key, non_key) if table.key else _by_row(names)}")
     counts = dict(connection.execute("SELECT what, count(*) FROM found GROUP BY what").fetchall())
@@ -139,6 +143,69 @@ def compare(table: Table, old: ds.Dataset, new: ds.Dataset, from_version: int, t
     examples = examples.astype(object).where(examples.notna(), None)  # a missing number is None, not NaN
     added, removed, changed = (counts.get(what, 0) for what in ("added", "removed", "changed"))
     return Difference(table.name, from_version, to_version, added, removed, changed, columns, examples)
+
+
+def largest(table: Table, old: ds.Dataset, new: ds.Dataset, where: str = "") -> pd.DataFrame:
+    """For each column of numbers, the row in which it changes most: ``column``, ``row`` (its key), ``before``,
+    ``after``; empty for a table without a key."""
+    connection, frames = _both(old, new, where), []
+    same_key = " AND ".join(f"o.{_quoted(name)} = n.{_quoted(name)}" for name in table.key)
+    key = ", ".join(f"n.{_quoted(name)}" for name in table.key)
+    for name in _numbers(table, old, new) if table.key else ():
+        before, after = f"o.{_quoted(name)}::DOUBLE", f"n.{_quoted(name)}::DOUBLE"
+        frames.append(
+            connection.execute(f"""
+            SELECT '{name}' AS "column", concat_ws(' · ', {key}) AS "row", {before} AS "before", {after} AS "after"
+            FROM old o JOIN new n ON {same_key} WHERE {before} <> {after}
+            ORDER BY abs({after} - {before}) DESC, {key} LIMIT 1
+        """).df()
+        )
+    return (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["column", "row", "before", "after"])
+    )
+
+
+def figures(table: Table, old: ds.Dataset, new: ds.Dataset, where: str = "") -> pd.DataFrame:
+    """What a table adds up to: ``figure``, ``before``, ``after``, for the number of rows, the sum of each column of
+    whole numbers and the mean of each other column of numbers."""
+    connection, kinds = _both(old, new, where), {"rows": "count(*)"}
+    for name, whole in _numbers(table, old, new).items():
+        text, function = ("sum", "sum") if whole else ("mean", "avg")
+        kinds[f"{text} of {name}"] = f"{function}({_quoted(name)})"
+    columns = [
+        connection.execute(f"SELECT {', '.join(f'({sql})::DOUBLE' for sql in kinds.values())} FROM {side}").fetchone()
+        for side in ("old", "new")
+    ]
+    # The last digits of a mean depend on the order of the rows.
+    before, after = ([value if value is None else float(f"{value:.12g}") for value in side or ()] for side in columns)
+    return pd.DataFrame({"figure": [*kinds], "before": before, "after": after})
+
+
+def _both(old: ds.Dataset, new: ds.Dataset, where: str) -> duckdb.DuckDBPyConnection:
+    """A connection with the views ``old`` and ``new``."""
+    connection = reader.cursor()
+    for name, dataset in (("old", old), ("new", new)):
+        reader.register(connection, f"all_{name}", dataset)
+        connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM all_{name} WHERE {where or 'true'}")
+    return connection
+
+
+def _compared(table: Table, old: ds.Dataset, new: ds.Dataset) -> list[str]:
+    """The columns to compare: those of both; of the ones that begin with an underscore only the key, and in bronze what
+    says how a record was read."""
+    told = {*table.key, *(_OF_A_RECORD if table.layer == "bronze" else ())}
+    return [n for n in new.schema.names if n in old.schema.names and (not n.startswith("_") or n in told)]
+
+
+_OF_A_RECORD = ("_quality_flags", "_rescued_data", "_raw")
+
+
+def _numbers(table: Table, old: ds.Dataset, new: ds.Dataset) -> dict[str, bool]:
+    """The columns of numbers outside of the key, and whether they hold whole ones."""
+    kinds = {name: new.schema.field(name).type for name in _compared(table, old, new) if name not in table.key}
+    whole = {name: pa.types.is_integer(kind) for name, kind in kinds.items()}
+    return {n: whole[n] for n, kind in kinds.items()
+            if whole[n] or pa.types.is_floating(kind) or pa.types.is_decimal(kind)}  # fmt: skip
 
 
 def _by_key(key: tuple[str, ...], non_key: list[str]) -> str:

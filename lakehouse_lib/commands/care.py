@@ -67,6 +67,10 @@ def handle_quarantine(options: argparse.Namespace) -> int:
                 f"{f' with the reason {options.reason}' if options.reason else ''}."
             )
         return 0
+    if options.action == "apply":
+        with owned_engine(settings):
+            quarantine.apply(settings, options.table, options.check)
+        return 0
     if not options.table:
         raise ConfigError("Say which table: lakehouse quarantine replay app_events_bronze")
     with owned_engine(settings):

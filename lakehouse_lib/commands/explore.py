@@ -29,6 +29,9 @@ def describe_table(options: argparse.Namespace) -> int:
     else:
         entry = catalog.describe(settings, options.table)
     for name, value in asdict(entry).items():
+        if name == "made_with":
+            told = json.loads(value)
+            value = [f"{path} = {setting}" for path, setting in told["settings"].items()] + [f"code {told['code']}"]
         if name != "columns":
             print(f"{name.replace('_', ' '):<16} {', '.join(value) if isinstance(value, list) else value}")
     for column in json.loads(entry.columns):
@@ -46,7 +49,7 @@ def search_tables(options: argparse.Namespace) -> int:
 
 
 def show_lineage(options: argparse.Namespace) -> int:
-    from lakehouse_lib.catalog import lineage
+    from lakehouse_lib.catalog import lineage, rules
 
     settings = load_settings()
     is_column = "." in options.table
@@ -55,6 +58,9 @@ def show_lineage(options: argparse.Namespace) -> int:
     )
     if options.up or not options.down:
         print("Made from:\n" + lineage.tree(upstream(settings, options.table), options.table, 1))
+        for name, made in rules.of_all(settings, upstream(settings, options.table)).items():
+            print(f"{name}: fingerprint {made.fingerprint or 'not recorded'}"
+                  + (f" since {made.since:%Y-%m-%d %H:%M} UTC, {made.state}" if made.since else ""))  # fmt: skip
         if is_column and (deciding := lineage.columns(settings).get(options.table, lineage.Made()).indirect):
             print(f"Its value is selected by {', '.join(deciding)}")
     if options.down or not options.up:

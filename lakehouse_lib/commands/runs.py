@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from lakehouse_lib import config
 from lakehouse_lib.commands.shared import load_settings, owned_engine
@@ -33,25 +34,39 @@ def set_up(options: argparse.Namespace) -> int:
 
 
 def show_plan(options: argparse.Namespace) -> int:
-    import json
-
     from lakehouse_lib.flow import plan
 
+    if not options.preview and (options.days or options.apply):
+        raise ConfigError("--days and --apply belong to a preview: lakehouse plan --preview TABLE")
+    if options.days and options.apply:
+        raise ConfigError("--apply puts a whole table in place, and --days shows only its last days: leave one out")
     settings = load_settings()
     if options.preview:
-        return _preview(settings, options.preview)
+        return _preview(settings, options)
     found = plan.plan(settings)
-    print(json.dumps(found.as_json(), ensure_ascii=False, indent=2) if options.json else found.text())
+    print(_json(found.as_json()) if options.json else found.text())
     return PLANNED if found.affected else 0
 
 
-def _preview(settings: Settings, name: str) -> int:
+def _preview(settings: Settings, options: argparse.Namespace) -> int:
     from lakehouse_lib.flow import preview
 
     with owned_engine(settings):
-        found = preview.preview(settings, name)
-    print(found.text())
-    return PLANNED if found.differs else 0
+        found = preview.preview(settings, [options.preview], options.days)
+        print(_json(found.as_json()) if options.json else found.text())
+        if not options.apply:
+            return PLANNED if found.differs else 0
+        preview.apply(settings, [options.preview], lambda line: print(line, file=sys.stderr if options.json else None))
+    if options.assignments:
+        print(f"Keep {', '.join(options.assignments)} in a parameters file: a run without it would rebuild the table "
+              "by the earlier value.", file=sys.stderr)  # fmt: skip
+    return 0
+
+
+def _json(found: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(found, ensure_ascii=False, indent=2, default=str)
 
 
 def _has_new_folders(settings: Settings) -> bool:

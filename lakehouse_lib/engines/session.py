@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.engines import toolchain
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 OWNER_VARIABLE = "LAKEHOUSE_ENGINE_OWNER"
 """Process id of the engine's owner; a run sets it for its notebooks, otherwise it is the process itself."""
 
-START_SECONDS, STOP_SECONDS = 180, 30
+START_SECONDS, STOP_SECONDS, REACH_SECONDS = 180, 30, 5
+PORTS = {"spark": 7077, "sc": 15002}
+"""Default ports of the servers that ``SPARK_MASTER`` can name."""
 """How long to wait for an engine to start and to stop."""
 
 _SESSION_CONF = {
@@ -110,6 +113,29 @@ def engine_dir(settings: Settings) -> Path:
     return folder
 
 
+def check_reachable(settings: Settings) -> None:
+    """Check that something listens where ``SPARK_MASTER`` says that a server runs; one of several masters suffices.
+    Spark itself would try for two minutes.
+
+    Raises
+    ------
+    EngineError
+        Nothing listens there.
+    """
+    scheme, _, rest = settings.spark_master.partition("://")
+    if scheme not in PORTS:
+        return
+    reasons = []
+    for address in rest.split(";")[0].rstrip("/").split(","):
+        try:
+            server = urlsplit(f"//{address}")
+            socket.create_connection((server.hostname, server.port or PORTS[scheme]), REACH_SECONDS).close()
+            return
+        except (OSError, ValueError) as error:
+            reasons.append(f"{scheme}://{address} is not reachable ({getattr(error, 'strerror', None) or error})")
+    raise EngineError(f"{'; '.join(reasons)}. Check SPARK_MASTER and that the server runs.")
+
+
 def connect(settings: Settings) -> SparkSession:
     """Create a new Spark session on the lakehouse's engine, which is started if necessary.
 
@@ -125,6 +151,7 @@ def connect(settings: Settings) -> SparkSession:
     from pyspark.sql.connect.client.retries import DefaultPolicy
     from pyspark.sql.connect.session import SparkSession as Connect
 
+    check_reachable(settings)
     remote = settings.spark_master.replace("native://", "sc://")
     if settings.has_own_engine:
         plan = ensure(settings)

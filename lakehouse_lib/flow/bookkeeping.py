@@ -12,11 +12,12 @@ from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.flow.steps import RunResult, Step
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers.fingerprints import Book
+from lakehouse_lib.layers.fingerprints import Book, number_of, shown
 from lakehouse_lib.model import ops, tables
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import commits, delta
+from lakehouse_lib.storage.transactions import FINGERPRINT
 from lakehouse_lib.trust import quality
 
 
@@ -26,7 +27,7 @@ def write(settings: Settings, result: RunResult, book: Book | None = None) -> No
     rows, lineage, runs = [], [], []
     for step in result.steps:
         table = tables.get(settings, step.table)
-        for row, commit_info in step.ledger:
+        for (row, commit_info), fingerprint in zip(step.ledger, _fingerprints(settings, table, step), strict=True):
             rows.append(row)
             lineage += [
                 {"run_id": row["run_id"], "source": source, "source_version": version,
@@ -36,7 +37,8 @@ def write(settings: Settings, result: RunResult, book: Book | None = None) -> No
                  "job": table.transform, "notebook": catalog.NOTEBOOKS[table.layer],
                  "rows": row["accepted"] + row["updated"], "outcome": step.state,
                  "started_at": step.started_at, "recorded_at": now,
-                 "columns": _columns_of(step, source) if row["run_id"] == result.run_id else None}
+                 "columns": _columns_of(step, source) if row["run_id"] == result.run_id else None,
+                 "fingerprint": fingerprint}
                 for source, version in commit_info.get("sources", {}).items()
             ]  # fmt: skip
         if step.state != "nothing new" or step.problems:
@@ -53,6 +55,13 @@ def write(settings: Settings, result: RunResult, book: Book | None = None) -> No
                      key=("run_id", "source", "target", "target_version"))  # fmt: skip
     commits.write_ops(settings, "runs", runs)
     quality.write_results(settings, [check_result for step in result.steps for check_result in step.checks])
+
+
+def _fingerprints(settings: Settings, table: Table, step: Step) -> list[str]:
+    """The fingerprint of the table after each commit of a step; empty where it is not known."""
+    own = [number_of(says["fingerprint"]) if "fingerprint" in says else 0 for _, says in step.ledger]
+    last = 0 if any(own) or not own else delta.watermark(delta.opened(settings, table), FINGERPRINT) or 0
+    return [shown(last := number or last) for number in own]
 
 
 def _columns_of(step: Step, source: str) -> str | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -37,9 +37,11 @@ from openlineage.client.transport.http import HttpConfig, HttpTransport
 from lakehouse_lib.catalog import catalog
 from lakehouse_lib.config import Settings
 from lakehouse_lib.intake import landing
+from lakehouse_lib.layers.fingerprints import shown
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
+from lakehouse_lib.storage.transactions import FINGERPRINT
 
 if TYPE_CHECKING:
     from lakehouse_lib.catalog.lineage import Made
@@ -55,52 +57,94 @@ FILE = "openlineage.jsonl"
 set_producer(PRODUCER)
 logging.getLogger("openlineage").setLevel(logging.WARNING)  # it logs its transport for every event
 
-_one_at_a_time = threading.Lock()
+
+class Reporter:
+    """Reports a run in the background, in the order in which things happened, so that no table waits for a service.
+
+    Leaving its context waits for the last event. Once the service has not taken an event, the others go to the file.
+    """
+
+    def __init__(self, settings: Settings, run_id: str):
+        self._settings, self._run_id = settings, run_id
+        self._to_service = bool(settings.openlineage_url)
+
+    def __enter__(self) -> Reporter:
+        self._pool = ThreadPoolExecutor(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def started(self, table: Table) -> None:
+        """Report that work on a table has started."""
+        self._report(lambda at: _started(self._settings, table, self._run_id, at))
+
+    def ended(self, table: Table, step: Step, checked: Latest) -> None:
+        """Report how work on a table ended: what was read and written, column lineage, and the check results of the
+        sources."""
+        if step.begun:
+            self._report(lambda at: _ended(self._settings, table, self._run_id, step, checked, at))
+        if step.checks:
+            for state in (RunState.START, RunState.COMPLETE):
+                self._report(partial(_checks, self._settings, table, self._run_id, step, state))
+
+    def _report(self, event: Callable[[str], RunEvent]) -> None:
+        self._pool.submit(self._send, event, datetime.now(UTC).isoformat())
+
+    def _send(self, event: Callable[[str], RunEvent], at: str) -> None:
+        try:
+            made = event(at)
+            if self._to_service and self._is_taken(made):
+                return
+            path = self._settings.local_dir("runs", self._run_id) / FILE
+            OpenLineageClient(transport=FileTransport(FileConfig(log_file_path=str(path), append=True))).emit(made)
+        except Exception as error:
+            log.warning("an OpenLineage event could not be written to %s: %s", FILE, error)
+
+    def _is_taken(self, event: RunEvent) -> bool:
+        url, key = self._settings.openlineage_url, os.environ.get("OPENLINEAGE_API_KEY", "")
+        auth = {"auth": {"type": "api_key", "apiKey": key}} if key else {}
+        try:
+            config = HttpConfig.from_dict({"url": url, "timeout": 5, "retry": {"total": 1}, **auth})
+            OpenLineageClient(transport=HttpTransport(config)).emit(event)
+        except Exception as error:
+            log.warning("an OpenLineage event could not be delivered to %s: %s", url, error)
+            self._to_service = False
+        return self._to_service
 
 
-def started(settings: Settings, table: Table, run_id: str) -> None:
-    """Report that work on a table has started."""
+def _started(settings: Settings, table: Table, run_id: str, at: str) -> RunEvent:
     sources = [InputDataset(*name) for name in _inputs(settings, table).values()]
     output = OutputDataset(*_dataset(delta.table_path(settings, table)))
-    _emit(settings, run_id, lambda: _event(settings, table, run_id, RunState.START, {}, sources, [output]))
+    return _event(settings, table, run_id, RunState.START, {}, sources, [output], at)
 
 
-def ended(settings: Settings, table: Table, run_id: str, step: Step, checked: Latest) -> None:
-    """Report how work on a table ended: what was read and written, column lineage, and the check results of the
-    sources."""
+def _ended(settings: Settings, table: Table, run_id: str, step: Step, checked: Latest, at: str) -> RunEvent:
+    extra = {}
+    if step.state == "failed":
+        extra["errorMessage"] = facets.error_message_run.ErrorMessageRunFacet(step.message, "PYTHON")
+    versions = {
+        name: version for _, commit_info in step.ledger for name, version in commit_info.get("sources", {}).items()
+    }
+    declared = tables.declared(settings)
+    sources = []
+    for name, dataset in _inputs(settings, table).items():
+        dataset_facets: dict[str, Any] = {}
+        if name in versions:
+            dataset_facets["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(versions[name]))
+        input_facets = _assertions(checked, name)
+        if name in declared:
+            dataset_facets |= {"schema": _schema(declared[name])}
+        sources.append(InputDataset(*dataset, facets=dataset_facets, inputFacets=input_facets))
+    state = RunState.FAIL if step.state == "failed" else RunState.COMPLETE
+    return _event(settings, table, run_id, state, extra, sources, [_output(settings, table, step)], at)
 
-    def event() -> RunEvent:
-        extra = {}
-        if step.state == "failed":
-            extra["errorMessage"] = facets.error_message_run.ErrorMessageRunFacet(step.message, "PYTHON")
-        versions = {
-            name: version for _, commit_info in step.ledger for name, version in commit_info.get("sources", {}).items()
-        }
-        declared = tables.declared(settings)
-        sources = []
-        for name, dataset in _inputs(settings, table).items():
-            dataset_facets: dict[str, Any] = {}
-            if name in versions:
-                dataset_facets["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(
-                    str(versions[name])
-                )
-            input_facets = _assertions(checked, name)
-            if name in declared:
-                dataset_facets |= {"schema": _schema(declared[name])}
-            sources.append(InputDataset(*dataset, facets=dataset_facets, inputFacets=input_facets))
-        state = RunState.FAIL if step.state == "failed" else RunState.COMPLETE
-        return _event(settings, table, run_id, state, extra, sources, [_output(settings, table, step)])
 
-    if step.begun:
-        _emit(settings, run_id, event)
-    if step.checks:
-        dataset = _dataset(delta.table_path(settings, table))
-        source = InputDataset(
-            *dataset,
-            inputFacets=_assertions({table.name: {result.check_name: result for result in step.checks}}, table.name),
-        )
-        for state in (RunState.START, RunState.COMPLETE):
-            _emit(settings, run_id, partial(_event, settings, table, run_id, state, {}, [source], [], "checks"))
+def _checks(settings: Settings, table: Table, run_id: str, step: Step, state: RunState, at: str) -> RunEvent:
+    results = {table.name: {result.check_name: result for result in step.checks}}
+    dataset = _dataset(delta.table_path(settings, table))
+    source = InputDataset(*dataset, inputFacets=_assertions(results, table.name))
+    return _event(settings, table, run_id, state, {}, [source], [], at, "checks")
 
 
 def described(settings: Settings, names: list[str], columns: dict[str, Made]) -> list[dict[str, Any]]:
@@ -134,34 +178,16 @@ def _catalogued(settings: Settings, name: str) -> str:
     return name if name.startswith("landing/") else f"{tables.get(settings, name).layer}.{name}"
 
 
-def _emit(settings: Settings, run_id: str, event: Callable[[], RunEvent]) -> None:
-    transport: HttpTransport | FileTransport
-    try:
-        if settings.openlineage_url:
-            key = os.environ.get("OPENLINEAGE_API_KEY", "")
-            auth = {"auth": {"type": "api_key", "apiKey": key}} if key else {}
-            transport = HttpTransport(
-                HttpConfig.from_dict({"url": settings.openlineage_url, "timeout": 5, "retry": {"total": 1}, **auth})
-            )
-        else:
-            path = settings.local_dir("runs", run_id) / FILE
-            transport = FileTransport(FileConfig(log_file_path=str(path), append=True))
-        with _one_at_a_time:
-            OpenLineageClient(transport=transport).emit(event())
-    except Exception as error:
-        log.warning("an OpenLineage event could not be delivered to %s: %s", settings.openlineage_url or FILE, error)
-
-
 def _event(
     settings: Settings, table: Table, run_id: str, state: RunState, extra: dict[str, Any], inputs: list[InputDataset],
-    outputs: list[OutputDataset], part: str = "",
+    outputs: list[OutputDataset], at: str, part: str = "",
 ) -> RunEvent:  # fmt: skip
     parent = facets.parent_run.ParentRunFacet(
         facets.parent_run.Run(_uuid(settings, run_id)), facets.parent_run.Job(NAMESPACE, "lakehouse run")
     )
     engine = facets.processing_engine_run.ProcessingEngineRunFacet(pyspark.__version__, "Spark")
     return RunEvent(
-        eventTime=datetime.now(UTC).isoformat(),
+        eventTime=at,
         eventType=state,
         run=Run(_uuid(settings, run_id, table.name, part), {"parent": parent, "processing_engine": engine, **extra}),
         job=_job(table, part),
@@ -185,6 +211,9 @@ def _output(settings: Settings, table: Table, step: Step) -> OutputDataset:
     dataset_facets = _declared_facets(table)
     catalog_name = facets.symlinks_dataset.Identifier(NAMESPACE, _catalogued(settings, table.name), "TABLE")
     dataset_facets["symlinks"] = facets.symlinks_dataset.SymlinksDatasetFacet([catalog_name])
+    if number := delta.watermark(delta.opened(settings, table), FINGERPRINT):
+        tag = facets.tags_dataset.TagsDatasetFacetFields("fingerprint", shown(number), "LAKEHOUSE")
+        dataset_facets["tags"] = facets.tags_dataset.TagsDatasetFacet([tag])
     if step.version >= 0:
         dataset_facets["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(step.version))
     if step.columns:

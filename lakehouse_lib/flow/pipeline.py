@@ -13,7 +13,7 @@ from lakehouse_lib.catalog import catalog
 from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.engines import session
 from lakehouse_lib.errors import LakehouseError
-from lakehouse_lib.flow import bookkeeping, ledger, openlineage
+from lakehouse_lib.flow import bookkeeping, consent, ledger, openlineage
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.flow.selection import is_pending, selected
 from lakehouse_lib.flow.steps import RunResult, Step
@@ -48,6 +48,8 @@ def run(
         Another run holds the lakehouse.
     LandingError
         The landing folder does not exist.
+    ConfirmError
+        More rows would be rebuilt than ``plan.confirm_rows``; nothing was done.
     """
     result = RunResult(settings.run_id or new_run_id())
     with locked(settings):
@@ -55,15 +57,17 @@ def run(
             wanted, unused = selected(settings, layer), landing.not_in_use(settings)
             settled, checked = ledger.last_accounted(settings), quality.latest(settings)
         book = Book(settings)
+        consent.check(settings, (table for table in wanted if table.name not in unused), book)
         for note in book.adopt(table for table in wanted if table.name not in unused):
             progress(note)
         created = _create_unused(settings, wanted, unused)
         chosen = {table.name: table for table in wanted if table.name not in unused}
-        work = partial(_step, settings, book, run_id=result.run_id, settled=settled, checked=checked)
         finished = {}
-        for step in _side_by_side(chosen, work):
-            finished[step.table] = step
-            _tell(step, progress)
+        with openlineage.Reporter(settings, result.run_id) as reporter:
+            work = partial(_step, settings, book, reporter, run_id=result.run_id, settled=settled, checked=checked)
+            for step in _side_by_side(chosen, work):
+                finished[step.table] = step
+                _tell(step, progress)
         result.steps = [finished[name] for name in chosen]
         if not any(step.state != "nothing new" or step.problems for step in result.steps):
             progress(f"{layer or 'all layers'}: nothing new, {len(chosen)} tables are up to date")
@@ -114,10 +118,11 @@ def _tell(step: Step, progress: Callable[[str], None]) -> None:
 
 
 def _step(
-    settings: Settings, book: Book, table: Table, failed: list[str], run_id: str, settled: ledger.Accounted,
-    checked: quality.Latest,
+    settings: Settings, book: Book, reporter: openlineage.Reporter, table: Table, failed: list[str], run_id: str,
+    settled: ledger.Accounted, checked: quality.Latest,
 ) -> Step:  # fmt: skip
     step = Step(table.name)
+    begin = partial(_begin, reporter, table, step)
     began = time.monotonic()
     # Quarantine tables are filled even if the checks of their sources fail.
     sources = () if table.layer == "quarantine" else table.sources
@@ -126,9 +131,9 @@ def _step(
         if failed:
             raise LakehouseError(f"not refreshed, because {', '.join(failed)} failed")
         if table.layer == "bronze":
-            _load(settings, book, table, run_id, step)
+            _load(settings, book, table, run_id, step, begin)
         elif not held:
-            _refresh(settings, book, table, run_id, step)
+            _refresh(settings, book, table, run_id, step, begin)
         elif is_pending(settings, table, book):
             step.state, step.message = "held", f"keeps its last good state, because of {'; '.join(held)}"
         if settings.enable_delta:
@@ -140,17 +145,17 @@ def _step(
         step.state = "failed"
         step.message = str(error).strip().split("\n\nJVM stacktrace")[0][:2000] or repr(error)
         log.error("%s failed", table.name, exc_info=error)
-        _begin(settings, table, run_id, step)
+        begin()
     if step.begun or step.checks:
-        openlineage.ended(settings, table, run_id, step, checked)
+        reporter.ended(table, step, checked)
     step.seconds = time.monotonic() - began
     return step
 
 
-def _begin(settings: Settings, table: Table, run_id: str, step: Step) -> None:
+def _begin(reporter: openlineage.Reporter, table: Table, step: Step) -> None:
     if not step.begun:
         step.begun = True
-        openlineage.started(settings, table, run_id)
+        reporter.started(table)
 
 
 def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: quality.Latest) -> None:
@@ -162,14 +167,14 @@ def _check(settings: Settings, table: Table, run_id: str, step: Step, checked: q
     step.failing = quality.stopping(checked.get(table.name, {}).values())
 
 
-def _load(settings: Settings, book: Book, table: Table, run_id: str, step: Step) -> None:
+def _load(settings: Settings, book: Book, table: Table, run_id: str, step: Step, begin: Callable[[], None]) -> None:
     """Load the new files of a feed into its bronze table."""
-    outcome = loading.load(settings, table, run_id, lambda: _begin(settings, table, run_id, step), book)
+    outcome = loading.load(settings, table, run_id, begin, book)
     step.message, step.notes, step.columns = outcome.message, outcome.notes, outcome.columns
     step.state = "rebuilt" if outcome.rebuilt else "updated" if outcome.changed else step.state
 
 
-def _refresh(settings: Settings, book: Book, table: Table, run_id: str, step: Step) -> None:
+def _refresh(settings: Settings, book: Book, table: Table, run_id: str, step: Step, begin: Callable[[], None]) -> None:
     """Bring a table that is made from other tables up to date."""
     changed = book.changes(table)
     if changed and (obstacle := fingerprints.obstacle(settings, table)):
@@ -177,7 +182,7 @@ def _refresh(settings: Settings, book: Book, table: Table, run_id: str, step: St
         changed = []
     if not (settings.full or changed or not settings.enable_delta or is_pending(settings, table)):
         return
-    _begin(settings, table, run_id, step)
+    begin()
     if missing := [name for name in table.sources if not delta.exists(settings, tables.get(settings, name))]:
         wanted = config.command(f"run --tables {','.join([*missing, table.name])}")
         raise LakehouseError(f"its source {', '.join(missing)} has not been made yet: {wanted}")

@@ -1,12 +1,14 @@
 """The plan: what has changed since each table was made, and what the next run rebuilds because of it.
 
-Everything comes from fingerprints, Delta logs and ``ops/``: no row is read, no engine is started.
+Everything comes from fingerprints, Delta logs and ``ops/``; DuckDB reads rows only for checks that have never run. No
+engine is started.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lakehouse_lib.config import Settings, command
@@ -18,6 +20,7 @@ from lakehouse_lib.layers.fingerprints import Book, Change, book_of
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
+from lakehouse_lib.trust import quality
 
 DIFF_LINES = 12
 """Lines of a function's difference that are shown."""
@@ -43,6 +46,22 @@ class Affected:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A check that is new or has changed, and what it finds in the table as it stands."""
+
+    table: str
+    check: str
+    severity: str
+    passed: bool | None
+    failing_rows: int
+    """Rows that fail; with severity quarantine, accepted records that would be set aside."""
+    rows: int
+    """Rows that were looked at."""
+    failing_keys: list[str]
+    message: str
+
+
+@dataclass(frozen=True)
 class Earlier:
     """A table of which some rows were made by earlier rules."""
 
@@ -63,6 +82,10 @@ class Plan:
     earlier: list[Earlier]
     not_noted: list[str]
     """Tables without a fingerprint; the next run records it."""
+    checks: list[Tried] = field(default_factory=list)
+    """Checks that have not run yet."""
+    undeclared: dict[str, list[str]] = field(default_factory=dict)
+    """Columns that tables have and that are no longer declared."""
 
     @property
     def rebuilt(self) -> list[str]:
@@ -80,6 +103,10 @@ class Plan:
             lines.append(f"{one.table}: rows up to version {one.version} follow earlier rules, because {one.reason}")
             lines += [f"    {change}" for change in one.changes]
             lines.append(f"    to rebuild them once that has changed: {command(f'run --full --tables {one.table}')}")
+        lines += [line for one in self.checks for line in _of_check(one)]
+        for name, columns in self.undeclared.items():
+            lines.append(f"{name}: no longer declared, and kept: {', '.join(columns)}; to drop them: "
+                         f"{command(f'run --drop-columns {name}')}")  # fmt: skip
         if self.not_noted:
             lines.append(f"{len(self.not_noted)} tables have no fingerprint, because an earlier version made them; the "
                          "next run records it and rebuilds none of them.")  # fmt: skip
@@ -100,8 +127,10 @@ def plan(settings: Settings) -> Plan:
     ConfigError
         A setting names a table that does not exist.
     """
-    book, unused = book_of(settings), landing.not_in_use(settings)
+    book, unused, checked = book_of(settings), landing.not_in_use(settings), quality.latest(settings)
     affected, earlier, not_noted = [], [], []
+    tried: list[Tried] = []
+    undeclared: dict[str, list[str]] = {}
     for table in selection.selected(settings):
         opened = delta.opened(settings, table)
         if table.name in unused or opened is None:
@@ -113,7 +142,12 @@ def plan(settings: Settings) -> Plan:
             affected.append(_affected(settings, book, table, changes, opened.count()))
         elif since := made.get("since"):
             earlier.append(Earlier(table.name, **since))
-    return Plan(affected, earlier, not_noted)
+        tried += [Tried(table.name, result.check_name, result.severity, result.passed, result.failing_rows, result.rows,
+                        json.loads(result.failing_keys), result.message)
+                  for result in quality.trial(settings, table, checked.get(table.name, {}))]  # fmt: skip
+        if columns := delta.undeclared(settings, table):
+            undeclared[table.name] = columns
+    return Plan(affected, earlier, not_noted, tried, undeclared)
 
 
 def settle(settings: Settings) -> list[str]:
@@ -189,3 +223,12 @@ def _lines(one: Affected) -> list[str]:
     elif one.downstream:
         lines.append(f"    if its rows change, these are updated: {', '.join(one.downstream)}")
     return lines
+
+
+def _of_check(one: Tried) -> list[str]:
+    if one.severity == "quarantine":
+        found = f"would set aside {one.failing_rows:,} of {one.rows:,} accepted records"
+    else:
+        found = f"fails: {one.message.split(': ', 1)[1]}" if one.passed is False else "passes"
+    examples = [f"    for example {', '.join(one.failing_keys[:3])}"] if one.failing_keys else []
+    return [f"{one.table}: new check {one.check} ({one.severity}) {found}", *examples]

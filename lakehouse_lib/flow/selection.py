@@ -17,7 +17,7 @@ def selected(settings: Settings, layer: str | None = None) -> list[Table]:
     """The tables of a run, sources before targets."""
     declared = tables.declared(settings)
     names = settings.table_names()
-    for name in names:
+    for name in (*names, *settings.dropping()):
         tables.get(settings, name)
     selection = [t for t in declared.values() if not names or t.name in names]
     if layer:

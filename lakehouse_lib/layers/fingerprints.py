@@ -45,10 +45,16 @@ class Change:
     """Something that a table is made by and that has changed since it was made."""
 
     kind: str
-    """setting, declaration, function or version."""
+    """setting, declaration, column, function or version."""
     name: str
     old: Any = None
     new: Any = None
+
+    @property
+    def check(self) -> str:
+        """The name of the check of severity quarantine that has changed; empty if it is something else."""
+        head, _, name = self.name.partition(" ")
+        return name if self.kind == "declaration" and head == "check" else ""
 
     def __str__(self) -> str:
         if self.kind == "function":
@@ -67,15 +73,18 @@ class Book:
     """Last results of `code.read`: ``pieces`` (digests by name), ``possible`` settings, ``digest`` of the files."""
     new: dict[tuple[str, int], str] = field(default_factory=dict)
     """Rows that are not in ``ops/fingerprints`` yet, by kind and id."""
+    _recorded: dict[tuple[str, int], datetime] = field(default_factory=dict)
     _known: dict[tuple[str, int], list[Change]] = field(default_factory=dict)
     """What has changed, by table and fingerprint; computed once for the run."""
     _digests: dict[tuple[str, ...], str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        for kind, number, text in delta.ops_tuples(self.settings, "fingerprints", ["kind", "id", "text"]):
+        columns = ["kind", "id", "text", "recorded_at"]
+        for kind, number, text, at in delta.ops_tuples(self.settings, "fingerprints", columns):
             if kind != "function":
                 (self.records if kind == "table" else self.codes)[number] = json.loads(text)
+                self._recorded[kind, number] = at
 
     # What would make a table now -----------------------------------------------
 
@@ -122,27 +131,22 @@ class Book:
             self.records |= {number_of(record): record for record in _told(opened)}
         return self.records.get(number)
 
+    def since(self, number: int) -> datetime | None:
+        """Return when a table last got this fingerprint."""
+        return self._recorded.get(("table", number))
+
     def changes(self, table: Table) -> list[Change]:
         """Return what has changed since a table was made; also empty if that is not known."""
         opened = delta.opened(self.settings, table)
         key = table.name, delta.watermark(opened, FINGERPRINT) or 0
         if key not in self._known:
             before = self._record(opened, key[1])
-            self._known[key] = [] if before is None else self._compared(table, before)
+            now = before and self.present(table, before["settings"])
+            self._known[key] = differences(before, now) if before and now else []
+            if table.name in self.settings.dropping():
+                self._known[key] += [Change("column", f"column {name} (dropped)", "in the table")
+                                     for name in delta.undeclared(self.settings, table)]  # fmt: skip
         return self._known[key]
-
-    def _compared(self, table: Table, before: Record) -> list[Change]:
-        now = self.present(table, before["settings"])
-        old, new = before["declaration"], now["declaration"]
-        found = [Change("declaration", key, old.get(key), new.get(key))
-                 for key in sorted({*old, *new}) if old.get(key) != new.get(key)]  # fmt: skip
-        found += [Change("setting", path, old, now["settings"][path])
-                  for path, old in before["settings"].items() if old != now["settings"][path]]  # fmt: skip
-        if before["version"] and now["version"] != before["version"]:
-            found.append(Change("version", "version", before["version"], now["version"]))
-        elif not before["version"] and before["code"] != now["code"]:
-            found += _code_changes(before["code"], now["code"])
-        return found
 
     # Notes -----------------------------------------------------------------------
 
@@ -153,12 +157,13 @@ class Book:
         the whole table, ``rebuilt`` if it does so because of what has changed."""
         if not self.settings.enable_delta:
             return [], {}
-        before = None if anew else self.made(table)
+        opened = delta.opened(self.settings, table)
+        before = None if anew else self._record(opened, delta.watermark(opened, FINGERPRINT) or 0)
         paths = {*noted, *(before["settings"] if before and before["seen"] else ())}
         record = self.present(table, paths)
         if before and "since" in before:
             record["since"] = before["since"]
-        number, opened = number_of(record), delta.opened(self.settings, table)
+        number = number_of(record)
         if not rebuilt and delta.watermark(opened, FINGERPRINT) == number:
             return [], {}
         guard = [delta.Consumed(REBUILD, (delta.watermark(opened, REBUILD) or 0) + 1)] if rebuilt else []
@@ -216,7 +221,7 @@ class Book:
             {"id": number, "kind": kind, "text": text, "recorded_at": now} for (kind, number), text in rows.items()
         ]
         found = pa.Table.from_pylist(listed, ops.SCHEMAS["fingerprints"])
-        commits.upsert_ops(self.settings, "fingerprints", found, ("kind", "id"), where="s.kind = 'code'")
+        commits.upsert_ops(self.settings, "fingerprints", found, ("kind", "id"), where="s.kind <> 'function'")
 
     def source_of(self, digest: str) -> str:
         """Return the text of a function as it was when a table was made by it; empty if it is not known."""
@@ -237,6 +242,30 @@ def number_of(record: Record) -> int:
     pieces = sorted(_bare(record["code"]).elements())
     rest = {key: value for key, value in record.items() if key != "code"}
     return _number(json.dumps([rest, pieces], sort_keys=True))
+
+
+def shown(number: int) -> str:
+    """Return a fingerprint as people see it; empty if it is not known."""
+    return f"{number:016x}" if number else ""
+
+
+def digest_of_code(record: Record) -> str:
+    """Return a name for the code of a fingerprint, which does not depend on the modules that it is in."""
+    return shown(_number(json.dumps(sorted(_bare(record["code"]).elements()))))
+
+
+def differences(before: Record, now: Record) -> list[Change]:
+    """Return what has changed from one fingerprint to another; of the settings those that both have."""
+    old, new = before["declaration"], now["declaration"]
+    found = [Change("declaration", key, old.get(key), new.get(key))
+             for key in sorted({*old, *new}) if old.get(key) != new.get(key)]  # fmt: skip
+    found += [Change("setting", path, old, now["settings"][path]) for path, old in before["settings"].items()
+              if path in now["settings"] and old != now["settings"][path]]  # fmt: skip
+    if before["version"] and now["version"] != before["version"]:
+        found.append(Change("version", "version", before["version"], now["version"]))
+    elif not before["version"] and before["code"] != now["code"]:
+        found += _code_changes(before["code"], now["code"])
+    return found
 
 
 def obstacle(settings: Settings, table: Table) -> str:

@@ -147,7 +147,7 @@ def _commit(
             else:
                 commits.append(rows, settings, table, consumed, metadata)
         except Exception as error:
-            if bad := _files_that_fail(settings, table, run_id, records, load.files):
+            if bad := files_that_fail(settings, table, run_id, records, load.files):
                 return bad
             raise error
         outcome.columns = columns.of(settings, table.name, rows, (load.feed, records))
@@ -242,7 +242,7 @@ def _check_recognised(settings: Settings, table: Table, rows: DataFrame, files: 
     )
 
 
-def _files_that_fail(
+def files_that_fail(
     settings: Settings, table: Table, run_id: str, records: DataFrame, files: list[LandingFile]
 ) -> dict[str, str]:
     """Find the files with a record that the engine cannot compute, and that record; none if the records are not the

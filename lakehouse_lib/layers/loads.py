@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from lakehouse_lib.config import Settings
 from lakehouse_lib.intake import formats, landing
@@ -68,10 +69,23 @@ def next_load(
     ``whole`` reads every file of the landing folder, for a full rebuild; files in ``without`` are left out. Files that
     cannot be read are recorded, and the others are staged. Returns None if there is nothing to commit.
     """
-    feed = feed_of(table)
-    target = delta.opened(settings, table)
+    feed, target = feed_of(table), delta.opened(settings, table)
     if target is not None:
         landing.settle(settings, feed, target, run_id)
+    load, others = planned(settings, table, target, whole, without)
+    landing.write_down(settings, feed, [(file, load.version) for file in others], run_id, target)
+    if load.files or load.duplicates:
+        return load
+    staging.remove(load.staging)
+    return None
+
+
+def planned(
+    settings: Settings, table: Table, target: DeltaTable | None, whole: bool, without: Iterable[str]
+) -> tuple[Load, list[LandingFile]]:
+    """Read and stage the files of a load without recording anything; return it, and the files whose state changes
+    although it does not load them. The caller removes the staged records."""
+    feed = feed_of(table)
     known = landing.known_files(settings, feed, target)
     load = Load(feed, (delta.watermark(target, landing.APP_ID) or 0) + 1, -1 if target is None else target.version())
     watched = reads.watched(settings, load.noted)
@@ -96,11 +110,7 @@ def next_load(
         ]
     # The state of files that the table holds does not change, whatever became of the files.
     others = [file for file in others if _is_read(file) or known.get(file.path, file).state not in OF_THE_TABLE]
-    landing.write_down(settings, feed, [(file, load.version) for file in others], run_id, target)
-    if load.files or load.duplicates:
-        return load
-    staging.remove(load.staging)
-    return None
+    return load, others
 
 
 def _read(

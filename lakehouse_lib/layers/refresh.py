@@ -151,6 +151,14 @@ def described(inputs: Inputs, outcome: Outcome) -> Write:
     return describe[type(outcome)](inputs, outcome)
 
 
+def rows_of(outcome: Outcome, key: list[str]) -> DataFrame:
+    """Return the rows of a full refresh, without counting or writing any."""
+    if not isinstance(outcome, Upsert):
+        return outcome.rows
+    ranked = outcome.ranked(outcome.rows.withColumn("_old", F.lit(False)), key, many=True)
+    return ranked.where("_rank = 1").select(*outcome.rows.columns)
+
+
 def write(inputs: Inputs, outcome: Outcome) -> dict[str, int]:
     """Write an outcome in one commit; returns the ledger counts."""
     table, reschema = inputs.table, False
@@ -197,19 +205,19 @@ def _commit(inputs: Inputs, table: Table, planned: Write, reschema: bool) -> Non
     if planned.whole:
         archive.restore(settings, table)
         if not is_empty(settings, table) or (reschema and planned.inserted):
-            commits.overwrite(stamped(inputs, planned), settings, table, consumed, metadata, None, reschema)
+            commits.overwrite(stamped(inputs, planned.rows), settings, table, consumed, metadata, None, reschema)
             return
     elif planned.updated or planned.deleted:
         archive.restore(settings, table, planned.parts)
-        rows = stamped(inputs, planned).select(*table.names, "_action")
+        rows = stamped(inputs, planned.rows).select(*table.names, "_action")
         commits.merge(rows, settings, table, consumed, metadata, planned.parts)
         return
     elif planned.days:
         archive.restore(settings, table, planned.days)
-        commits.overwrite(stamped(inputs, planned), settings, table, consumed, metadata, planned.days)
+        commits.overwrite(stamped(inputs, planned.rows), settings, table, consumed, metadata, planned.days)
         return
     if planned.inserted:
-        commits.append(stamped(inputs, planned), settings, table, consumed, metadata)
+        commits.append(stamped(inputs, planned.rows), settings, table, consumed, metadata)
     else:
         commits.mark(settings, table, consumed, metadata)
 
@@ -220,10 +228,10 @@ def is_empty(settings: Settings, table: Table) -> bool:
     return opened is not None and not opened.file_uris()
 
 
-def stamped(inputs: Inputs, planned: Write) -> DataFrame:
-    """Add the run id and the time to the rows."""
-    assert planned.rows is not None, "what is written has rows"
-    return planned.rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
+def stamped(inputs: Inputs, rows: DataFrame | None) -> DataFrame:
+    """Add the run id and the time to the rows of a write."""
+    assert rows is not None, "what is written has rows"
+    return rows.withColumns({"_run_id": F.lit(inputs.run_id), "_processed_at": F.current_timestamp()})
 
 
 def _added(rows: DataFrame, counts: dict[str, int] | None, days: set[date] | None, whole: bool) -> Write:
@@ -304,6 +312,9 @@ def _difference_of(inputs: Inputs, rows: DataFrame, old: DataFrame, counts: dict
 def _compared(rows: DataFrame, old: DataFrame, table: Table) -> DataFrame:
     """Join new and old rows by key, with the action (``_action``) and the old row's partition (``_old_part``)."""
     key, part = list(table.key), table.partition_by
+    # Engines differ in the types of results, and a hash depends on the type.
+    plain = {name: kind for name, kind in table.types.items() if name in rows.columns and "<" not in kind}
+    rows = rows.withColumns({name: F.col(f"`{name}`").cast(kind) for name, kind in plain.items()})
     content = [name for name in rows.columns if name not in ("_run_id", "_processed_at")]
     before = old.select(
         *(F.col(k).alias(f"_k_{k}") for k in key),

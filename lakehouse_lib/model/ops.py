@@ -31,7 +31,7 @@ SCHEMAS = {
     "lineage": _schema("""
         run_id string, source string, source_version bigint, target string, target_version bigint, operation string,
         job string, notebook string, rows bigint, outcome string, started_at timestamp, recorded_at timestamp,
-        columns string"""),
+        columns string, fingerprint string"""),
     "quality_results": _schema("""
         run_id string, table_name string, layer string, check_name string, kind string, severity string, scope string,
         passed boolean, measured double, expected string, unit string, rows bigint, failing_rows bigint,
@@ -42,7 +42,7 @@ SCHEMAS = {
         owner string, tags strings, sources strings, consumers strings, made_by string, notebook string,
         partition_by string, cluster_by strings, freshness_hours bigint, retention_days bigint, path string,
         version bigint, rows bigint, files bigint, bytes bigint, updated_at timestamp, state string, verdict string,
-        sample_query string"""),
+        sample_query string, fingerprint string, rules string, rules_since timestamp, made_with string"""),
     "catalog_edits": _schema("""
         table_name string, owner string, add_tags strings, remove_tags strings, edited_at timestamp"""),
     "health_reports": _schema("generated_at timestamp, run_id string, verdict string, findings string, rows string"),

@@ -103,6 +103,13 @@ class Column(Form):
     comment: str
 
 
+class MadeWith(Form):
+    """The settings and the code, by version or digest, that a table was made with."""
+
+    settings: dict[str, Any]
+    code: str
+
+
 class Table(Line):
     """Everything the catalog knows about a table except its location."""
 
@@ -118,6 +125,10 @@ class Table(Line):
     retention_days: int
     files: int
     sample_query: str
+    fingerprint: Annotated[str, Field(description="names the declaration, settings and code by which it is made")]
+    rules: Annotated[str, Field(description="current, changed rules, or forward only, with what has changed")]
+    rules_since: Moment | None
+    made_with: MadeWith
 
 
 class Layer(Form):
@@ -192,6 +203,14 @@ class Made(Form):
     indirect: list[str]
 
 
+class Rules(Form):
+    """The fingerprint of a table's declaration, settings and code, since when it has it, and whether it is current."""
+
+    fingerprint: str
+    since: Moment | None
+    state: str
+
+
 class Lineage(Form):
     """Upstream and downstream tables with their direct neighbours, and the column lineage of one table."""
 
@@ -199,6 +218,7 @@ class Lineage(Form):
     upstream: dict[str, list[str]]
     downstream: dict[str, list[str]]
     columns: dict[str, Made]
+    rules: Annotated[dict[str, Rules], Field(description="by which rules the table and its sources are made")]
 
 
 class Finding(Form):

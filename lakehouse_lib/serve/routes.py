@@ -20,7 +20,7 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from lakehouse_lib.catalog import catalog, lineage
+from lakehouse_lib.catalog import catalog, lineage, rules
 from lakehouse_lib.config import Settings
 from lakehouse_lib.model import tables
 from lakehouse_lib.serve import answers, sandbox
@@ -180,6 +180,7 @@ def _add_catalog(app: FastAPI, settings: Settings, for_list: dict[str, Any], for
             "upstream": upstream,
             "downstream": lineage.downstream(settings, name),
             "columns": origins,
+            "rules": rules.of_all(settings, upstream),
         }
 
 
@@ -188,7 +189,7 @@ def _add_tables(app: FastAPI, settings: Settings, for_table: dict[str, Any], for
     def get_table(name: Name) -> Any:
         """A table: columns, owner, tags, grain, sources, state."""
         entry = catalog.describe(settings, name)
-        return vars(entry) | {"columns": json.loads(entry.columns)}
+        return vars(entry) | {name: json.loads(getattr(entry, name)) for name in ("columns", "made_with")}
 
     @app.get("/tables/{name}/preview", tags=["tables"], **for_rows)
     def get_preview(

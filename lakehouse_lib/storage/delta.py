@@ -239,11 +239,23 @@ def ensure(settings: Settings, table: Table) -> None:
                                             for item in missing])  # fmt: skip
 
 
+def undeclared(settings: Settings, table: Table) -> list[str]:
+    """Return the columns that a table has and that are no longer declared; a replica takes its columns from its
+    source."""
+    existing = opened(settings, table)
+    if existing is None or table.name in {replica.target for replica in settings.cdc.replicas}:
+        return []
+    return [column.name for column in existing.schema().fields if column.name not in table.names]
+
+
 def fits(settings: Settings, table: Table) -> bool:
-    """Return whether a table has the declared partition column and, for the columns that it has, the types."""
+    """Return whether a table has the declared partition column and, for the columns that it has, the types, and none
+    to drop."""
     existing = opened(settings, table)
     if existing is None:
         return True
+    if table.name in settings.dropping() and undeclared(settings, table):
+        return False
     declared = table.types
     same = all(
         spark_type(column.type) == declared.get(column.name, spark_type(column.type))
@@ -390,6 +402,11 @@ def read(spark: SparkSession, settings: Settings, table: Table, version: int | N
     path = table_path(settings, table)
     if not settings.enable_delta:
         return spark.read.parquet(path)
+    return read_path(spark, settings, path, version)
+
+
+def read_path(spark: SparkSession, settings: Settings, path: str, version: int | None = None) -> DataFrame:
+    """Read the Delta table in a folder."""
     reader = spark.read.format("delta")
     reader = reader if version is None else reader.option("versionAsOf", version)
     if settings.native:  # Sail's unions fail on column comments and on NOT NULL

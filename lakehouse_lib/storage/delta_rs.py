@@ -43,12 +43,12 @@ def write(
         write_deltalake(target, stream, mode="overwrite", predicate=where, commit_properties=commit_properties)
 
 
-def write_shadow(rows: DataFrame, path: str) -> None:
-    """Write rows as a separate table, replacing what is in the folder."""
+def write_shadow(rows: DataFrame, path: str, table: Table) -> None:
+    """Write rows as a separate table with the declared types, replacing what is in the folder."""
     files, root = filesystem(path)
     files.create_dir(root, recursive=True)
     files.delete_dir_contents(root)
-    write_deltalake(path, _stream(rows, None))
+    write_deltalake(path, _stream(rows.select(*table.names), _declared(table)))
 
 
 def merge(

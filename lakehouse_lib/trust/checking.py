@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -83,19 +83,23 @@ class Result:
 class Checking:
     """One run of a table's checks."""
 
-    def __init__(self, settings: Settings, table: Table, run_id: str, opened: DeltaTable, last: Mapping[str, Result]):
+    def __init__(
+        self, settings: Settings, table: Table, run_id: str, opened: DeltaTable, last: Mapping[str, Result],
+        selected: Iterable[Check] = (),
+    ):  # fmt: skip
         self.settings, self.table, self.run_id, self.opened = settings, table, run_id, opened
         self.version, self.table_id = opened.version(), str(opened.metadata().id)
         self.last = {name: result for name, result in last.items() if result.table_id == self.table_id}
         self.now, self.began = datetime.now(UTC), time.monotonic()
         self.known = tables.declared(settings)
         self.connection, self.registered = reader.cursor(), False
-        self.rules = {check.name: self._rule(check) for check in table.all_checks}
+        self.checks = [*selected] or [*table.all_checks]
+        self.rules = {check.name: self._rule(check) for check in self.checks}
 
     def results(self) -> list[Result]:
         """Return the results, in the order of the declaration."""
         current = delta.dataset(self.opened)
-        all_checks = list(self.table.all_checks)
+        all_checks = self.checks
         measured: dict[str, dict[Any, Any]] = {}
         for name in {name for check in all_checks for name in self.rules[check.name].needs}:
             source = delta.opened(self.settings, self.known[name])

@@ -1,0 +1,124 @@
+"""Rules: the declaration, settings and code by which each table is made, since when, and how they have changed.
+
+A set of rules is named by its fingerprint, a number written in hexadecimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lakehouse_lib.config import Settings
+from lakehouse_lib.layers import fingerprints
+from lakehouse_lib.layers.fingerprints import Book, book_of
+from lakehouse_lib.model import tables
+from lakehouse_lib.model.tables import Table
+from lakehouse_lib.storage import delta
+from lakehouse_lib.storage.transactions import FINGERPRINT
+
+
+@dataclass(frozen=True)
+class Rules:
+    """By what a table is made."""
+
+    fingerprint: str
+    """Empty if an early version made the table, or it has not been made."""
+    since: datetime | None
+    """When the table got this fingerprint (UTC)."""
+    state: str
+    """current, changed rules (what has changed), forward only (since which version); empty without a fingerprint."""
+    settings: dict[str, Any]
+    """The settings that its transformation reads, with the values by which it is made."""
+    code: str
+    """The version that its declaration gives, or a digest of its code."""
+
+
+def of(settings: Settings, table: Table, book: Book) -> Rules:
+    """Return by what a table is made."""
+    opened = delta.opened(settings, table)
+    number = delta.watermark(opened, FINGERPRINT) or 0
+    made = book.made(table)
+    if made is None:
+        return Rules("", None, "", {}, "")
+    state, since = "current", made.get("since")
+    if since:
+        state = f"forward only since {since['at'][:10]}: rows up to version {since['version']} follow earlier rules, "
+        state += f"{', '.join(since['changes'])}"
+    if changes := book.changes(table):
+        state = f"changed rules: {', '.join(map(str, changes))}"
+    code = made["version"] or fingerprints.digest_of_code(made)
+    return Rules(fingerprints.shown(number), book.since(number), state, made["settings"], code)
+
+
+@delta.look()
+def of_all(settings: Settings, names: Iterable[str]) -> dict[str, Rules]:
+    """Return by what tables are made; names that are no tables, such as landing folders, are left out."""
+    book, declared = book_of(settings), tables.declared(settings)
+    return {name: of(settings, declared[name], book) for name in names if name in declared}
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A table that got another fingerprint."""
+
+    table: str
+    at: datetime
+    """When that was recorded (UTC)."""
+    run_id: str
+    """The run that made it; empty if no run did, as with ``--forward-only``."""
+    before: str
+    after: str
+    """Fingerprints."""
+    changes: list[str]
+    """Which setting, column, function, … has changed, with old and new values."""
+    forward_only: bool
+    """Whether earlier rows were kept as they were."""
+
+
+@delta.look()
+def moved(settings: Settings, since: datetime | None = None) -> list[Moved]:
+    """Return which tables have got other rules since a moment, and what of them has changed; by default since the last
+    run began, which is what has changed between the last two runs."""
+    book, since = book_of(settings), since or _last_began(settings)
+    if since is None:
+        return []
+    written: dict[str, list[_Step]] = {}
+    for row in sorted(delta.read_ops(settings, "lineage"), key=lambda row: row["target_version"]):
+        if row.get("fingerprint"):
+            written.setdefault(row["target"], []).append((row["recorded_at"], row["run_id"], row["fingerprint"]))
+    found = []
+    for name, table in tables.declared(settings).items():
+        steps = written.get(name, [])
+        number = delta.watermark(delta.opened(settings, table), FINGERPRINT) or 0
+        at = book.since(number)
+        if at and steps and steps[-1][2] != fingerprints.shown(number):
+            steps = [*steps, (at, "", fingerprints.shown(number))]  # noted without a run
+        if steps and (one := _moved(book, name, steps, since)):
+            found.append(one)
+    return found
+
+
+_Step = tuple[datetime, str, str]
+"""When a commit of a table was recorded, its run, and the fingerprint of the table after it."""
+
+
+def _moved(book: Book, name: str, steps: list[_Step], since: datetime) -> Moved | None:
+    before = next((step[2] for step in reversed(steps) if step[0] < since), steps[0][2])
+    after = steps[-1][2]
+    at, run_id, _ = next(step for step in steps if step[2] == after and (step[0] >= since or step is steps[-1]))
+    old, new = (book.records.get(int(fingerprint, 16)) for fingerprint in (before, after))
+    if before == after or at < since or old is None or new is None:
+        return None
+    changes = [str(change) for change in fingerprints.differences(old, new)]
+    return Moved(name, at, run_id, before, after, changes, new.get("since") != old.get("since")) if changes else None
+
+
+def _last_began(settings: Settings) -> datetime | None:
+    runs = delta.read_ops(settings, "runs")
+    if not runs:
+        return None
+    last = max(runs, key=lambda run: run["started_at"])["run_id"]
+    began: datetime = min(run["started_at"] for run in runs if run["run_id"] == last)
+    return began

@@ -107,7 +107,8 @@ def files_there(settings: Settings, table: Table, delta_table: DeltaTable) -> st
 
 def last_steps(settings: Settings) -> dict[str, dict[str, Any]]:
     """The row of ``ops/runs`` for the last run that touched each table."""
-    return {row["target"]: row for row in sorted(delta.read_ops(settings, "runs"), key=lambda row: row["started_at"])}
+    runs = delta.once("runs by start", lambda: sorted(delta.read_ops(settings, "runs"), key=lambda r: r["started_at"]))
+    return {row["target"]: row for row in runs}
 
 
 def last_run(last: dict[str, dict[str, Any]]) -> list[Finding]:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from lakehouse_lib.care import probes
 from lakehouse_lib.config import Settings
 from lakehouse_lib.model import tables
-from lakehouse_lib.serve import charts, style, templates
+from lakehouse_lib.serve import charts, markup, style
 from lakehouse_lib.storage import reader
 from lakehouse_lib.trust import anomalies
 
@@ -114,8 +114,8 @@ def front(settings: Settings, frame: pd.DataFrame) -> HTML:
     by_day = frame.set_index(pd.to_datetime(frame.summary_date).dt.date)
     last: date = by_day.index.max()
     tiles = [_tile(by_day, name, label, form, last) for name, label, form in _FIGURES if known(frame, [name])]
-    body = templates.fill("business", last=last, tiles=tiles, stale=stale)
-    return HTML(f'<style>{templates.CSS}</style><div class="lh">{body}</div>')
+    body = markup.fill("business", last=last, tiles=tiles, stale=stale)
+    return HTML(f'<style>{markup.CSS}</style><div class="lh">{body}</div>')
 
 
 def _tile(by_day: pd.DataFrame, name: str, label: str, form: str, last: date) -> Tile:

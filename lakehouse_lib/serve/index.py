@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from lakehouse_lib.care import facts
 from lakehouse_lib.config import Settings
-from lakehouse_lib.serve import templates
+from lakehouse_lib.serve import markup
 from lakehouse_lib.storage import delta
 
 LISTED = 200
@@ -34,7 +34,7 @@ def write(settings: Settings) -> Path:
                      "started_at": run.started_at if run else reported_at or written})  # fmt: skip
     rows.sort(key=lambda row: row["started_at"], reverse=True)
     page = folder / "index.html"
-    text = templates.fill("index", css=templates.CSS, base=settings.path(), runs=rows, older=len(found) - len(rows))
+    text = markup.fill("index", css=markup.CSS, base=settings.path(), runs=rows, older=len(found) - len(rows))
     draft = page.with_name(f".index-{os.getpid()}.html")
     draft.write_text(text)
     return draft.replace(page)

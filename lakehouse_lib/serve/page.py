@@ -18,7 +18,7 @@ from lakehouse_lib.care.facts import CheckFacts, Facts, RunFacts, TableFacts
 from lakehouse_lib.care.probes import Finding
 from lakehouse_lib.catalog import lineage
 from lakehouse_lib.config import Settings
-from lakehouse_lib.serve import charts, figures, style, templates
+from lakehouse_lib.serve import charts, figures, markup, style
 from lakehouse_lib.serve.charts import Layer, chart, stamp
 
 FIRST = 4
@@ -55,7 +55,7 @@ def tables(settings: Settings, facts: Facts) -> HTML:
     """Show a line for each table, with its details behind a click; it can be filtered and sorted."""
     known = {table.table.name for table in facts.tables}
     lines = [_line(settings, table, facts.report.generated_at) for table in facts.tables]
-    return _html("tables", templates.SCRIPT, tables=lines, known=known, span=care_facts.DAYS, orders=ORDERS)
+    return _html("tables", markup.SCRIPT, tables=lines, known=known, span=care_facts.DAYS, orders=ORDERS)
 
 
 def runs(facts: Facts) -> HTML:
@@ -64,9 +64,9 @@ def runs(facts: Facts) -> HTML:
 
 
 def _html(part: str, script: str = "", **values: Any) -> HTML:
-    body = templates.fill(part, **values)
+    body = markup.fill(part, **values)
     script = f"<script>{script}</script>" if script else ""
-    return HTML(f'<style>{templates.CSS}</style><div class="lh">{body}</div>{script}')
+    return HTML(f'<style>{markup.CSS}</style><div class="lh">{body}</div>{script}')
 
 
 def _since(facts: Facts) -> str:

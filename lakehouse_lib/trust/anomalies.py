@@ -160,7 +160,11 @@ def daily(settings: Settings, table: Table) -> pd.DataFrame:
 
 
 def so_far(settings: Settings, table: Table) -> pd.DataFrame:
-    """As `daily`, but of each day that has rows, also of days that are not over."""
+    """Return the same as `daily`, but of each day that has rows, also of days that are not over."""
+    return delta.once(f"rows by day of {table.name}", lambda: _so_far(settings, table))
+
+
+def _so_far(settings: Settings, table: Table) -> pd.DataFrame:
     delta_table = delta.opened(settings, table)
     if delta_table is None or not table.partition_by:
         return pd.DataFrame({"rows": []}, dtype=float)
@@ -177,7 +181,7 @@ def so_far(settings: Settings, table: Table) -> pd.DataFrame:
 
 
 def volume(settings: Settings, table: Table) -> pd.DataFrame:
-    """The rows of the last days, each with its expected range: `expected_counts` of `daily`; once within `delta.look`.
+    """Return the rows of the last days, each with its expected range: `expected_counts` of `daily`.
 
     A day is judged by the 17 weeks before it, so earlier ones are left out.
     """

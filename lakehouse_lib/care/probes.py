@@ -185,7 +185,9 @@ def newest(settings: Settings, table: Table, delta_table: DeltaTable) -> tuple[d
     happened = None
     if table.event_time:
         happened = remembered.made_of(
-            delta_table, f"newest {table.event_time}", lambda opened: _newest_event(table, opened)
+            delta_table,
+            f"newest {table.event_time} by {table.partition_by}",
+            lambda opened: _newest_event(table, opened),
         )
     recorded = delta.open_table(f"{settings.layer_path('ops')}/ledger")
     loads = {} if recorded is None else remembered.made_of(recorded, "last loads", _last_loads)

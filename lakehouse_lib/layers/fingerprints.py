@@ -215,9 +215,11 @@ def _known_book(settings: Settings) -> Book:
     recorded = delta.open_table(f"{settings.layer_path('ops')}/fingerprints")
     if recorded is None:
         return Book(settings)
-    packages = sorted({table.transform.split(".")[0] for table in tables.declared(settings).values()})
+    declared = tables.declared(settings)
+    packages = sorted({table.transform.split(".")[0] for table in declared.values()})
     key = f"book {settings.model_dump_json()} {sources.digest_of(packages)}"
-    return remembered.made_of(recorded, key, lambda _: Book(settings))
+    known, book = remembered.made_of(recorded, key, lambda _: (declared, Book(settings)))
+    return book if known == declared else Book(settings)  # a table has been declared anew since
 
 
 def obstacle(settings: Settings, table: Table) -> str:

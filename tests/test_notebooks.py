@@ -137,7 +137,7 @@ def test_preview_notebook_runs_alone_and_changes_no_table(finished, environment,
     result = lakehouse_command(environment, "notebook", notebooks.PREVIEW, "--set", "session_gap_minutes=5")
     assert result.returncode == 0, result.stderr
     page = Path(result.stdout.split()[-1]).read_text()
-    assert "session_gap_minutes: 30 → 5" in page and page.count("<figure style=") == 1
+    assert "session_gap_minutes: 30 → 5" in page and page.count("<figure ") == 1
     assert "mean of avg_session_duration" in page and "application/vnd.jupyter.widget-view" not in page
     assert versions(lake) == before
 

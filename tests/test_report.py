@@ -450,7 +450,7 @@ def test_tables_of_the_report_are_filtered_sorted_and_opened(pages, opened, widt
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     shown.get_by_label("Filter tables").fill("")
     shown.get_by_role("link", name="app_events_bronze", exact=True).first.click()
-    assert shown.locator("#lh-app_events_bronze").get_attribute("open") is not None
+    shown.wait_for_selector("#lh-app_events_bronze[open]")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

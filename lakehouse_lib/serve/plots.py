@@ -4,8 +4,9 @@ screen readers."""
 from __future__ import annotations
 
 import html
+import io
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,9 @@ from IPython.display import HTML
 
 from lakehouse_lib.serve.charts import Layer, chart, number, stamp, time_ticks
 from lakehouse_lib.serve.style import ACCENT, ODD, SERIES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def over_time(frame: pd.DataFrame, x: str, y: list[str], title: str, unit: str) -> HTML:
@@ -96,6 +100,34 @@ def histogram(values: pd.Series, title: str, x: str, y: str, upper: float | None
     ticks = [(at, number(round(at, 1)) + ("+" if upper and at == high and values.max() > upper else ""))
              for at in np.linspace(low, high, 5).tolist()]  # fmt: skip
     return HTML(chart(title, f"{y}, by {x}", [layer], ticks))
+
+
+def own(figure: Figure, title: str) -> HTML:
+    """Show a figure that you have drawn with matplotlib: as SVG, in the colours of the page around it."""
+    import matplotlib.pyplot as plt
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_INK)
+        axes.tick_params(colors=_INK)
+    for text in figure.findobj(Text):
+        text.set_color(_INK)
+    picture = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(picture, format="svg", transparent=True, bbox_inches="tight")
+    plt.close(figure)
+    svg = picture.getvalue().partition("<svg ")[2].replace(_INK, "currentColor")
+    name = html.escape(title)
+    return HTML(
+        f'<figure style="margin:8px 0 16px;max-width:860px" role="img" aria-label="{name}">'
+        f'<figcaption style="margin-bottom:6px;font-size:13px"><b>{name}</b></figcaption>'
+        f'<svg style="max-width:100%;height:auto" {svg}</figure>'
+    )
+
+
+_INK = "#123457"
+"""Stands for the page's own colour of text, until the figure is written."""
 
 
 def _category(value: Any) -> str:

@@ -283,7 +283,9 @@ def source_id(source: DeltaTable) -> str:
 
 def watermark(target: DeltaTable | None, app_id: str) -> int | None:
     """Return the last version (or batch) that the target has consumed, according to its own commits."""
-    return None if target is None else target.transaction_version(app_id)
+    if target is None:
+        return None
+    return remembered.made_of(target, f"watermark of {app_id}", lambda table: table.transaction_version(app_id))
 
 
 def changes(path: str, after: int, upto: int) -> Changes:

@@ -21,6 +21,7 @@ from lakehouse_lib import config, notebooks
 from lakehouse_lib.care import facts, health
 from lakehouse_lib.care.probes import Finding
 from lakehouse_lib.catalog import catalog
+from lakehouse_lib.catalog.rules import Moved
 from lakehouse_lib.config import Settings
 from lakehouse_lib.flow.steps import RunResult, Step
 from lakehouse_lib.model import ops, tables
@@ -166,13 +167,17 @@ def test_run_lasts_from_its_first_table_to_its_last_and_has_the_state_of_its_wor
     assert (second.state, second.seconds, second.message) == ("held", 15.0, "daily_summary_gold: kept")
 
 
-def test_rebuilt_table_is_a_change_since_the_previous_report(lake):
+def test_changed_rules_are_listed_among_what_has_changed(lake):
     health.remember(lake, health.report(lake, NOW - timedelta(days=1)))
-    ran(lake, "third", timedelta(hours=1), "users_silver", "x", 0, state="rebuilt")
     found = facts.gather(lake, NOW)
-    assert found.rebuilt == {"users_silver": "third"}
-    changes = figures.changes(found.report, found.rebuilt).set_index("what").change
-    assert changes["code or settings of users_silver"] == "rebuilt"
+    assert found.moved == []
+    for kept, words in ((False, "rebuilt"), (True, "for new rows")):
+        found.moved[:] = [
+            Moved("users_silver", NOW, "r", "a1", "b2", [f"active_days: 7 → {EVIL}", "users changed"], kept)
+        ]
+        changes = figures.changes(found.report, found.moved).set_index("what").change
+        assert changes[f"rules of users_silver: active_days: 7 → {EVIL}, users changed"] == words
+        assert f">{words}<" in page.front(found).data and EVIL not in page.front(found).data
 
 
 # No false figures -------------------------------------------------------------------
@@ -184,6 +189,13 @@ def test_rebuilt_table_is_a_change_since_the_previous_report(lake):
 ])  # fmt: skip
 def test_change_is_in_percent_only_where_that_says_something(before, now, text):
     assert style.change(before, now) == text
+
+
+@pytest.mark.parametrize(("minutes", "text"), [
+    (-5, "0 min"), (89, "89 min"), (93, "1.6 h"), (24 * 60, "24 h"), (24 * 60 + 6, "24.1 h"), (4 * 1440, "4 days"),
+])  # fmt: skip
+def test_age_has_one_unit_and_tells_a_missed_target_from_a_met_one(minutes, text):
+    assert style.age(timedelta(minutes=minutes)) == text
 
 
 def test_growth_is_measured_by_rows_and_not_by_what_a_run_wrote(lake):
@@ -261,6 +273,7 @@ def test_missing_value_is_a_gap_in_the_line():
 def test_broken_table_has_its_line_and_hides_no_other(lake):
     log = Path(delta.table_path(lake, tables.get(lake, "app_events_bronze"))) / "_delta_log"
     (log / f"{1:020d}.json").write_text("{no json")
+    health.remember(lake, health.report(lake, NOW - timedelta(days=1)))
     found = facts.gather(lake, NOW)
     broken = of(found, "app_events_bronze")
     assert (broken.state, broken.rows, broken.days) == ("Degraded", None, []) and broken.passed == 0

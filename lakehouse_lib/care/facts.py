@@ -18,7 +18,8 @@ from lakehouse_lib.care import health, maintenance, probes
 from lakehouse_lib.care.health import Report
 from lakehouse_lib.care.maintenance import Work
 from lakehouse_lib.care.probes import Finding
-from lakehouse_lib.catalog import catalog
+from lakehouse_lib.catalog import catalog, rules
+from lakehouse_lib.catalog.rules import Moved
 from lakehouse_lib.config import Settings
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import tables
@@ -166,8 +167,8 @@ class Facts:
     """Verdicts of the reports of the last `DAYS` days, oldest first, and of this one."""
     due: list[Work]
     """Maintenance that is worth doing."""
-    rebuilt: dict[str, str]
-    """Tables rebuilt since the previous report because their code or settings changed, with the id of the run."""
+    moved: list[Moved]
+    """Tables whose declaration, settings or code have changed since the previous report."""
 
     def owner(self, name: str) -> str:
         """Return the owner of a table; empty for tables of ``ops/``."""
@@ -184,15 +185,10 @@ def gather(settings: Settings, now: datetime | None = None) -> Facts:
     )
     since, finding_since = _since(report, earlier)
     verdicts = [(at, verdict) for at, verdict, _ in earlier if now - at <= timedelta(days=DAYS)]
-    before = report.before["generated_at"] if report.before else now
-    rebuilt = {
-        row["target"]: row["run_id"]
-        for row in delta.read_ops(settings, "runs", state="rebuilt")
-        if row["started_at"] > before
-    }
+    moved = rules.moved(settings, report.before["generated_at"], report.rows) if report.before else []
     due = maintenance.due(settings, now.date())
     return Facts(report, since, finding_since, _tables(settings, report, due, now), runs(settings),
-                 [*reversed(verdicts), (now, report.verdict)], due, rebuilt)  # fmt: skip
+                 [*reversed(verdicts), (now, report.verdict)], due, moved)  # fmt: skip
 
 
 def reports(settings: Settings) -> list[tuple[datetime, str, str]]:

@@ -5,7 +5,7 @@ A set of rules is named by its fingerprint, a number written in hexadecimal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -80,15 +80,16 @@ class Moved:
 
 
 @delta.look()
-def moved(settings: Settings, since: datetime | None = None) -> list[Moved]:
+def moved(settings: Settings, since: datetime | None = None, names: Collection[str] | None = None) -> list[Moved]:
     """Return which tables have got other rules since a moment, and what of them has changed; by default since the last
-    run began, which is what has changed between the last two runs."""
+    run began, which is what has changed between the last two runs. ``names`` are the tables to look at, by default
+    all."""
     book, since = book_of(settings), since or _last_began(settings)
     if since is None:
         return []
     found = []
     for table in tables.declared(settings).values():
-        opened = delta.opened(settings, table)
+        opened = delta.opened(settings, table) if names is None or table.name in names else None
         at = book.since(delta.watermark(opened, FINGERPRINT) or 0)
         if opened is not None and at is not None and at >= since and (one := _moved(table, opened, since)):
             found.append(one)

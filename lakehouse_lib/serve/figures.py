@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import pandas as pd
 
 from lakehouse_lib.care.health import Report
+from lakehouse_lib.catalog.rules import Moved
 from lakehouse_lib.config import Settings
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import ops, tables
@@ -16,9 +17,9 @@ from lakehouse_lib.serve import style
 from lakehouse_lib.storage import delta
 
 
-def changes(report: Report, rebuilt: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Differences from the previous report: ``what, before, now, change``; ``rebuilt`` are the tables made again
-    since because their code or settings had changed, with the run."""
+def changes(report: Report, moved: Iterable[Moved] = ()) -> pd.DataFrame:
+    """Differences from the previous report: ``what, before, now, change``; ``moved`` are the tables
+    whose declaration, settings or code have changed since."""
     columns = ["what", "before", "now", "change"]
     if report.before is None:
         return pd.DataFrame(columns=columns)
@@ -30,7 +31,11 @@ def changes(report: Report, rebuilt: Mapping[str, str] | None = None) -> pd.Data
     rows = [("verdict", *verdicts, " → ".join(verdicts))] if verdicts[0] != verdicts[1] else []
     rows += [(name, "", "new", "new") for name in sorted(new - old)]
     rows += [(name, "", "gone", "gone") for name in sorted(old - new)]
-    rows += [(f"code or settings of {name}", "", run_id, "rebuilt") for name, run_id in (rebuilt or {}).items()]
+    rows += [
+        (f"rules of {one.table}: {', '.join(one.changes)}", one.before, one.after,
+         "for new rows" if one.forward_only else "rebuilt")
+        for one in moved
+    ]  # fmt: skip
     for name, count in report.rows.items():
         if (before := report.before["rows"].get(name, 0)) != count:
             rows.append((f"rows of {name}", f"{before:,}", f"{count:,}", style.change(before, count)))

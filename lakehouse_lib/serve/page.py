@@ -46,7 +46,7 @@ def front(facts: Facts) -> HTML:
         counts=[(word, states.count(word)) for word in words if word in states],
         past=_past_verdicts(facts),
         known={table.table.name for table in facts.tables},
-        changes=figures.changes(report, facts.rebuilt).to_dict("records"),
+        changes=figures.changes(report, facts.moved).to_dict("records"),
         finding_since=lambda finding: _finding_since(facts, finding),
     )
 

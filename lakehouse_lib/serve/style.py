@@ -41,7 +41,8 @@ def age(span: timedelta | None) -> str:
     minutes = max(0.0, span.total_seconds() / 60)
     if minutes < 90:
         return f"{minutes:.0f} min"
-    return f"{minutes / 60:.3g} h" if minutes <= 48 * 60 else f"{minutes / 1440:,.1f} days".replace(".0 ", " ")
+    text = f"{minutes / 60:.1f} h" if minutes <= 48 * 60 else f"{minutes / 1440:,.1f} days"
+    return text.replace(".0 ", " ")
 
 
 def seconds(count: float) -> str:

@@ -1,16 +1,17 @@
 """A preview: what a rebuild would change in a table, and in the gold tables made from it, before it is done.
 
 The tables are made as shadows beside the existing ones. If sources are to be rebuilt too, they are part of it, as in
-a run. New data that the next run will read is not.
+a run. Files that wait in landing are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lakehouse_lib.catalog import history, lineage
@@ -25,8 +26,8 @@ from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, delta
 
-COLUMNS = 7
-"""Columns of an example that are shown."""
+COLUMNS, WIDTH = 7, 40
+"""Columns of an example that are shown, and characters of each."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Compared:
         """Some rows that differ: their key, and the columns that differ."""
         found = self.difference.examples
         named = [*self.key, *self.difference.columns] or [name for name in found.columns if name != "what"]
-        return found[["what", *named[:COLUMNS]]] if self.differs else found
+        return found[["what", *named[:COLUMNS]]].map(_short) if self.differs else found
 
     def moved(self) -> pd.DataFrame:
         """The figures that change."""
@@ -169,7 +170,7 @@ def missing_sentence(one: Compared) -> list[str]:
 def _shown(frame: pd.DataFrame, head: str) -> list[str]:
     if frame.empty:
         return []
-    text = frame.to_string(index=False, max_colwidth=40, float_format=_number)
+    text = frame.to_string(index=False, max_colwidth=WIDTH, float_format=_number)
     return [*filter(None, [head]), text]
 
 
@@ -275,6 +276,14 @@ def _compare(settings: Settings, shadow: Shadow, since: date | None) -> Compared
         history.compare(table, old, new, version, version + 1, where),
         history.largest(table, old, new, where), figures, since, shadow.missing,
     )  # fmt: skip
+
+
+def _short(value: Any) -> Any:
+    """A value, lists and long texts cut to fit a cell."""
+    text = (
+        ", ".join(map(str, value)) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else value
+    )
+    return f"{text[: WIDTH - 1]}…" if isinstance(text, str) and len(text) > WIDTH else text
 
 
 def _number(value: float) -> str:

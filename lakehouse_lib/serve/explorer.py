@@ -251,7 +251,9 @@ def _title(entry: Entry) -> str:
         f'<h3>{entry.name}</h3><p style="line-height:1.5">{html.escape(entry.description)}. '
         f"Grain: {html.escape(entry.grain)}."
         f"<br>{entry.layer} · {size}{updated}<br>owner {html.escape(entry.owner)} · "
-        f"tags {html.escape(', '.join(entry.tags))} · made by <code>{entry.made_by}</code></p>"
+        f"tags {html.escape(', '.join(entry.tags))} · made by <code>{entry.made_by}</code>"
+        + (f", rules {html.escape(entry.rules)}, since {entry.rules_since:%Y-%m-%d}" if entry.rules_since else "")
+        + "</p>"
     )
 
 

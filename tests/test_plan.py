@@ -14,7 +14,7 @@ import sys
 import tarfile
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lake import assert_ledger_matches_tables, assert_same, contents, rows, rows
 from lakehouse_lib import cli, config
 from lakehouse_lib.care import health, quarantine, restore
 from lakehouse_lib.catalog import catalog, history, rules
-from lakehouse_lib.config import Settings
+from lakehouse_lib.config import FeedSettings, Settings
 from lakehouse_lib.engines import session
 from lakehouse_lib.errors import ConfigError, ConfirmError, LakehouseError, TableError
 from lakehouse_lib.flow import pipeline, plan, preview, selection
@@ -33,7 +33,7 @@ from lakehouse_lib.intake import landing as landing_files
 from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import sources, tables
 from lakehouse_lib.model.ops import COUNTS
-from lakehouse_lib.storage import commits, delta
+from lakehouse_lib.storage import archive, commits, delta
 
 STORED = Path("tests/lakehouse_0.1.tar.xz")
 LIBRARY = Path("lakehouse_lib")
@@ -728,6 +728,19 @@ def test_preview_without_a_change_shows_no_difference(lake):
              "users_history_silver", "people_silver"]  # fmt: skip
     found = preview.preview(lake(), names)
     assert not found.differs and all(one.rows for one in found.tables), found.text()
+
+
+def test_preview_compares_archived_rows_too(lake):
+    settings = lake()
+    for name in ("app_events_bronze", "app_events_silver"):
+        table = tables.get(settings, name)
+        archive.retire(settings, table, archive.due(settings, table, date(2200, 1, 1)))
+        assert rows(settings, name) == []
+    found = preview.preview(settings, ["app_events_bronze", "app_events_silver", "event_metrics_gold"])
+    assert not found.differs, found.text()
+    other = settings.model_copy(update={"feeds": {"app_events": FeedSettings(select={"app_type": "'web'"})}})
+    (one,) = preview.preview(other, ["app_events_silver"]).tables
+    assert one.difference.changed == one.rows == 8 and one.difference.columns == {"app_type": 8}
 
 
 def test_preview_shows_the_largest_changes_and_the_figures(lake, before):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from deltalake import DeltaTable
+
 from lakehouse_lib.config import Settings
 from lakehouse_lib.layers import fingerprints
 from lakehouse_lib.layers.fingerprints import Book, book_of
@@ -65,7 +67,7 @@ class Moved:
 
     table: str
     at: datetime
-    """When that was recorded (UTC)."""
+    """When (UTC)."""
     run_id: str
     """The run that made it; empty if no run did, as with ``--forward-only``."""
     before: str
@@ -84,35 +86,32 @@ def moved(settings: Settings, since: datetime | None = None) -> list[Moved]:
     book, since = book_of(settings), since or _last_began(settings)
     if since is None:
         return []
-    written: dict[str, list[_Step]] = {}
-    for row in sorted(delta.read_ops(settings, "lineage"), key=lambda row: row["target_version"]):
-        if row.get("fingerprint"):
-            written.setdefault(row["target"], []).append((row["recorded_at"], row["run_id"], row["fingerprint"]))
     found = []
-    for name, table in tables.declared(settings).items():
-        steps = written.get(name, [])
-        number = delta.watermark(delta.opened(settings, table), FINGERPRINT) or 0
-        at = book.since(number)
-        if at and steps and steps[-1][2] != fingerprints.shown(number):
-            steps = [*steps, (at, "", fingerprints.shown(number))]  # noted without a run
-        if steps and (one := _moved(book, name, steps, since)):
+    for table in tables.declared(settings).values():
+        opened = delta.opened(settings, table)
+        at = book.since(delta.watermark(opened, FINGERPRINT) or 0)
+        if opened is not None and at is not None and at >= since and (one := _moved(table, opened, since)):
             found.append(one)
     return found
 
 
-_Step = tuple[datetime, str, str]
-"""When a commit of a table was recorded, its run, and the fingerprint of the table after it."""
-
-
-def _moved(book: Book, name: str, steps: list[_Step], since: datetime) -> Moved | None:
-    before = next((step[2] for step in reversed(steps) if step[0] < since), steps[0][2])
-    after = steps[-1][2]
-    at, run_id, _ = next(step for step in steps if step[2] == after and (step[0] >= since or step is steps[-1]))
-    old, new = (book.records.get(int(fingerprint, 16)) for fingerprint in (before, after))
-    if before == after or at < since or old is None or new is None:
+def _moved(table: Table, opened: DeltaTable, since: datetime) -> Moved | None:
+    """Compare the newest fingerprint in a table's log with the one that it had before a moment, or its first one."""
+    number = delta.watermark(opened, FINGERPRINT)
+    newest = old = None
+    for step in fingerprints.told(opened):
+        if newest is None and fingerprints.number_of(step[2]) != number:
+            continue  # of versions that a restore has undone
+        newest, old = newest or step, step
+        if step[0] < since:
+            break
+    if newest is None or old is None or newest[2] == old[2]:
         return None
-    changes = [str(change) for change in fingerprints.differences(old, new)]
-    return Moved(name, at, run_id, before, after, changes, new.get("since") != old.get("since")) if changes else None
+    (at, run_id, now), (_, _, before) = newest, old
+    names = [fingerprints.shown(fingerprints.number_of(record)) for record in (before, now)]
+    changes = [str(change) for change in fingerprints.differences(before, now)]
+    forward_only = now.get("since") != before.get("since")
+    return Moved(table.name, at, run_id, names[0], names[1], changes, forward_only) if changes else None
 
 
 def _last_began(settings: Settings) -> datetime | None:

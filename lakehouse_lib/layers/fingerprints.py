@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -128,7 +128,7 @@ class Book:
     def _record(self, opened: DeltaTable | None, number: int) -> Record | None:
         if opened is not None and number and number not in self.records:
             # Of a run that was killed before it wrote its books.
-            self.records |= {number_of(record): record for record in _told(opened)}
+            self.records |= {number_of(record): record for _, _, record in told(opened)}
         return self.records.get(number)
 
     def since(self, number: int) -> datetime | None:
@@ -201,15 +201,16 @@ class Book:
         record["settings"] |= {path: reads.value(self.settings, path) for path in (before or {}).get("settings", ())}
         if reason:
             earlier = (before or {}).get("since")
-            told = [*(earlier["changes"] if earlier else ()), *map(str, self.changes(table))]
+            kept = [*(earlier["changes"] if earlier else ()), *map(str, self.changes(table))]
             version = delta.made(self.settings, table, "it has no rows").version()
-            record["since"] = {"version": earlier["version"] if earlier else version, "changes": told, "reason": reason,
+            record["since"] = {"version": earlier["version"] if earlier else version, "changes": kept, "reason": reason,
                                "at": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
         number = number_of(record)
         self.records[number] = record
         self.new["table", number] = json.dumps(record)
         self.store()
-        commits.mark(self.settings, table, [delta.Consumed(FINGERPRINT, number)], {"operation": "noted"})
+        says = {"operation": "noted", "fingerprint": record}
+        commits.mark(self.settings, table, [delta.Consumed(FINGERPRINT, number)], says)
 
     def store(self, records: Iterable[Record] = ()) -> None:
         """Write what is new to ``ops/fingerprints``."""
@@ -325,15 +326,17 @@ def _declaration(settings: Settings, table: Table) -> Record:
     return told
 
 
-def _told(opened: DeltaTable) -> Iterable[Record]:
-    """Return the fingerprints in a table's commits, newest first, as far as its log goes back."""
+def told(opened: DeltaTable) -> Iterator[tuple[datetime, str, Record]]:
+    """Yield the fingerprints in a table's commits, newest first, as far as its log goes back, each with the commit's
+    time and run (empty if no run wrote it)."""
     for version in range(opened.version(), -1, -1):
         written = delta.actions(opened.table_uri, version)
         if written is None:
             return
         info: Record = next((action["commitInfo"] for action in written if "commitInfo" in action), {})
-        if record := delta.says(info).get("fingerprint"):
-            yield record
+        says = delta.says(info)
+        if record := says.get("fingerprint"):
+            yield datetime.fromtimestamp(info["timestamp"] / 1000, UTC), says.get("run_id", ""), record
 
 
 def _shown(value: Any) -> str:

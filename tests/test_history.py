@@ -141,6 +141,14 @@ def test_difference_matches_a_comparison_in_python(tmp_path_factory, one, other)
     assert actual.columns == {name: count for name, count in expected.items() if count}
     for row in actual.examples.itertuples():
         assert row.event_id.removeprefix("e") in {str(key) for key in {*one, *other}}
+    old, new = (delta.dataset(history.at(lake, table, version)) for version in (1, 2))
+    moved = [abs(other[k]["hour"] - one[k]["hour"]) for k in both if other[k]["hour"] != one[k]["hour"]]
+    largest = history.largest(table, old, new)
+    assert [abs(row.after - row.before) for row in largest.itertuples()] == ([max(moved)] if moved else [])
+    figures = history.figures(table, old, new).set_index("figure")
+    assert figures.loc["rows"].tolist() == [len(one), len(other)]
+    sums = [sum(row["hour"] for row in rows.values()) for rows in (one, other)]
+    assert figures.loc["sum of event_hour"].fillna(0).tolist() == sums
 
 
 def test_rows_without_a_key_are_compared_as_a_whole(lakehouse, deliver):

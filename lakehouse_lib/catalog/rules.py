@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from lakehouse_lib.config import Settings
 from lakehouse_lib.layers import fingerprints
 from lakehouse_lib.layers.fingerprints import Book, book_of
-from lakehouse_lib.model import tables
+from lakehouse_lib.model import made_by, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
 from lakehouse_lib.storage.transactions import FINGERPRINT
@@ -50,8 +50,8 @@ def of(settings: Settings, table: Table, book: Book) -> Rules:
         state += f"{', '.join(since['changes'])}"
     if changes := book.changes(table):
         state = f"changed rules: {', '.join(map(str, changes))}"
-    code = made["version"] or fingerprints.digest_of_code(made)
-    return Rules(fingerprints.shown(number), book.since(number), state, made["settings"], code)
+    code = made["version"] or made_by.digest_of_code(made)
+    return Rules(made_by.shown(number), book.since(number), state, made["settings"], code)
 
 
 @delta.look()
@@ -100,7 +100,7 @@ def _moved(table: Table, opened: DeltaTable, since: datetime) -> Moved | None:
     number = delta.watermark(opened, FINGERPRINT)
     newest = old = None
     for step in fingerprints.told(opened):
-        if newest is None and fingerprints.number_of(step[2]) != number:
+        if newest is None and made_by.number_of(step[2]) != number:
             continue  # of versions that a restore has undone
         newest, old = newest or step, step
         if step[0] < since:
@@ -108,8 +108,8 @@ def _moved(table: Table, opened: DeltaTable, since: datetime) -> Moved | None:
     if newest is None or old is None or newest[2] == old[2]:
         return None
     (at, run_id, now), (_, _, before) = newest, old
-    names = [fingerprints.shown(fingerprints.number_of(record)) for record in (before, now)]
-    changes = [str(change) for change in fingerprints.differences(before, now)]
+    names = [made_by.shown(made_by.number_of(record)) for record in (before, now)]
+    changes = [str(change) for change in made_by.differences(before, now)]
     forward_only = now.get("since") != before.get("since")
     return Moved(table.name, at, run_id, names[0], names[1], changes, forward_only) if changes else None
 

@@ -12,8 +12,9 @@ from lakehouse_lib.config import Settings, new_run_id
 from lakehouse_lib.flow import ledger
 from lakehouse_lib.flow.steps import RunResult, Step
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers.fingerprints import Book, number_of, shown
+from lakehouse_lib.layers.fingerprints import Book
 from lakehouse_lib.model import ops, tables
+from lakehouse_lib.model.made_by import number_of, shown
 from lakehouse_lib.model.ops import COUNTS
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import commits, delta

@@ -37,8 +37,7 @@ from openlineage.client.transport.http import HttpConfig, HttpTransport
 from lakehouse_lib.catalog import catalog
 from lakehouse_lib.config import Settings
 from lakehouse_lib.intake import landing
-from lakehouse_lib.layers.fingerprints import shown
-from lakehouse_lib.model import tables
+from lakehouse_lib.model import made_by, tables
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
 from lakehouse_lib.storage.transactions import FINGERPRINT
@@ -188,7 +187,7 @@ def _output(settings: Settings, table: Table, step: Step) -> OutputDataset:
     catalog_name = facets.symlinks_dataset.Identifier(NAMESPACE, _catalogued(settings, table.name), "TABLE")
     dataset_facets["symlinks"] = facets.symlinks_dataset.SymlinksDatasetFacet([catalog_name])
     if number := delta.watermark(delta.opened(settings, table), FINGERPRINT):
-        tag = facets.tags_dataset.TagsDatasetFacetFields("fingerprint", shown(number), "LAKEHOUSE")
+        tag = facets.tags_dataset.TagsDatasetFacetFields("fingerprint", made_by.shown(number), "LAKEHOUSE")
         dataset_facets["tags"] = facets.tags_dataset.TagsDatasetFacet([tag])
     if step.version >= 0:
         dataset_facets["version"] = facets.dataset_version_dataset.DatasetVersionDatasetFacet(str(step.version))

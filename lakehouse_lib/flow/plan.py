@@ -16,8 +16,9 @@ from lakehouse_lib.flow import selection
 from lakehouse_lib.flow.lock import locked
 from lakehouse_lib.intake import landing
 from lakehouse_lib.layers import fingerprints
-from lakehouse_lib.layers.fingerprints import Book, Change, book_of
+from lakehouse_lib.layers.fingerprints import Book, book_of
 from lakehouse_lib.model import tables
+from lakehouse_lib.model.made_by import Change
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import delta
 from lakehouse_lib.trust import quality
@@ -230,5 +231,6 @@ def _of_check(one: Tried) -> list[str]:
         found = f"would set aside {one.failing_rows:,} of {one.rows:,} accepted records"
     else:
         found = f"fails: {one.message.split(': ', 1)[1]}" if one.passed is False else "passes"
+        found = "has no rows to look at" if one.passed is None else found
     examples = [f"    for example {', '.join(one.failing_keys[:3])}"] if one.failing_keys else []
     return [f"{one.table}: new check {one.check} ({one.severity}) {found}", *examples]

@@ -6,6 +6,7 @@ a run. Files that wait in landing are not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -64,10 +65,10 @@ class Compared:
         )
 
     def examples(self) -> pd.DataFrame:
-        """Some rows that differ: their key, and the columns that differ."""
+        """Some rows that differ: their key, and the columns that differ, or the first ones if no row has changed."""
         found = self.difference.examples
-        named = [*self.key, *self.difference.columns] or [name for name in found.columns if name != "what"]
-        return found[["what", *named[:COLUMNS]]].map(_short) if self.differs else found
+        others = [*self.difference.columns] or [name for name in found.columns if name not in ("what", *self.key)]
+        return found[["what", *[*self.key, *others][:COLUMNS]]].map(_short) if self.differs else found
 
     def moved(self) -> pd.DataFrame:
         """The figures that change."""
@@ -137,7 +138,7 @@ class Preview:
                 {"table": one.table, "path": one.path, "rows": one.rows, "since": one.since and str(one.since),
                  "added": one.difference.added, "removed": one.difference.removed, "changed": one.difference.changed,
                  "columns": one.difference.columns, "missing": one.missing,
-                 "largest": one.largest.to_dict("records"), "figures": one.figures.to_dict("records")}
+                 "largest": _records(one.largest), "figures": _records(one.figures)}
                 for one in compared
             ]
             for name, compared in (("tables", self.tables), ("gold", self.gold))
@@ -192,6 +193,8 @@ def preview(settings: Settings, names: list[str], days: int = 0) -> Preview:
     wanted = [tables.get(settings, name) for name in names]
     if not wanted:
         return Preview([], [], [])
+    if not settings.enable_delta:
+        raise ConfigError("A preview is compared with a Delta table, and ENABLE_DELTA is false.")
     with locked(settings):
         for table in wanted:
             delta.made(settings, table, "there is nothing to compare a preview with")
@@ -276,6 +279,10 @@ def _compare(settings: Settings, shadow: Shadow, since: date | None) -> Compared
         history.compare(table, old, new, version, version + 1, where),
         history.largest(table, old, new, where), figures, since, shadow.missing,
     )  # fmt: skip
+
+
+def _records(frame: pd.DataFrame) -> Any:
+    return json.loads(frame.to_json(orient="records"))  # a missing number is null, not NaN
 
 
 def _short(value: Any) -> Any:

@@ -7,14 +7,12 @@ with its number as a watermark, which outlives the log; ``ops/fingerprints`` kee
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -23,6 +21,7 @@ from lakehouse_lib.config import Feed, Settings, command
 from lakehouse_lib.errors import TableError
 from lakehouse_lib.intake import landing
 from lakehouse_lib.model import code, ops, reads, sources, tables
+from lakehouse_lib.model.made_by import Change, Record, differences, hashed, number_of
 from lakehouse_lib.model.tables import Table
 from lakehouse_lib.storage import archive, commits, delta
 from lakehouse_lib.storage.transactions import FINGERPRINT
@@ -34,33 +33,6 @@ _OF_A_LOAD = ("lakehouse_lib.layers.loading.bronze_rows", "lakehouse_lib.intake.
               "lakehouse_lib.intake.landing.format_of")  # fmt: skip
 _OF_CHANGES = "lakehouse_lib.intake.landing.shape_of"
 """Functions that decide on the rows of bronze tables besides their transformations."""
-
-Record = dict[str, Any]
-"""A fingerprint: ``declaration``, ``settings`` by path, ``code`` (digests by name), ``version``; ``since`` if the rows
-up to a version follow earlier rules."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """Something that a table is made by and that has changed since it was made."""
-
-    kind: str
-    """setting, declaration, column, function or version."""
-    name: str
-    old: Any = None
-    new: Any = None
-
-    @property
-    def check(self) -> str:
-        """The name of the check of severity quarantine that has changed; empty if it is something else."""
-        head, _, name = self.name.partition(" ")
-        return name if self.kind == "declaration" and head == "check" else ""
-
-    def __str__(self) -> str:
-        if self.kind == "function":
-            word = "is new" if self.old is None else "is gone" if self.new is None else "changed"
-            return f"{self.name.removeprefix('lakehouse_lib.')} {word}"
-        return f"{self.name}: {_shown(self.old)} → {_shown(self.new)}"
 
 
 @dataclass
@@ -95,7 +67,7 @@ class Book:
         with self._lock:
             if packages not in self._digests:
                 self._digests[packages] = sources.digest_of(packages)
-            number, digest = _number(*roots), self._digests[packages]
+            number, digest = hashed(*roots), self._digests[packages]
             if self.codes.get(number, {}).get("digest") != digest:
                 self.codes[number] = self._read(roots, digest)
                 self.new["code", number] = json.dumps(self.codes[number])
@@ -104,7 +76,7 @@ class Book:
     def _read(self, roots: tuple[str, ...], digest: str) -> Record:
         found = code.read(roots)
         for piece in found.pieces:
-            self.new["function", _number(piece.digest)] = piece.text
+            self.new["function", hashed(piece.digest)] = piece.text
         return {"pieces": {piece.name: piece.digest for piece in found.pieces}, "digest": digest,
                 "possible": sorted(reads.possible(found, get_args(Feed)))}  # fmt: skip
 
@@ -226,7 +198,7 @@ class Book:
 
     def source_of(self, digest: str) -> str:
         """Return the text of a function as it was when a table was made by it; empty if it is not known."""
-        number = _number(digest)
+        number = hashed(digest)
         if ("function", number) in self.new:
             return self.new["function", number]
         found = delta.read_ops(self.settings, "fingerprints", kind="function", id=number)
@@ -236,37 +208,6 @@ class Book:
 def book_of(settings: Settings) -> Book:
     """Return the fingerprints of a lakehouse; within `delta.look` they are read once."""
     return delta.once(f"fingerprints, by settings {id(settings)}", lambda: Book(settings))
-
-
-def number_of(record: Record) -> int:
-    """Return the number of a fingerprint; it does not depend on the modules that functions are defined in."""
-    pieces = sorted(_bare(record["code"]).elements())
-    rest = {key: value for key, value in record.items() if key != "code"}
-    return _number(json.dumps([rest, pieces], sort_keys=True))
-
-
-def shown(number: int) -> str:
-    """Return a fingerprint as people see it; empty if it is not known."""
-    return f"{number:016x}" if number else ""
-
-
-def digest_of_code(record: Record) -> str:
-    """Return a name for the code of a fingerprint, which does not depend on the modules that it is in."""
-    return shown(_number(json.dumps(sorted(_bare(record["code"]).elements()))))
-
-
-def differences(before: Record, now: Record) -> list[Change]:
-    """Return what has changed from one fingerprint to another; of the settings those that both have."""
-    old, new = before["declaration"], now["declaration"]
-    found = [Change("declaration", key, old.get(key), new.get(key))
-             for key in sorted({*old, *new}) if old.get(key) != new.get(key)]  # fmt: skip
-    found += [Change("setting", path, old, now["settings"][path]) for path, old in before["settings"].items()
-              if path in now["settings"] and old != now["settings"][path]]  # fmt: skip
-    if before["version"] and now["version"] != before["version"]:
-        found.append(Change("version", "version", before["version"], now["version"]))
-    elif not before["version"] and before["code"] != now["code"]:
-        found += _code_changes(before["code"], now["code"])
-    return found
 
 
 def obstacle(settings: Settings, table: Table) -> str:
@@ -283,23 +224,6 @@ def obstacle(settings: Settings, table: Table) -> str:
         except TableError as error:
             return str(error)
     return ""
-
-
-def _number(*texts: str) -> int:
-    digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 2 or 1
-
-
-def _bare(pieces: dict[str, str]) -> Counter[tuple[str, str]]:
-    """Names without the module, and digests."""
-    return Counter((name.rpartition(".")[2], digest) for name, digest in pieces.items())
-
-
-def _code_changes(old: dict[str, str], new: dict[str, str]) -> list[Change]:
-    before, now = _bare(old), _bare(new)
-    gone = {name: digest for name, digest in old.items() if (name.rpartition(".")[2], digest) in before - now}
-    come = {name: digest for name, digest in new.items() if (name.rpartition(".")[2], digest) in now - before}
-    return [Change("function", name, gone.get(name), come.get(name)) for name in sorted({*gone, *come})]
 
 
 def _beside(table: Table) -> tuple[str, ...]:
@@ -337,9 +261,3 @@ def told(opened: DeltaTable) -> Iterator[tuple[datetime, str, Record]]:
         says = delta.says(info)
         if record := says.get("fingerprint"):
             yield datetime.fromtimestamp(info["timestamp"] / 1000, UTC), says.get("run_id", ""), record
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

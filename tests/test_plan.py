@@ -273,6 +273,7 @@ def test_new_check_is_tried_before_it_stops_anything(lake):
     found = plan.plan(lake(quality={"app_events_silver": [ids]}))
     assert found.affected == [] and found.checks[0].passed is False
     assert "app_events_silver: new check ids (error) fails: check ids" in found.text()
+    assert "Nothing to rebuild." in found.text()
 
 
 def test_large_rebuild_waits_for_a_word(lake):
@@ -367,8 +368,7 @@ def test_changed_code_gives_the_tables_of_a_clean_load(lake, before, library):
     for name in EDITS:
         edit(library, name)
     assert {*EDITS} <= {*affected(changed)}
-    for settings in (changed, clean):
-        done = run_by(library, settings)
+    for done in [run_by(library, settings) for settings in (changed, clean)]:  # both at once
         said, _ = done.communicate()
         assert done.returncode == 0, said
     assert_same(changed, clean, flags=True)
@@ -684,9 +684,9 @@ def test_preview_differs_from_the_table_as_two_clean_loads_do(lake, before):
     changed, clean = lake(**given), lake.named("clean", **given)
     run_tables(clean)
     was, shown = versions(changed), set[str]()
-    for name in ("people_silver", "app_events_bronze", "users_silver", "clickstream_silver"):
-        found = preview.preview(changed, [name])
-        assert [one.table for one in found.tables] == [name] and found.differs
+    for names in (["people_silver"], ["app_events_bronze", "users_silver", "clickstream_silver"]):
+        found = preview.preview(changed, names)
+        assert [one.table for one in found.tables] == names and found.differs
         for one in (*found.tables, *found.gold):
             shown |= {one.table} if one.differs else set()
             assert rows_at(one.path, flags=True) == rows(clean, one.table, flags=True)

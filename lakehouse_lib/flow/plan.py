@@ -112,8 +112,9 @@ class Plan:
             lines.append(f"{len(self.not_noted)} tables have no fingerprint, because an earlier version made them; the "
                          "next run records it and rebuilds none of them.")  # fmt: skip
         if not self.affected:
+            rest = "Nothing to rebuild." if self.checks else "Nothing to do."
             return "\n".join(
-                [*lines, "No declaration, setting or code has changed since the tables were made. Nothing to do."]
+                [*lines, f"No declaration, setting or code has changed since the tables were made. {rest}"]
             )
         many = f"{len(self.rebuilt)} of {len(self.affected)} affected tables can be rebuilt"
         return "\n".join([*lines, f"{many}. The next run does it: {command('run')}"])
@@ -229,8 +230,10 @@ def _lines(one: Affected) -> list[str]:
 def _of_check(one: Tried) -> list[str]:
     if one.severity == "quarantine":
         found = f"would set aside {one.failing_rows:,} of {one.rows:,} accepted records"
+    elif one.passed is False:
+        found = f"fails: {one.message.split(': ', 1)[1]}"
+        found += "; what is made from the table would keep its last good state" if one.severity == "error" else ""
     else:
-        found = f"fails: {one.message.split(': ', 1)[1]}" if one.passed is False else "passes"
-        found = "has no rows to look at" if one.passed is None else found
+        found = "passes" if one.passed else "has no rows to look at"
     examples = [f"    for example {', '.join(one.failing_keys[:3])}"] if one.failing_keys else []
     return [f"{one.table}: new check {one.check} ({one.severity}) {found}", *examples]

@@ -634,6 +634,8 @@ def test_catalog_and_lineage_name_the_rules_of_each_table(lake):
     assert json.loads(old.made_with)["settings"] == {"session_gap_minutes": 30}
     run_tables(changed)
     new = catalog.describe(changed, "clickstream_silver")
+    sources = rules.of_all(changed, ["clickstream_silver", "clickstream_bronze", "landing/clickstream"])
+    assert {name: made.state for name, made in sources.items()} == dict.fromkeys([*sources][:2], "current")
     assert new.rules == "current" and new.fingerprint != old.fingerprint and new.rules_since > old.rules_since
     assert json.loads(new.made_with) == json.loads(old.made_with) | {"settings": {"session_gap_minutes": 21}}
     recorded = delta.read_ops(changed, "lineage", target="clickstream_silver")
@@ -789,10 +791,16 @@ def test_preview_of_bronze_says_which_files_cannot_be_loaded_again(lake, before,
 
 
 @pytest.fixture
-def command(lake, monkeypatch, capsys):
+def command(own_command, monkeypatch):
     """Run a command on the lakehouse; no engine may be started."""
-    settings = lake()
     monkeypatch.setattr(session, "connect", lambda *_: pytest.fail("an engine was started"))
+    return own_command
+
+
+@pytest.fixture
+def own_command(lake, monkeypatch, capsys):
+    """Run a command on the lakehouse."""
+    settings = lake()
     monkeypatch.setenv("LAKEHOUSE_CDC", json.dumps({"replicas": [REPLICA]}))
     for name in ("lakehouse_base_path", "landing_path", "spark_master"):
         monkeypatch.setenv(config.variable(name), getattr(settings, name))
@@ -832,6 +840,17 @@ def test_forward_only_applies_new_rules_to_new_rows(command, lake):
     assert entry.rules.startswith("forward only since ") and entry.rules.endswith("segments.vip_value: 500.0 → 60.0")
     (moved,) = rules.moved(lake())
     assert (moved.table, moved.forward_only, moved.run_id) == ("user_segments_gold", True, "")
+
+
+def test_preview_is_applied_by_the_command(own_command, lake, clean_gap):
+    preview_of = ("plan", "--preview", "clickstream_silver", "--set", "session_gap_minutes=21")
+    status, said = own_command(*preview_of, "--json")
+    assert (status, json.loads(said)["tables"][0]["added"]) == (4, 1)
+    status, said = own_command(*preview_of, "--apply")
+    assert status == 0 and "clickstream_silver rebuilt: 3 rows; 1 added, 0 removed, 1 changed" in said
+    assert "    rebuilt: session_gap_minutes: 30 → 21" in said and "The next run updates what is made from it" in said
+    assert rows(lake(), "clickstream_silver") == rows(clean_gap, "clickstream_silver")
+    assert own_command(*preview_of)[0] == 4  # gold, which follows with the next run
 
 
 def test_preview_options_that_do_not_fit_are_refused(command, capsys):

@@ -31,10 +31,11 @@ def main(values: str, work: str = "run", *names: str) -> None:
             quarantine.replay(settings, *names)
         elif work == "archive":
             table = tables.get(settings, *names)
-            print("ready", flush=True)
             while True:
                 archive.restore(settings, table)
+                print("restored", flush=True)
                 maintenance.retention(settings, table)
+                print("archived", flush=True)
         else:
             pipeline.run(settings).check()
     except LakehouseError as error:

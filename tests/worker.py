@@ -53,7 +53,7 @@ class Worker:
         with tempfile.NamedTemporaryFile(delete=False) as file:
             self._output = Path(file.name)
         self._process = multiprocessing.get_context("forkserver").Process(
-            target=_redirected, args=(str(self._output), json.dumps(values), *work), daemon=True
+            target=_redirected, args=(str(self._output), dict(os.environ), json.dumps(values), *work), daemon=True
         )
         self._process.start()
 
@@ -78,7 +78,9 @@ class Worker:
         return status, output
 
 
-def _redirected(output: str, *arguments: str) -> None:
+def _redirected(output: str, environment: dict[str, str], *arguments: str) -> None:
+    os.environ.clear()  # it is that of the test that was the first to fork
+    os.environ.update(environment)
     with open(output, "a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

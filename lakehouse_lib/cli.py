@@ -39,7 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
 def command() -> NoReturn:
     """`main` as the only work of a process. It ends at once: Python would free for a third of a second what the end of
     the process frees as well."""
-    status = main()
+    try:
+        status = main()
+    except BrokenPipeError:  # whoever read the output has enough of it
+        status = 1
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError):  # a closed pipe
         sys.stdout.flush()

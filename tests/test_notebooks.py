@@ -67,6 +67,13 @@ def lakehouse_command(environment, *arguments) -> subprocess.CompletedProcess:
     )
 
 
+def test_reader_of_the_output_may_have_enough_of_it():
+    code = "import time; from lakehouse_lib import cli; time.sleep(0.2); cli.command()"
+    process = subprocess.Popen([sys.executable, "-u", "-c", code, "setup"], stdout=-1, stderr=-1, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+
+
 @pytest.fixture(scope="module")
 def finished(environment) -> subprocess.CompletedProcess:
     return lakehouse_command(environment, "run", "--sample")

@@ -848,7 +848,11 @@ def test_preview_is_applied_by_the_command(own_command, lake, clean_gap):
     assert (status, json.loads(said)["tables"][0]["added"]) == (4, 1)
     status, said = own_command(*preview_of, "--apply")
     assert status == 0 and "clickstream_silver rebuilt: 3 rows; 1 added, 0 removed, 1 changed" in said
-    assert "    rebuilt: session_gap_minutes: 30 → 21" in said and "The next run updates what is made from it" in said
+    assert (
+        "rebuilt · +1 rows" in said
+        and "    rebuilt: session_gap_minutes: 30 → 21" in said
+        and "The next run updates what is made from it" in said
+    )
     assert rows(lake(), "clickstream_silver") == rows(clean_gap, "clickstream_silver")
     assert own_command(*preview_of)[0] == 4  # gold, which follows with the next run
 

@@ -44,8 +44,10 @@ class Step:
         if self.state in ("failed", "held"):
             return f"{self.table:<32} {self.state.upper()}: {self.message}"
         parts = [f"{self.counts[name]:,} {_WORDS[name]}" for name in COUNTS if self.counts[name]]
-        rebuilt = "rebuilt: " if self.state == "rebuilt" else ""
-        return f"{self.table:<32} {rebuilt}{' · '.join(parts) or 'no rows changed'}  ({self.seconds:.1f} s)"
+        if self.state == "rebuilt":  # records that the ledger has counted before do not count again
+            change = sum(row["rows"] for row, _ in self.ledger)
+            parts = ["rebuilt", f"{change:+,} rows" if change else "as many rows as before", *parts]
+        return f"{self.table:<32} {' · '.join(parts) or 'no rows changed'}  ({self.seconds:.1f} s)"
 
 
 _WORDS = dict(zip(COUNTS, ("read", "new", "updated", "duplicate", "quarantined", "unchanged"), strict=True))

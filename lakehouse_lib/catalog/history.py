@@ -22,6 +22,7 @@ from lakehouse_lib.config import Settings
 from lakehouse_lib.errors import ConfigError
 from lakehouse_lib.model import tables
 from lakehouse_lib.model.tables import Table
+from lakehouse_lib.sql import types as st
 from lakehouse_lib.storage import delta, reader
 
 EXAMPLES = 5
@@ -134,8 +135,8 @@ def compare(
     for number, name in enumerate(non_key):
         ((count,),) = connection.execute(f"SELECT count(*) FROM found WHERE what = 'changed' AND _d{number}").fetchall()
         columns |= {name: count} if count else {}
-    column_list = ", ".join(map(_quoted, names))
-    order_list = ", ".join(map(_quoted, table.key or names))
+    column_list = ", ".join(map(st.quoted, names))
+    order_list = ", ".join(map(st.quoted, table.key or names))
     examples = connection.execute(f"""
         SELECT what, {column_list} FROM found
         QUALIFY row_number() OVER (PARTITION BY what ORDER BY {order_list}) <= {EXAMPLES} ORDER BY what, {order_list}
@@ -149,10 +150,10 @@ def largest(table: Table, old: ds.Dataset, new: ds.Dataset, where: str = "") -> 
     """For each column of numbers, the row in which it changes most: ``column``, ``row`` (its key), ``before``,
     ``after``; empty for a table without a key."""
     connection, frames = _both(old, new, where), []
-    same_key = " AND ".join(f"o.{_quoted(name)} = n.{_quoted(name)}" for name in table.key)
-    key = ", ".join(f"n.{_quoted(name)}" for name in table.key)
+    same_key = " AND ".join(f"o.{st.quoted(name)} = n.{st.quoted(name)}" for name in table.key)
+    key = ", ".join(f"n.{st.quoted(name)}" for name in table.key)
     for name in _numbers(table, old, new) if table.key else ():
-        before, after = f"o.{_quoted(name)}::DOUBLE", f"n.{_quoted(name)}::DOUBLE"
+        before, after = f"o.{st.quoted(name)}::DOUBLE", f"n.{st.quoted(name)}::DOUBLE"
         frames.append(
             connection.execute(f"""
             SELECT '{name}' AS "column", concat_ws(' · ', {key}) AS "row", {before} AS "before", {after} AS "after"
@@ -171,7 +172,7 @@ def figures(table: Table, old: ds.Dataset, new: ds.Dataset, where: str = "") -> 
     connection, kinds = _both(old, new, where), {"rows": "count(*)"}
     for name, whole in _numbers(table, old, new).items():
         text, function = ("sum", "sum") if whole else ("mean", "avg")
-        kinds[f"{text} of {name}"] = f"{function}({_quoted(name)})"
+        kinds[f"{text} of {name}"] = f"{function}({st.quoted(name)})"
     columns = [
         connection.execute(f"SELECT {', '.join(f'({sql})::DOUBLE' for sql in kinds.values())} FROM {side}").fetchone()
         for side in ("old", "new")
@@ -210,14 +211,14 @@ def _numbers(table: Table, old: ds.Dataset, new: ds.Dataset) -> dict[str, bool]:
 
 def _by_key(key: tuple[str, ...], non_key: list[str]) -> str:
     """Rows that differ between ``old`` and ``new``: the new row, or the old one if it was removed."""
-    no_old, no_new = f"o.{_quoted(key[0])} IS NULL", f"n.{_quoted(key[0])} IS NULL"
-    flags = [f"o.{_quoted(name)} IS DISTINCT FROM n.{_quoted(name)}" for name in non_key]
+    no_old, no_new = f"o.{st.quoted(key[0])} IS NULL", f"n.{st.quoted(key[0])} IS NULL"
+    flags = [f"o.{st.quoted(name)} IS DISTINCT FROM n.{st.quoted(name)}" for name in non_key]
     values = [
-        f"CASE WHEN {no_new} THEN o.{_quoted(name)} ELSE n.{_quoted(name)} END AS {_quoted(name)}"
+        f"CASE WHEN {no_new} THEN o.{st.quoted(name)} ELSE n.{st.quoted(name)} END AS {st.quoted(name)}"
         for name in (*key, *non_key)
     ]
     marked = [f"{flag} AS _d{number}" for number, flag in enumerate(flags)]
-    same_key = " AND ".join(f"o.{_quoted(name)} = n.{_quoted(name)}" for name in key)
+    same_key = " AND ".join(f"o.{st.quoted(name)} = n.{st.quoted(name)}" for name in key)
     return f"""
         SELECT CASE WHEN {no_old} THEN 'added' WHEN {no_new} THEN 'removed' ELSE 'changed' END AS what,
                {", ".join(values + marked)}
@@ -228,16 +229,12 @@ def _by_key(key: tuple[str, ...], non_key: list[str]) -> str:
 
 def _by_row(names: list[str]) -> str:
     """Rows that one of ``old`` and ``new`` has more often than the other, repeated by the surplus."""
-    columns = ", ".join(map(_quoted, names))
+    columns = ", ".join(map(st.quoted, names))
     parts = (
         f"SELECT '{what}' AS what, * FROM (SELECT {columns} FROM {left} EXCEPT ALL SELECT {columns} FROM {right})"
         for what, left, right in (("added", "new", "old"), ("removed", "old", "new"))
     )
     return " UNION ALL ".join(parts)
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
 
 
 def opened(settings: Settings, table: Table) -> DeltaTable:

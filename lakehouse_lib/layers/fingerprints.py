@@ -269,7 +269,7 @@ def told(opened: DeltaTable) -> Iterator[tuple[datetime, str, Record]]:
         written = delta.actions(opened.table_uri, version)
         if written is None:
             return
-        info: Record = next((action["commitInfo"] for action in written if "commitInfo" in action), {})
+        info = delta.info_of(written)
         says = delta.says(info)
         if record := says.get("fingerprint"):
             yield datetime.fromtimestamp(info["timestamp"] / 1000, UTC), says.get("run_id", ""), record

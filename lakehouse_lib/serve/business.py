@@ -114,8 +114,7 @@ def front(settings: Settings, frame: pd.DataFrame) -> HTML:
     by_day = frame.set_index(pd.to_datetime(frame.summary_date).dt.date)
     last: date = by_day.index.max()
     tiles = [_tile(by_day, name, label, form, last) for name, label, form in _FIGURES if known(frame, [name])]
-    body = markup.fill("business", last=last, tiles=tiles, stale=stale)
-    return HTML(f'<style>{markup.CSS}</style><div class="lh">{body}</div>')
+    return markup.shown("business", last=last, tiles=tiles, stale=stale)
 
 
 def _tile(by_day: pd.DataFrame, name: str, label: str, form: str, last: date) -> Tile:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from IPython.display import HTML
 from markupsafe import Markup
 
 from lakehouse_lib.serve import style
@@ -27,6 +28,12 @@ _environment.globals |= {"color": lambda word: style.BADGES.get(word, style.IDLE
 CSS, SCRIPT = (Markup((_FOLDER / f"report.{suffix}").read_text()) for suffix in ("css", "js"))
 for _name in ("front", "tables", "runs", "business"):
     _environment.get_template(f"{_name}.html")  # compiled once, before kernels are forked
+
+
+def shown(name: str, script: str = "", **values: Any) -> HTML:
+    """Show a part of a page, with its style, in a notebook."""
+    script = f"<script>{script}</script>" if script else ""
+    return HTML(f'<style>{CSS}</style><div class="lh">{fill(name, **values)}</div>{script}')
 
 
 def fill(name: str, **values: Any) -> str:

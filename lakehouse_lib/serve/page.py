@@ -37,7 +37,7 @@ def front(facts: Facts) -> HTML:
     report = facts.report
     states = [table.state for table in facts.tables]
     words = [*reversed(health.VERDICTS), health.NOT_IN_USE]
-    return _html(
+    return markup.shown(
         "front",
         facts=facts,
         report=report,
@@ -55,18 +55,12 @@ def tables(settings: Settings, facts: Facts) -> HTML:
     """Show a line for each table, with its details behind a click; it can be filtered and sorted."""
     known = {table.table.name for table in facts.tables}
     lines = [_line(settings, table, facts.report.generated_at) for table in facts.tables]
-    return _html("tables", markup.SCRIPT, tables=lines, known=known, span=care_facts.DAYS, orders=ORDERS)
+    return markup.shown("tables", markup.SCRIPT, tables=lines, known=known, span=care_facts.DAYS, orders=ORDERS)
 
 
 def runs(facts: Facts) -> HTML:
     """Show the last runs as a timeline, and as a list, newest first."""
-    return _html("runs", chart=_timeline(facts.runs), runs=facts.runs[: -LISTED - 1 : -1])
-
-
-def _html(part: str, script: str = "", **values: Any) -> HTML:
-    body = markup.fill(part, **values)
-    script = f"<script>{script}</script>" if script else ""
-    return HTML(f'<style>{markup.CSS}</style><div class="lh">{body}</div>{script}')
+    return markup.shown("runs", chart=_timeline(facts.runs), runs=facts.runs[: -LISTED - 1 : -1])
 
 
 def _since(facts: Facts) -> str:

@@ -118,7 +118,7 @@ def _past(settings: Settings, table: Table, today: date | None) -> _Past | None:
     if opened is None or not kept or not table.partition_by:
         return None
     before = (today or datetime.now(UTC).date()) - timedelta(days=kept)
-    files = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+    files = delta.files(opened).to_pylist()
     day, landed = f"partition.{table.partition_by}", "max.load_timestamp"
     old = [f for f in files if (f[day] is None or f[day] < before)
            and (table.layer != "bronze" or (f.get(landed) is not None and f[landed].date() < before))]  # fmt: skip
@@ -221,7 +221,7 @@ def days(settings: Settings, table: Table) -> set[date]:
     opened = delta.opened(settings, table)
     if opened is None or not table.partition_by:
         return set()
-    files = pa.table(opened.get_add_actions(flatten=True))
+    files = delta.files(opened)
     present = {day for day in files[f"partition.{table.partition_by}"].to_pylist() if isinstance(day, date)}
     archived = {day for batch in batches(settings, table) for day in batch.days if day != NO_DAY}
     return present | {date.fromisoformat(day) for day in archived}

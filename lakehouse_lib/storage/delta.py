@@ -300,7 +300,7 @@ def changes(path: str, after: int, upto: int) -> Changes:
             result.complete = False
             result.any = True
             continue
-        info = _info(entries)
+        info = info_of(entries)
         adds = [a["add"] for a in entries if "add" in a and a["add"]["dataChange"]]
         removes = [a["remove"] for a in entries if "remove" in a and a["remove"]["dataChange"]]
         result.commits.append(info | {"version": version, "adds": adds})
@@ -330,7 +330,7 @@ def actions(path: str, version: int) -> list[dict[str, Any]] | None:
         return None
 
 
-def _info(entries: list[dict[str, Any]]) -> dict[str, Any]:
+def info_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the information about a commit; empty if it has none."""
     return next((action["commitInfo"] for action in entries if "commitInfo" in action), {})
 
@@ -382,7 +382,7 @@ def said(opened: DeltaTable, after: int) -> Iterator[tuple[int, dict[str, Any] |
         if entries is None:
             yield version, None
         else:
-            yield version, says(_info(entries))
+            yield version, says(info_of(entries))
 
 
 def was_said(opened: DeltaTable, after: int, key: str, value: str) -> bool:
